@@ -1,0 +1,1 @@
+"""Compute: SQL to plan to protocol to Arrow."""

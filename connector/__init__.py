@@ -1,0 +1,1 @@
+"""Connector: everything is assembled here (command line, network, identity, storage, telemetry)."""

@@ -1,0 +1,1 @@
+"""Witness: transparency log, evidence records and their offline verifier. Imports none of ours."""
