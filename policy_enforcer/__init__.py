@@ -1,1 +1,1 @@
-"""Policy enforcer: policy and facts about a query in, a decision with reasons out. Pure; imports none of ours."""
+"""Policy enforcer: policy and facts in, a decision with reasons out. Pure; imports none of ours."""

@@ -1,0 +1,1 @@
+"""Joint protocols: one file each, one entry in `PROTOCOLS`."""

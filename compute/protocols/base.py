@@ -1,0 +1,112 @@
+"""Roles without sockets: what every joint protocol is made of.
+
+A role is a generator. `yield Frame(...)` sends; `body = yield from receive("kind")` waits; `return`
+gives the result. No socket, clock, disk or global randomness: all arrive as arguments. Whatever is
+malformed, out of order, truncated or oversized raises `PeerViolation`; nothing is retried.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from compute.errors import PeerViolation
+
+FRAME_BYTES = 1 << 20
+"""Largest frame body. One mebibyte was the fastest over mTLS (dependencies.md)."""
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message of a protocol: a kind from the protocol's own closed list, and opaque bytes."""
+
+    kind: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Yielded by a role that waits for the peer's next frame, which must be of this kind."""
+
+    kind: str
+
+
+Role = Generator[Frame | Receive, Frame | None, T]
+
+
+def receive(kind: str, length: int | None = None) -> Role[bytes]:
+    """Wait for the next frame and return its body; refuse any other kind, or another length."""
+    frame = yield Receive(kind)
+    if frame is None or frame.kind != kind:
+        raise PeerViolation("peer.frame-out-of-order", f"the peer sent another frame where {kind!r} was due")
+    if len(frame.body) > FRAME_BYTES:
+        raise PeerViolation("peer.frame-oversized", f"a {kind!r} frame is larger than {FRAME_BYTES} bytes")
+    if length is not None and len(frame.body) != length:
+        raise PeerViolation("peer.frame-length", f"a {kind!r} frame does not have the agreed length")
+    return frame.body
+
+
+def send_blob(kind: str, data: bytes | memoryview) -> Role[None]:
+    """Send bytes of a length both sides know, in frames of at most `FRAME_BYTES`. Empty sends nothing."""
+    view = memoryview(data)
+    for start in range(0, len(view), FRAME_BYTES):
+        yield Frame(kind, bytes(view[start : start + FRAME_BYTES]))
+
+
+def receive_blob(kind: str, length: int) -> Role[bytes]:
+    """Receive exactly `length` bytes sent by `send_blob`."""
+    chunks = []
+    for start in range(0, length, FRAME_BYTES):
+        chunks.append((yield from receive(kind, min(FRAME_BYTES, length - start))))
+    return b"".join(chunks)
+
+
+def run_pair(a: Role[T], b: Role[S]) -> tuple[T, S]:
+    """Run both roles in memory, delivering frames in order. `PeerViolation` when a role waits for ever."""
+    inbox_a: deque[Frame] = deque()
+    inbox_b: deque[Frame] = deque()
+    left, right = _Runner(a, inbox_a, inbox_b), _Runner(b, inbox_b, inbox_a)
+    while not (left.done and right.done):
+        if not (left.step() | right.step()):
+            raise PeerViolation("peer.silent", "a role waits for a frame that never comes")
+    if inbox_a or inbox_b:
+        raise PeerViolation("peer.frame-unexpected", "a frame arrived after the end of the protocol")
+    return left.result(), right.result()
+
+
+class _Runner(Generic[T]):
+    """One role and its inbox; `step` goes as far as the inbox allows."""
+
+    def __init__(self, role: Role[T], inbox: deque[Frame], outbox: deque[Frame]) -> None:
+        self._role, self._inbox, self._outbox = role, inbox, outbox
+        self._value: list[T] = []
+        self._advance(None)
+
+    @property
+    def done(self) -> bool:
+        return bool(self._value)
+
+    def step(self) -> bool:
+        """Deliver waiting frames; True when anything moved."""
+        moved = False
+        while not self.done and self._inbox:
+            self._advance(self._inbox.popleft())
+            moved = True
+        return moved
+
+    def _advance(self, frame: Frame | None) -> None:
+        try:
+            item = self._role.send(frame)
+            while isinstance(item, Frame):
+                self._outbox.append(item)
+                item = self._role.send(None)
+        except StopIteration as end:
+            self._value.append(end.value)
+
+    def result(self) -> T:
+        return self._value[0]

@@ -1,0 +1,102 @@
+"""Facts about a query in, a decision with reasons out: the two ends of `decide`.
+
+A request holds facts derived from the plan, never SQL text and never a literal: what the policy
+cannot see here it cannot permit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from policy_enforcer.disclosure import Disclosure, Level
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnUse:
+    """Everything a query does with one column of one dataset."""
+
+    column: str
+    filtered: frozenset[str] = frozenset()  # "equality", "range", "pattern", "null", "membership"
+    compared_with_literal: bool = False
+    compared_with_column: bool = False
+    joined: bool = False
+    grouped: bool = False  # names a dimension: labels of released cells are shown
+    listed: bool = False  # plain values of matched rows are returned (list analyses)
+    aggregated: frozenset[str] = frozenset()  # "sum", "count", "count_distinct", "avg", "min", "var", ...
+    conditional: bool = False  # used in a predicate inside an aggregate (CASE, FILTER)
+    functions: frozenset[str] = frozenset()  # scalar functions applied to it
+    weighted: bool = False  # multiplied with values of the other side
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolUse:
+    """What the protocol chosen for this query discloses and can gate, straight from its declaration."""
+
+    name: str
+    version: int
+    level: Level
+    reveals: tuple[Disclosure, ...]
+    gates: frozenset[str]  # "minimum-identities", "dominance", "differencing", "noise"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One query, seen from one dataset's policy."""
+
+    dataset: str  # participant.dataset
+    owner: str
+    asker: str
+    recipients: frozenset[str]
+    purpose: str | None
+    at: datetime  # timezone-aware
+    kind: str  # "aggregate" | "list"
+    columns: tuple[ColumnUse, ...]
+    protocol: ProtocolUse
+    joint: bool  # data of another participant takes part
+    asker_data: bool  # the asker's own data is joined
+    join_operators: frozenset[str] = frozenset()  # "and", "or" between join conditions
+    identity_columns: tuple[str, ...] = ()  # columns whose distinct values the protocol's count is about
+    peer_keys: int = 0  # padded size of the other side's key set
+    query_template: str | None = None  # digest of the template this query instantiates, if any
+    witnesses: int = 0  # witnesses that will record the exchange before anything leaves
+    processing: frozenset[str] = frozenset()  # jurisdictions of the connectors that compute
+    receiving: frozenset[str] = frozenset()  # jurisdictions of the recipients
+    grades: Mapping[str, int] = field(default_factory=dict)  # column -> classification grade
+    literals_on_total: bool = False  # a filter that can be computed from nothing but constants
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """What this dataset's agreement has used so far in the current period."""
+
+    uses: int = 0
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a policy refuses: a stable code, the rule's path in the policy, the column, the way out."""
+
+    code: str  # e.g. "dimension.not-allowed"
+    rule: str  # e.g. "analysis.dimensions"
+    sentence: str
+    column: str | None = None
+    allowed: str | None = None  # what would be allowed instead, in words
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Permit with no reasons, or refuse with at least one. Never anything between."""
+
+    because: tuple[Reason, ...] = ()
+
+    @property
+    def permitted(self) -> bool:
+        """True when no rule objects."""
+        return not self.because
+
+    def meet(self, other: Decision) -> Decision:
+        """Both must permit: the most restrictive wins, and every reason is kept."""
+        return Decision(self.because + other.because)
