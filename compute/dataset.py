@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compute.keys import Normaliser
+from policy_enforcer.disclosure import Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class DatasetInfo:
     rows_bound: int  # upper bound on rows: the catalogue's size bucket
     keys_bound: int  # upper bound on distinct keys: sets are padded to it
     commitment: str  # hex: salted Merkle root over the content version
+    disclosure: Level = Level.HIDDEN  # loosest level its owner tolerates for its join keys
 
     @property
     def full_name(self) -> str:

@@ -8,11 +8,14 @@ malformed, out of order, truncated or oversized raises `PeerViolation`; nothing 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from compute.errors import PeerViolation
+from compute.inputs import Cells, Context, Gate, LocalInput, Summary
+from compute.plan import Plan, Side
+from policy_enforcer.disclosure import Disclosure, Level
 
 FRAME_BYTES = 1 << 20
 """Largest frame body. One mebibyte was the fastest over mTLS (dependencies.md)."""
@@ -110,3 +113,30 @@ class _Runner(Generic[T]):
 
     def result(self) -> T:
         return self._value[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Estimate for one query at padded sizes: seconds on the reference machine, bytes both ways."""
+
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A protocol's declaration: planner, explain, policy, evidence and leakage tests read only this."""
+
+    name: str
+    version: int
+    level: Level
+    joint: bool  # two parties' data take part
+    kinds: frozenset[str]  # "aggregate", "list"
+    threat_model: str
+    reveals: tuple[Disclosure, ...]
+    gates: frozenset[str]
+    weighted: bool  # can the receiver's own values enter the sums
+    cost: Callable[[Plan], Cost]
+    parameters: Callable[[Side | None, Side, int], Mapping[str, Any]]  # (receiver, sender, maximum_cells)
+    receiver: Callable[[Context, LocalInput | None], Role[Cells]]
+    sender: Callable[[Context, LocalInput, Gate], Role[Summary]]

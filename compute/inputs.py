@@ -1,0 +1,65 @@
+"""What a protocol role works on and what it returns: whole Arrow columns, no SQL, no policy.
+
+INVARIANT: keys are canonical, distinct and never NULL; every (key, group) pair occurs once in `cells`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from compute.plan import Plan
+
+Entropy = Callable[[int], bytes]
+"""Fresh random bytes: `os.urandom` in service, a seeded stream in tests."""
+
+Gate = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""The owner's release gate: exact identity counts (receiver groups x sender groups) -> which may leave.
+
+Called once, before the revealing frame. It raises to refuse the whole release."""
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total): counts only, for people who wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalInput:
+    """One side of a join after its local part."""
+
+    keys: pa.LargeBinaryArray  # canonical key bytes, n <= side.keys_bound
+    cells: pa.Table  # key: int32 into keys; group: int32 into labels; m0, m1, ...: int64; rows: int64
+    labels: pa.Table  # one row per group; columns are the side's dimension names
+    groups: int  # rows of labels; 1 with no dimension (labels then has no columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the session hands a role besides its input."""
+
+    sid: bytes  # 32 bytes, fresh; in every domain-separation tag
+    plan: Plan
+    entropy: Entropy
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What the receiver holds after the release.
+
+    `table`: d* of both sides, `identities` (int64, exact), m* (decimal128(38, 0) sums); released cells only.
+    """
+
+    table: pa.Table
+    suppressed: int  # non-empty cells that the owner's gate held back
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What the sender may record about its own release: counts, never values."""
+
+    released: int
+    suppressed: int
