@@ -1,0 +1,106 @@
+"""Evidence keys: Ed25519, and ML-DSA-44 for the post-quantum signature beside it.
+
+A key is named by the SHA-256 of its SubjectPublicKeyInfo, which binds the algorithm too. Refuses other
+algorithms and keys of the wrong size. Verification raises; a private key prints as nothing.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, MLDSA44PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+ED25519 = "ed25519"
+ML_DSA_44 = "ml-dsa-44"
+_PUBLIC: dict[str, type[Ed25519PublicKey] | type[MLDSA44PublicKey]] = {
+    ED25519: Ed25519PublicKey,
+    ML_DSA_44: MLDSA44PublicKey,
+}
+
+
+class KeyInvalid(ValueError):
+    """Not a key of an algorithm that evidence uses."""
+
+
+class SignatureInvalid(ValueError):
+    """The signature was not made by this key over these bytes."""
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A public key of a named algorithm, in that algorithm's raw encoding."""
+
+    algorithm: str
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        self._load()
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the SubjectPublicKeyInfo, in hexadecimal."""
+        spki = self._load().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(spki).hexdigest()
+
+    def verify(self, message: bytes, signature: bytes) -> None:
+        """Returns when the signature holds; raises SignatureInvalid otherwise."""
+        try:
+            self._load().verify(signature, message)
+        except InvalidSignature as error:
+            raise SignatureInvalid("the signature does not match the key and the content") from error
+
+    def _load(self) -> Ed25519PublicKey | MLDSA44PublicKey:
+        if self.algorithm not in _PUBLIC:
+            raise KeyInvalid("an unknown key algorithm")
+        try:
+            return _PUBLIC[self.algorithm].from_public_bytes(self.raw)
+        except ValueError as error:
+            raise KeyInvalid(f"not a public key of {self.algorithm}") from error
+
+
+class PrivateKey:
+    """A signing key. Its representation shows only the name of its public half."""
+
+    def __init__(self, key: Ed25519PrivateKey | MLDSA44PrivateKey) -> None:
+        self._key = key
+        algorithm = ED25519 if isinstance(key, Ed25519PrivateKey) else ML_DSA_44
+        self.public = PublicKey(algorithm, key.public_key().public_bytes_raw())
+
+    def __repr__(self) -> str:
+        return f"PrivateKey({self.public.algorithm}, id={self.public.id[:16]}…)"
+
+    @classmethod
+    def from_seed(cls, seed: bytes, algorithm: str = ED25519) -> "PrivateKey":
+        """The key of a 32-byte seed, which must come from the operating system's generator."""
+        if algorithm == ED25519:
+            return cls(Ed25519PrivateKey.from_private_bytes(seed))
+        if algorithm == ML_DSA_44:
+            return cls(MLDSA44PrivateKey.from_seed_bytes(seed))
+        raise KeyInvalid("an unknown key algorithm")
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> "PrivateKey":
+        """The key in an unencrypted PKCS #8 PEM file."""
+        try:
+            key = load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError) as error:
+            raise KeyInvalid("not an unencrypted private key in PEM form") from error
+        if not isinstance(key, Ed25519PrivateKey | MLDSA44PrivateKey):
+            raise KeyInvalid("evidence is signed with Ed25519 or ML-DSA-44 keys only")
+        return cls(key)
+
+    def pem(self) -> bytes:
+        """PKCS #8 PEM, unencrypted: write it with mode 0600."""
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature over `message`."""
+        return self._key.sign(message)

@@ -1,0 +1,236 @@
+"""The member list of a data space: who takes part, and which evidence keys and certificates are theirs.
+
+The space operator signs it (DSSE); each new list has the next version and names its predecessor's digest,
+so that successive lists are the key history. Refuses unknown fields, unsorted or repeated participants,
+a key listed for two participants, and a key id that is not the key's own.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from witness import canonical, dsse
+from witness.encoding import b64
+from witness.keys import KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
+from witness.note import NoteInvalid, parse_vkey
+from witness.schema import HEX32, ID, LINE, TOKEN, Fields, FormatError, matching, present, utc
+
+PAYLOAD_TYPE = "application/vnd.bayspace.members.v1+json"
+FORMAT = "bayspace-members/v1"
+CONNECTOR, WITNESS, OPERATOR = "connector", "witness", "operator"
+_ROLES = frozenset({CONNECTOR, WITNESS, OPERATOR})
+
+
+class MembersInvalid(ValueError):
+    """The member list is malformed or not signed by the space operator."""
+
+
+@dataclass(frozen=True)
+class EvidenceKey:
+    """A public key with the time (ms since 1970, end exclusive) during which it signs evidence."""
+
+    public: PublicKey
+    valid_from: int
+    valid_until: int | None = None
+
+    @property
+    def id(self) -> str:
+        """The key's id: what a DSSE signature names."""
+        return self.public.id
+
+    def valid_at(self, time: int) -> bool:
+        """Whether the key may sign evidence that was recorded at `time`."""
+        return self.valid_from <= time and (self.valid_until is None or time < self.valid_until)
+
+    def to_json(self) -> dict[str, Any]:
+        """The key as it stands in the list."""
+        return present(
+            {
+                "algorithm": self.public.algorithm,
+                "id": self.id,
+                "public": b64(self.public.raw),
+                "valid_from": utc(self.valid_from),
+                "valid_until": None if self.valid_until is None else utc(self.valid_until),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, value: Any) -> "EvidenceKey":
+        """Reads what `to_json` writes. Raises FormatError."""
+        with Fields(value, "key") as f:
+            named = f.text("id", HEX32)
+            try:
+                public = PublicKey(f.text("algorithm", ID), f.base64("public"))
+            except KeyInvalid as error:
+                raise FormatError(f"key is {error}") from error
+            key = cls(public, f.time("valid_from"), f.optional("valid_until", f.time))
+        if key.id != named:
+            raise FormatError("key.id is not the id of that key")
+        return key
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One member: evidence keys, address `host:port`, jurisdiction, SHA-256 of its TLS certificate.
+
+    A witness also has the verifier keys of its log (C2SP vkeys; their name is the log's origin) and the
+    URL prefix under which its tiles are served.
+    """
+
+    id: str
+    role: str
+    keys: tuple[EvidenceKey, ...]
+    address: str
+    jurisdiction: str
+    certificate: str | None = None
+    logs: tuple[str, ...] = ()
+    tiles: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The participant as it stands in the list."""
+        return present(
+            {
+                "address": self.address,
+                "certificate": self.certificate,
+                "id": self.id,
+                "jurisdiction": self.jurisdiction,
+                "keys": [k.to_json() for k in self.keys],
+                "logs": list(self.logs),
+                "role": self.role,
+                "tiles": self.tiles,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Participant":
+        """Reads what `to_json` writes. Raises FormatError."""
+        with Fields(value, "participant") as f:
+            participant = cls(
+                id=f.text("id", ID),
+                role=f.text("role", ID),
+                keys=tuple(EvidenceKey.from_json(k) for k in f.items("keys")),
+                address=f.text("address", LINE),
+                jurisdiction=f.text("jurisdiction", TOKEN),
+                certificate=f.optional("certificate", lambda name: f.text(name, HEX32)),
+                logs=tuple(_vkey(v) for v in f.items("logs")),
+                tiles=f.optional("tiles", lambda name: f.text(name, LINE)),
+            )
+        if participant.role not in _ROLES:
+            raise FormatError("participant.role is not a role that this version knows")
+        return participant
+
+
+def _vkey(value: Any) -> str:
+    if not isinstance(value, str):
+        raise FormatError("participant.logs holds something other than a vkey")
+    try:
+        parse_vkey(value)
+    except NoteInvalid as error:
+        raise FormatError(f"participant.logs: {error}") from error
+    return value
+
+
+@dataclass(frozen=True)
+class MemberList:
+    """The members of `space` from `issued_at` (ms since 1970) until the next version."""
+
+    space: str
+    version: int
+    issued_at: int
+    participants: tuple[Participant, ...]
+    previous: str | None = None
+
+    def to_payload(self) -> bytes:
+        """The canonical bytes that the operator signs."""
+        return canonical.serialise(
+            present(
+                {
+                    "format": FORMAT,
+                    "issued_at": utc(self.issued_at),
+                    "participants": [p.to_json() for p in self.participants],
+                    "previous": self.previous,
+                    "space": self.space,
+                    "version": self.version,
+                }
+            )
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the payload, in hexadecimal: what records and successors name."""
+        return hashlib.sha256(self.to_payload()).hexdigest()
+
+    def participant(self, id_: str) -> Participant | None:
+        """The member with this id."""
+        return next((p for p in self.participants if p.id == id_), None)
+
+    def key(self, participant: str, key_id: str) -> EvidenceKey | None:
+        """The member's evidence key with this id."""
+        member = self.participant(participant)
+        return next((k for k in member.keys if k.id == key_id), None) if member else None
+
+    @classmethod
+    def parse(cls, payload: bytes) -> "MemberList":
+        """The list with exactly these bytes. Raises FormatError. Says nothing about its signature."""
+        try:
+            value = canonical.parse(payload)
+        except canonical.CanonicalError as error:
+            raise FormatError(f"the member list is {error}") from error
+        with Fields(value, "member list") as f:
+            f.literal("format", FORMAT)
+            members = cls(
+                space=f.text("space", ID),
+                version=f.integer("version"),
+                issued_at=f.time("issued_at"),
+                participants=tuple(Participant.from_json(p) for p in f.items("participants")),
+                previous=f.optional("previous", lambda name: f.text(name, HEX32)),
+            )
+        _check(members)
+        return members
+
+
+def _check(members: MemberList) -> None:
+    ids = [p.id for p in members.participants]
+    keys = [k.id for p in members.participants for k in p.keys]
+    if ids != sorted(set(ids)):
+        raise FormatError("participants are not sorted by distinct ids")
+    if len(set(keys)) != len(keys):
+        raise FormatError("an evidence key is listed twice")
+    if members.version < 1 or (members.version == 1) != (members.previous is None):
+        raise FormatError("only version 1 has no predecessor")
+
+
+def successor(
+    old: MemberList | None, space: str, participants: Iterable[Participant], issued_at: int
+) -> MemberList:
+    """The list that follows `old` (None: the first), with `participants` in the canonical order."""
+    return MemberList(
+        space=matching(space, ID, "space"),
+        version=old.version + 1 if old else 1,
+        issued_at=issued_at,
+        participants=tuple(sorted(participants, key=lambda p: p.id)),
+        previous=old.digest if old else None,
+    )
+
+
+def sign(members: MemberList, operator_keys: Iterable[PrivateKey]) -> dsse.Envelope:
+    """The list in an envelope signed by the space operator. Raises FormatError for a list not of its form."""
+    payload = members.to_payload()
+    MemberList.parse(payload)
+    return dsse.sign(PAYLOAD_TYPE, payload, operator_keys)
+
+
+def verify(envelope: dsse.Envelope, operator_keys: Sequence[PublicKey]) -> MemberList:
+    """The list, when every signature on it is an operator's. Raises MembersInvalid."""
+    known = {key.id: key for key in operator_keys}
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise MembersInvalid("the envelope holds something other than a member list")
+    try:
+        for signature in envelope.signatures:
+            envelope.verify(known[signature.keyid])
+        return MemberList.parse(envelope.payload)
+    except KeyError as error:
+        raise MembersInvalid("a key that is not the space operator's signed the member list") from error
+    except (SignatureInvalid, FormatError) as error:
+        raise MembersInvalid(f"the member list: {error}") from error
