@@ -6,8 +6,10 @@ each side derives the same plan alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
+from compute.errors import PeerViolation
 from compute.keys import Normaliser
 from policy_enforcer.disclosure import Level
 
@@ -46,3 +48,69 @@ class DatasetInfo:
     def column(self, name: str) -> Column | None:
         """The column of that name, or None."""
         return next((c for c in self.columns if c.name == name), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The description as JSON values; agreements and query openings carry it."""
+        fields = asdict(self)
+        return {
+            **fields,
+            "disclosure": self.disclosure.word,
+            "columns": [{k: v for k, v in c.items() if v is not None} for c in fields["columns"]],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> DatasetInfo:
+        """Parse what `as_json` gives. Raises `PeerViolation`: descriptions arrive from peers."""
+        try:
+            fields = dict(value)
+            columns = tuple(_column(c) for c in fields.pop("columns"))
+            level = Level.parse(fields.pop("disclosure"))
+            info = cls(columns=columns, disclosure=level, **fields)
+            _check(info)
+        except (TypeError, ValueError, KeyError):
+            raise PeerViolation("peer.dataset", "a dataset description cannot be read") from None
+        return info
+
+
+MOST_COLUMNS = 1024
+MOST_ROWS = 1 << 40
+
+
+def _column(value: Any) -> Column:
+    fields = dict(value)
+    bounds, key = fields.pop("bounds", None), fields.pop("key", None)
+    if bounds is not None:
+        low, high = bounds
+        bounds = (_text(low), _text(high))
+    if key is not None:
+        key = tuple(key)
+        if not set(key) <= set(get_args(Normaliser)):
+            raise ValueError("unknown normaliser")
+    column = Column(**fields, bounds=bounds, key=key)
+    _text(column.name), _text(column.type), _whole(column.grade)
+    if not isinstance(column.nullable, bool) or not isinstance(column.unique, bool):
+        raise TypeError("a flag is no boolean")
+    if column.scale is not None:
+        _whole(column.scale)
+    return column
+
+
+def _check(info: DatasetInfo) -> None:
+    _text(info.participant), _text(info.name), _text(info.commitment)
+    names = [column.name for column in info.columns]
+    if not 0 < len(names) <= MOST_COLUMNS or len(set(names)) != len(names):
+        raise ValueError("columns are not distinct and of bearable number")
+    if not 0 < _whole(info.keys_bound) <= MOST_ROWS or not 0 < _whole(info.rows_bound) <= MOST_ROWS:
+        raise ValueError("sizes out of range")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 256:
+        raise TypeError("not a short text")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError("not a whole number")
+    return value

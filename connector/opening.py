@@ -1,0 +1,224 @@
+"""The documents of a query's handshake: parsed once, strictly, into frozen values.
+
+open -> accept | refuse -> confirm -> start -> (the protocol's frames) -> sealed, outcome -> receipt -> key.
+Refuses every document that does not serialise back to its own bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from compute.dataset import DatasetInfo
+from compute.errors import PeerViolation
+from witness import canonical
+from witness.encoding import EncodingError, b64, unb64
+from witness.record import Sealed
+from witness.schema import HEX16, HEX32, LINE, Fields, FormatError
+
+MOST_SQL = 100_000
+MOST_PURPOSE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What the asker says first. `dataset` describes the asker's own data, when the query joins it."""
+
+    exchange: str  # 16 random bytes, hexadecimal
+    exchange_key: bytes  # 32 bytes: whoever holds it finds the exchange's leaves in the public log
+    agreement: str  # SHA-256 of the agreement, hexadecimal
+    members: str  # digest of the member list the asker holds
+    sql: str
+    purpose: str
+    dataset: DatasetInfo | None
+    plan_digest: bytes
+    query_salt: bytes
+    plan_salt: bytes
+    nonce: bytes
+    build: str
+    jurisdiction: str
+    clock: int  # ms since 1970
+    trace: str  # W3C traceparent
+
+    def to_bytes(self) -> bytes:
+        """The body of the "open" frame."""
+        return canonical.serialise(
+            {
+                "agreement": self.agreement,
+                "build": self.build,
+                "clock": self.clock,
+                "dataset": None if self.dataset is None else self.dataset.as_json(),
+                "exchange": self.exchange,
+                "exchange_key": b64(self.exchange_key),
+                "jurisdiction": self.jurisdiction,
+                "members": self.members,
+                "nonce": b64(self.nonce),
+                "plan_digest": b64(self.plan_digest),
+                "plan_salt": b64(self.plan_salt),
+                "purpose": self.purpose,
+                "query_salt": b64(self.query_salt),
+                "sql": self.sql,
+                "trace": self.trace,
+            }
+        )
+
+    @classmethod
+    def parse(cls, body: bytes) -> Opening:
+        """The opening with exactly these bytes. Raises `PeerViolation`."""
+        with _strict(body) as f:
+            dataset = f.take("dataset")
+            return cls(
+                exchange=f.text("exchange", HEX16),
+                exchange_key=_bytes32(f, "exchange_key"),
+                agreement=f.text("agreement", HEX32),
+                members=f.text("members", HEX32),
+                sql=_long(f, "sql", MOST_SQL),
+                purpose=_long(f, "purpose", MOST_PURPOSE),
+                dataset=None if dataset is None else DatasetInfo.from_json(dataset),
+                plan_digest=_bytes32(f, "plan_digest"),
+                query_salt=_bytes32(f, "query_salt"),
+                plan_salt=_bytes32(f, "plan_salt"),
+                nonce=_bytes32(f, "nonce"),
+                build=f.text("build", HEX32),
+                jurisdiction=f.text("jurisdiction", LINE),
+                clock=f.integer("clock"),
+                trace=f.text("trace", LINE),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRecord:
+    """A record as its author hands it to the other side: payload, every disclosure, signature."""
+
+    payload: bytes
+    disclosures: tuple[str, ...]
+    signature: bytes
+
+    @classmethod
+    def of(cls, sealed: Sealed, signature: bytes) -> SignedRecord:
+        """The sealed record with the author's signature."""
+        return cls(sealed.payload, tuple(d.encode() for d in sealed.disclosures), signature)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values for inside another document."""
+        return {
+            "disclosures": list(self.disclosures),
+            "payload": b64(self.payload),
+            "signature": b64(self.signature),
+        }
+
+    def to_bytes(self) -> bytes:
+        """The body of an "outcome" frame."""
+        return canonical.serialise(self.as_json())
+
+    @classmethod
+    def parse(cls, body: bytes) -> SignedRecord:
+        """The record with exactly these bytes. Raises `PeerViolation`."""
+        with _strict(body) as f:
+            return cls._take(f)
+
+    @classmethod
+    def from_json(cls, value: Any) -> SignedRecord:
+        """Reads what `as_json` writes. Raises `FormatError`."""
+        with Fields(value, "record") as f:
+            return cls._take(f)
+
+    @classmethod
+    def _take(cls, f: Fields) -> SignedRecord:
+        disclosures = f.items("disclosures")
+        if not all(isinstance(d, str) for d in disclosures):
+            raise FormatError("a disclosure is no text")
+        return cls(f.base64("payload"), tuple(disclosures), f.base64("signature"))
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """The owner's answer: its nonce, and the intent it has signed."""
+
+    nonce: bytes
+    build: str
+    clock: int
+    intent: SignedRecord
+
+    def to_bytes(self) -> bytes:
+        """The body of the "accept" frame."""
+        return canonical.serialise(
+            {
+                "build": self.build,
+                "clock": self.clock,
+                "intent": self.intent.as_json(),
+                "nonce": b64(self.nonce),
+            }
+        )
+
+    @classmethod
+    def parse(cls, body: bytes) -> Acceptance:
+        """The acceptance with exactly these bytes. Raises `PeerViolation`."""
+        with _strict(body) as f:
+            return cls(
+                nonce=_bytes32(f, "nonce"),
+                build=f.text("build", HEX32),
+                clock=f.integer("clock"),
+                intent=SignedRecord.from_json(f.take("intent")),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalNotice:
+    """The owner's refusal: every reason, and the record it has signed about it."""
+
+    reasons: str  # JSON of the reasons, as `firewall.reasons_from_json` reads it
+    record: SignedRecord
+
+    def to_bytes(self) -> bytes:
+        """The body of the "refuse" frame."""
+        return canonical.serialise({"reasons": self.reasons, "record": self.record.as_json()})
+
+    @classmethod
+    def parse(cls, body: bytes) -> RefusalNotice:
+        """The notice with exactly these bytes. Raises `PeerViolation`."""
+        with _strict(body) as f:
+            return cls(
+                reasons=_long(f, "reasons", MOST_SQL),
+                record=SignedRecord.from_json(f.take("record")),
+            )
+
+
+class _strict:  # noqa: N801  reads as a statement: `with _strict(body) as f`
+    """Fields of a canonical JSON object; every fault in it is the peer's."""
+
+    def __init__(self, body: bytes) -> None:
+        try:
+            self._fields = Fields(canonical.parse(body), "document")
+        except (canonical.CanonicalError, FormatError):
+            raise _malformed() from None
+
+    def __enter__(self) -> Fields:
+        return self._fields.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, FormatError | EncodingError):
+            raise _malformed() from None
+        if kind is None:
+            try:
+                self._fields.__exit__(None, None, None)
+            except FormatError:
+                raise _malformed() from None
+
+
+def _malformed() -> PeerViolation:
+    return PeerViolation("peer.malformed", "the peer sent a document that is not of the agreed form")
+
+
+def _long(f: Fields, name: str, most: int) -> str:
+    text = f.take(name)
+    if not isinstance(text, str) or len(text) > most:
+        raise FormatError(f"{name} is no text of at most {most} characters")
+    return text
+
+
+def _bytes32(f: Fields, name: str) -> bytes:
+    value = unb64(str(f.take(name)))
+    if len(value) != 32:
+        raise FormatError(f"{name} is not 32 bytes")
+    return value

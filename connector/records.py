@@ -1,0 +1,118 @@
+"""The evidence records of one exchange: what each step states, and the check that both sides state the same.
+
+The owner seals a record (fresh salts, decoys, nonce); the asker signs it only when it says exactly what the
+asker itself knows to be true. Holds digests and commitments; never SQL, keys or cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from compute.errors import PeerViolation
+from witness import dsse
+from witness.encoding import Entropy
+from witness.keys import KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
+from witness.record import (
+    PAYLOAD_TYPE,
+    Contract,
+    Data,
+    Disclosure,
+    Exchange,
+    Outcome,
+    Party,
+    Record,
+    Sealed,
+    Sensitive,
+    open_disclosures,
+    seal,
+)
+from witness.schema import FormatError
+
+DONE = Outcome("done")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Everything a record states, apart from salts, decoys and nonce."""
+
+    event: str
+    space: str
+    members: str
+    exchange: Exchange
+    parties: tuple[Party, ...]
+    outcome: Outcome
+    data: Data
+    contract: Contract | None
+    sensitive: Sensitive
+
+    def seal(self, entropy: Entropy) -> Sealed:
+        """A record of this statement with fresh salts."""
+        return seal(
+            event=self.event,
+            space=self.space,
+            members=self.members,
+            exchange=self.exchange,
+            parties=self.parties,
+            outcome=self.outcome,
+            data=self.data,
+            contract=self.contract,
+            sensitive=self.sensitive,
+            entropy=entropy,
+        )
+
+
+def reopen(payload: bytes, disclosures: Sequence[str]) -> tuple[Sealed, Statement]:
+    """Parse a record a peer sealed, with every claim disclosed. `PeerViolation` when it is none."""
+    try:
+        record = Record.parse(payload)
+        sensitive = open_disclosures(record, disclosures)
+    except FormatError:
+        raise PeerViolation("peer.evidence", "the peer's evidence record cannot be read") from None
+    statement = Statement(
+        record.event,
+        record.space,
+        record.members,
+        record.exchange,
+        record.parties,
+        record.outcome,
+        record.data,
+        record.contract,
+        sensitive,
+    )
+    return Sealed(record, payload, tuple(Disclosure.decode(d) for d in disclosures)), statement
+
+
+def agreed(expected: Statement, stated: Statement, tolerance_ms: int) -> None:
+    """Raise `PeerViolation` unless the peer's record states what we expect; clocks may differ a little."""
+    if len(expected.parties) != len(stated.parties):
+        raise PeerViolation("peer.evidence", "the peer's evidence record names other parties")
+    for ours, theirs in zip(expected.parties, stated.parties, strict=True):
+        if abs(ours.clock - theirs.clock) > tolerance_ms:
+            raise PeerViolation("peer.clock", "the clocks of the two participants differ by too much")
+    aligned = tuple(replace(p, clock=q.clock) for p, q in zip(expected.parties, stated.parties, strict=True))
+    if replace(expected, parties=aligned) != stated:
+        raise PeerViolation("peer.evidence", "the peer's evidence record states something else than happened")
+
+
+def countersigned(
+    sealed: Sealed, own: PrivateKey, peer: PublicKey | None, peer_signature: bytes | None
+) -> dsse.Envelope:
+    """The envelope of `sealed` with our signature and, when there is one, the peer's, verified.
+
+    Raises `PeerViolation` when the peer's signature does not hold.
+    """
+    envelope = dsse.sign(PAYLOAD_TYPE, sealed.payload, [own])
+    if peer is None or peer_signature is None:
+        return envelope
+    envelope = envelope.with_signatures([dsse.Signature(peer.id, peer_signature)])
+    try:
+        envelope.verify(peer)
+    except (SignatureInvalid, KeyInvalid):
+        raise PeerViolation("peer.signature", "the peer's signature on the evidence does not hold") from None
+    return envelope
+
+
+def signature(sealed: Sealed, own: PrivateKey) -> bytes:
+    """Our signature over a record's payload."""
+    return dsse.make_signature(PAYLOAD_TYPE, sealed.payload, own).sig

@@ -1,0 +1,202 @@
+"""Drives one role over a stream of frames: adds and checks headers, and turns a lost peer into an error.
+
+Both ends use `exchange`; only where frames come from and go to differs. It refuses frames out of
+sequence, with a wrong transcript, oversized, or after the end.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Self, TypeVar, cast
+
+import grpc
+
+from compute.errors import BayspaceError, PeerViolation, Unavailable
+from compute.protocols.base import FRAME_BYTES, Frame, Role
+from compute.session import Header, Transcript
+from connector.firewall import error_of
+from connector.v1 import frame_pb2
+
+T = TypeVar("T")
+
+WIRE_BYTES = FRAME_BYTES + 4096
+"""Largest message on the wire: a sealed frame of `FRAME_BYTES` with its header."""
+
+
+class Headers:
+    """Sequence numbers from the first frame on; from `bind` on they restart, chained under the session id."""
+
+    def __init__(self) -> None:
+        self._sent = self._received = 0
+        self._transcript: Transcript | None = None
+
+    def bind(self, transcript: Transcript) -> None:
+        """Chain every later frame under the session id."""
+        self._transcript = transcript
+
+    @property
+    def transcript(self) -> Transcript:
+        """The running transcript. INVARIANT: bound before any protocol frame."""
+        if self._transcript is None:
+            raise AssertionError("the session id is not agreed yet")
+        return self._transcript
+
+    def wrap(self, frame: Frame) -> frame_pb2.Frame:
+        """Add the header of the next frame to send."""
+        header = Header(self._sent, b"")
+        if self._transcript is not None:
+            header = self._transcript.sending(frame)
+        else:
+            self._sent += 1
+        return frame_pb2.Frame(
+            sequence=header.sequence, kind=frame.kind, transcript=header.digest, body=frame.body
+        )
+
+    def unwrap(self, wire: frame_pb2.Frame) -> Frame:
+        """Check the header of the next frame received."""
+        if len(wire.body) > WIRE_BYTES:
+            raise PeerViolation("peer.frame-oversized", "a frame is larger than the wire allows")
+        frame = Frame(wire.kind, wire.body)
+        if self._transcript is not None:
+            self._transcript.receiving(Header(wire.sequence, wire.transcript), frame)
+        elif wire.sequence != self._received or wire.transcript:
+            raise PeerViolation("peer.frame-out-of-order", "a frame of the handshake is out of sequence")
+        else:
+            self._received += 1
+        return frame
+
+
+def exchange(
+    role: Role[T], headers: Headers, arrivals: Callable[[], frame_pb2.Frame]
+) -> Generator[frame_pb2.Frame, None, T]:
+    """Run `role`, yielding what it sends; `arrivals` blocks for the next frame or raises.
+
+    The generator's return value is the role's. Whatever goes wrong is thrown into the role first, so
+    that it can record the failure.
+    """
+    try:
+        item = role.send(None)
+        while True:
+            if isinstance(item, Frame):
+                yield headers.wrap(item)
+                item = role.send(None)
+                continue
+            try:
+                frame = headers.unwrap(arrivals())
+            except BayspaceError as error:
+                item = role.throw(error)
+            else:
+                item = role.send(frame)
+    except StopIteration as end:
+        return cast(T, end.value)
+    finally:
+        role.close()
+
+
+class Watchdog:
+    """Calls `cancel` when a wait lasts longer than `seconds`: a stalled peer must not hold a thread."""
+
+    def __init__(self, seconds: float, cancel: Callable[[], object]) -> None:
+        self._seconds, self._cancel = seconds, cancel
+        self._timer: threading.Timer | None = None
+        self.fired = False
+
+    def __enter__(self) -> Self:
+        self._timer = threading.Timer(self._seconds, self._fire)
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _fire(self) -> None:
+        self.fired = True
+        self._cancel()
+
+
+def serve(
+    role: Role[None],
+    headers: Headers,
+    requests: Iterator[frame_pb2.Frame],
+    cancel: Callable[[], object],
+    timeout: float,
+) -> Iterator[frame_pb2.Frame]:
+    """The owner's end of the stream: what a gRPC handler returns."""
+    waiting = Watchdog(timeout, cancel)
+
+    def arrivals() -> frame_pb2.Frame:
+        try:
+            with waiting:
+                return next(requests)
+        except StopIteration:
+            raise Unavailable(
+                "peer.gone", "the asker ended the stream before the exchange was over"
+            ) from None
+        except grpc.RpcError:
+            raise _lost(waiting, "the asker") from None
+        except Exception:  # noqa: BLE001  grpcio raises a bare Exception when the call is cancelled
+            raise _lost(waiting, "the asker") from None
+
+    yield from exchange(role, headers, arrivals)
+
+
+def call(
+    role: Role[T],
+    headers: Headers,
+    run: Callable[[Iterator[frame_pb2.Frame]], Any],
+    peer: str,
+    timeout: float,
+    on_call: Callable[[Any], object],
+) -> T:
+    """The asker's end: run `role` against the stub method `run` and return its result.
+
+    `on_call` is handed the call object, so that Ctrl-C can cancel it.
+    """
+    outgoing: queue.SimpleQueue[frame_pb2.Frame | None] = queue.SimpleQueue()
+    responses = run(iter(outgoing.get, None))
+    on_call(responses)
+    waiting = Watchdog(timeout, responses.cancel)
+
+    def arrivals() -> frame_pb2.Frame:
+        try:
+            with waiting:
+                return cast(frame_pb2.Frame, next(responses))
+        except StopIteration:
+            raise PeerViolation("peer.ended-early", f"{peer} ended the exchange before it was over") from None
+        except grpc.RpcError as error:
+            raise (_lost(waiting, peer) if waiting.fired else error_of(error, peer)) from None
+
+    running = exchange(role, headers, arrivals)
+    try:
+        while True:
+            outgoing.put(next(running))
+    except StopIteration as end:
+        outgoing.put(None)
+        _finish(responses)
+        return cast(T, end.value)
+    except BaseException:
+        responses.cancel()
+        raise
+    finally:
+        outgoing.put(None)
+
+
+def _finish(responses: Any) -> None:
+    """Let the owner end in peace; nothing may follow the last frame."""
+    watchdog = Watchdog(1.0, responses.cancel)
+    with watchdog:
+        try:
+            for _ in responses:
+                responses.cancel()
+        except grpc.RpcError:
+            return
+
+
+def _lost(waiting: Watchdog, peer: str) -> Unavailable:
+    if waiting.fired:
+        return Unavailable("peer.stalled", f"{peer} sent nothing within the frame timeout")
+    return Unavailable("peer.gone", f"{peer} cancelled the exchange or went away")
