@@ -1,0 +1,739 @@
+"""Everything of a connector that must survive: offers, contracts, uses, running queries, evidence, outbox.
+
+One module, one schema, the same SQL on SQLite (default) and PostgreSQL (by URL). Each method is one
+transaction; several become one inside `with store.atomic():`, which is how a state change and the
+evidence that proves it are written together. SQLite runs in WAL mode with synchronous=FULL: what a
+method returned from is still there after kill -9 or a power cut.
+
+Counters change by one conditional statement, never by read-then-write. Evidence is sealed under a key of
+its own; deleting that key erases the content and leaves every proof valid. Refuses a schema that is newer
+than this program. Errors never show parameters.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Select,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from compute.errors import ConfigError
+from connector.identity import utc_now
+from witness.encoding import format_time, system_entropy
+
+T = TypeVar("T")
+
+# --- records ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRecord:
+    """One version of a registered table. `master_salt` opens its commitment and never leaves."""
+
+    name: str
+    version: int
+    source: str  # JSON of the source specification, without credentials
+    entry: bytes  # canonical JSON: the description that offers publish
+    commitment: str
+    master_salt: bytes
+    rows: int
+    at: str
+
+    def __repr__(self) -> str:
+        return f"DatasetRecord({self.name!r}, version={self.version})"
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRecord:
+    """One version of an offer: a dataset version under a policy."""
+
+    name: str
+    version: int
+    dataset: str
+    dataset_version: int
+    entry: bytes  # canonical JSON of the catalogue entry, as peers see it
+    policy: bytes  # canonical form, which `policy_digest` is over
+    policy_text: str  # the owner's YAML
+    policy_digest: str
+    withdrawn: bool
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class NegotiationRecord:
+    """One contract negotiation, in a state of the Dataspace Protocol."""
+
+    id: str
+    role: str  # "provider" | "consumer"
+    peer: str
+    offer: str
+    policy_digest: str
+    state: str
+    document: bytes | None  # the agreement under negotiation
+    evidence: bytes | None  # the record exchanged so far
+    agreement: str | None
+    code: str | None  # why it was terminated
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementRecord:
+    """A signed agreement. `state` is active, suspended, terminated or expired."""
+
+    id: str
+    role: str
+    peer: str
+    offer: str
+    document: bytes
+    digest: str
+    state: str
+    valid_until: str | None
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRecord:
+    """A query that is running now."""
+
+    query: str
+    agreement: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeRecord:
+    """One exchange with a peer: what its evidence records hang on."""
+
+    id: str
+    agreement: str | None
+    peer: str
+    role: str
+    kind: str
+    trace_id: str
+    status: str  # "open" | "released" | "refused" | "failed" | ...
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRecord:
+    """One evidence record of an exchange. `envelope` and `disclosures` are None once erased."""
+
+    exchange: str
+    sequence: int
+    event: str
+    digest: str
+    envelope: bytes | None
+    disclosures: bytes | None
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRecord:
+    """What one witness has still to be told, or has confirmed: `index` and `proof` once delivered."""
+
+    exchange: str
+    sequence: int
+    witness: str
+    status: str  # "pending" | "delivered"
+    attempts: int
+    index: int | None
+    proof: bytes | None
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredRecord:
+    """A query that was answered: where its stored result and receipt are."""
+
+    key: str
+    agreement: str
+    exchange: str
+    result: str | None  # path below the results folder; None on the owner's side
+    receipt: bytes
+    at: str
+
+
+# --- schema -------------------------------------------------------------------------------------------
+
+_metadata = MetaData()
+
+
+def _table(name: str, *columns: Column[Any], key: Sequence[str], **more: Any) -> Table:
+    extra = [ForeignKeyConstraint(*more["refers"])] if "refers" in more else []
+    return Table(name, _metadata, *columns, PrimaryKeyConstraint(*key), *extra)
+
+
+def _text(name: str, *, nullable: bool = False) -> Column[Any]:
+    return Column(name, Text, nullable=nullable)
+
+
+def _int(name: str, *, nullable: bool = False) -> Column[Any]:
+    return Column(name, BigInteger, nullable=nullable)
+
+
+def _blob(name: str, *, nullable: bool = False) -> Column[Any]:
+    return Column(name, LargeBinary, nullable=nullable)
+
+
+_schema = _table("schema_version", Column("version", Integer, nullable=False), key=["version"])
+_turnstile = _table("turnstile", _int("id"), _int("turn"), key=["id"])
+_datasets = _table(
+    "datasets",
+    *(_text("name"), _int("version"), _text("source"), _blob("entry"), _text("commitment")),
+    *(_blob("master_salt"), _int("rows"), _text("at")),
+    key=["name", "version"],
+)
+_offers = _table(
+    "offers",
+    *(_text("name"), _int("version"), _text("dataset"), _int("dataset_version"), _blob("entry")),
+    *(_blob("policy"), _text("policy_text"), _text("policy_digest")),
+    *(Column("withdrawn", Boolean, nullable=False), _text("at")),
+    key=["name", "version"],
+    refers=(["dataset", "dataset_version"], ["datasets.name", "datasets.version"]),
+)
+_negotiations = _table(
+    "negotiations",
+    *(_text("id"), _text("role"), _text("peer"), _text("offer"), _text("policy_digest"), _text("state")),
+    *(_blob("document", nullable=True), _blob("evidence", nullable=True), _text("agreement", nullable=True)),
+    *(_text("code", nullable=True), _text("at")),
+    key=["id"],
+)
+_agreements = _table(
+    "agreements",
+    *(_text("id"), _text("role"), _text("peer"), _text("offer"), _blob("document"), _text("digest")),
+    *(_text("state"), _text("valid_until", nullable=True), _text("at")),
+    key=["id"],
+)
+_uses = _table("uses", _text("agreement"), _text("period"), _int("used"), key=["agreement", "period"])
+_running = _table("running", _text("query"), _text("agreement"), _text("at"), key=["query"])
+_exchanges = _table(
+    "exchanges",
+    *(_text("id"), _text("agreement", nullable=True), _text("peer"), _text("role"), _text("kind")),
+    *(_text("trace_id"), _text("status"), _text("at")),
+    key=["id"],
+)
+_evidence = _table(
+    "evidence",
+    *(_text("exchange"), _int("sequence"), _text("event"), _text("digest")),
+    *(_blob("envelope"), _blob("disclosures"), _text("at")),  # sealed
+    key=["exchange", "sequence"],
+    refers=(["exchange"], ["exchanges.id"]),
+)
+_evidence_keys = _table(
+    "evidence_keys", _text("exchange"), _int("sequence"), _blob("key"), key=["exchange", "sequence"]
+)
+_outbox = _table(
+    "outbox",
+    *(_text("exchange"), _int("sequence"), _text("witness"), _text("status"), _int("attempts")),
+    *(_int("index", nullable=True), _blob("proof", nullable=True), _text("at")),
+    key=["exchange", "sequence", "witness"],
+    refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
+)
+_answered = _table(
+    "answered",
+    *(_text("key"), _text("agreement"), _text("exchange"), _text("result", nullable=True)),
+    *(_blob("receipt"), _text("at")),
+    key=["key"],
+)
+
+SCHEMA_VERSION = 1
+_MIGRATIONS: dict[int, tuple[str, ...]] = {}
+"""Statements that lead from the version before to the one they are listed under."""
+
+_CHARGE = text(
+    "INSERT INTO uses (agreement, period, used) SELECT :agreement, :period, 1 WHERE :most > 0 "
+    "ON CONFLICT (agreement, period) DO UPDATE SET used = uses.used + 1 WHERE uses.used < :most"
+)
+
+
+# --- the store ----------------------------------------------------------------------------------------
+
+
+class Store:
+    """A connector's state. Safe to share between threads; close it when done."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._current = threading.local()
+
+    @classmethod
+    def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
+        """Open or create the state at `url`. Raises ConfigError when it cannot be used."""
+        try:
+            engine = _engine(url)
+            store = cls(engine, clock)
+            store._migrate()
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            why = f"the state database cannot be used ({type(error).__name__}): check state.url"
+            raise ConfigError("state.unusable", why) from error
+        return store
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """Everything this thread writes inside is one transaction: all of it or, on an error, nothing."""
+        with self._writing():
+            yield
+
+    # datasets and offers
+
+    def add_dataset(
+        self, name: str, source: str, entry: bytes, commitment: str, master_salt: bytes, rows: int
+    ) -> DatasetRecord:
+        """Register the next version of a dataset."""
+        with self._writing() as connection:
+            version = self._next_version(connection, _datasets, name)
+            record = DatasetRecord(name, version, source, entry, commitment, master_salt, rows, self._now())
+            self._insert(connection, _datasets, record)
+        return record
+
+    def dataset(self, name: str, version: int | None = None) -> DatasetRecord | None:
+        """One version of a dataset; the newest when `version` is None."""
+        query = select(_datasets).where(_datasets.c.name == name).order_by(_datasets.c.version.desc())
+        if version is not None:
+            query = query.where(_datasets.c.version == version)
+        return self._first(DatasetRecord, query)
+
+    def datasets(self) -> list[DatasetRecord]:
+        """The newest version of every dataset, by name."""
+        return self._all(DatasetRecord, _newest(_datasets))
+
+    def add_offer(
+        self,
+        name: str,
+        dataset: str,
+        dataset_version: int,
+        entry: bytes,
+        policy: bytes,
+        policy_text: str,
+        policy_digest: str,
+    ) -> OfferRecord:
+        """Publish the next version of an offer."""
+        with self._writing() as connection:
+            version = self._next_version(connection, _offers, name)
+            record = OfferRecord(
+                name,
+                version,
+                dataset,
+                dataset_version,
+                entry,
+                policy,
+                policy_text,
+                policy_digest,
+                False,
+                self._now(),
+            )
+            self._insert(connection, _offers, record)
+        return record
+
+    def offer(self, name: str, version: int | None = None) -> OfferRecord | None:
+        """One version of an offer; the newest when `version` is None (even a withdrawn one)."""
+        query = select(_offers).where(_offers.c.name == name).order_by(_offers.c.version.desc())
+        if version is not None:
+            query = query.where(_offers.c.version == version)
+        return self._first(OfferRecord, query)
+
+    def offers(self) -> list[OfferRecord]:
+        """The newest version of every offer that is not withdrawn, by name."""
+        return [offer for offer in self._all(OfferRecord, _newest(_offers)) if not offer.withdrawn]
+
+    def withdraw_offer(self, name: str) -> None:
+        """Stop offering `name`; agreements that exist keep their terms."""
+        self._run(update(_offers).where(_offers.c.name == name).values(withdrawn=True))
+
+    # negotiations
+
+    def add_negotiation(
+        self, negotiation: str, role: str, peer: str, offer: str, policy_digest: str, state: str
+    ) -> NegotiationRecord:
+        """Start a negotiation."""
+        record = NegotiationRecord(
+            negotiation, role, peer, offer, policy_digest, state, None, None, None, None, self._now()
+        )
+        with self._writing() as connection:
+            self._insert(connection, _negotiations, record)
+        return record
+
+    def negotiation(self, negotiation: str) -> NegotiationRecord | None:
+        """One negotiation."""
+        return self._first(NegotiationRecord, select(_negotiations).where(_negotiations.c.id == negotiation))
+
+    def negotiations(self) -> list[NegotiationRecord]:
+        """Every negotiation, oldest first."""
+        query = select(_negotiations).order_by(_negotiations.c.at, _negotiations.c.id)
+        return self._all(NegotiationRecord, query)
+
+    def move_negotiation(
+        self,
+        negotiation: str,
+        allowed_from: Sequence[str],
+        state: str,
+        *,
+        document: bytes | None = None,
+        evidence: bytes | None = None,
+        agreement: str | None = None,
+        code: str | None = None,
+    ) -> bool:
+        """Go to `state` if the present state is one of `allowed_from`; None leaves a field as it is."""
+        given = {"document": document, "evidence": evidence, "agreement": agreement, "code": code}
+        changes = {name: value for name, value in given.items() if value is not None}
+        where = (_negotiations.c.id == negotiation, _negotiations.c.state.in_(allowed_from))
+        changed = self._run(
+            update(_negotiations).where(*where).values(state=state, at=self._now(), **changes)
+        )
+        return changed == 1
+
+    # agreements
+
+    def add_agreement(
+        self,
+        agreement: str,
+        role: str,
+        peer: str,
+        offer: str,
+        document: bytes,
+        digest: str,
+        valid_until: str | None,
+    ) -> AgreementRecord:
+        """Keep a finalised agreement, active."""
+        record = AgreementRecord(
+            agreement, role, peer, offer, document, digest, "active", valid_until, self._now()
+        )
+        with self._writing() as connection:
+            self._insert(connection, _agreements, record)
+        return record
+
+    def agreement(self, agreement: str) -> AgreementRecord | None:
+        """One agreement."""
+        return self._first(AgreementRecord, select(_agreements).where(_agreements.c.id == agreement))
+
+    def agreements(self, *, role: str | None = None, state: str | None = None) -> list[AgreementRecord]:
+        """Agreements, oldest first; of one role or in one state when given."""
+        query = select(_agreements).order_by(_agreements.c.at, _agreements.c.id)
+        if role is not None:
+            query = query.where(_agreements.c.role == role)
+        if state is not None:
+            query = query.where(_agreements.c.state == state)
+        return self._all(AgreementRecord, query)
+
+    def move_agreement(self, agreement: str, allowed_from: Sequence[str], state: str) -> bool:
+        """Go to `state` if the present state is one of `allowed_from`."""
+        where = (_agreements.c.id == agreement, _agreements.c.state.in_(allowed_from))
+        return self._run(update(_agreements).where(*where).values(state=state)) == 1
+
+    def expire_agreements(self) -> int:
+        """Mark agreements whose time has passed; how many."""
+        where = (_agreements.c.valid_until < self._now(), _agreements.c.state.in_(["active", "suspended"]))
+        return self._run(update(_agreements).where(*where).values(state="expired"))
+
+    # uses
+
+    def charge(self, agreement: str, period: str, limit: int) -> bool:
+        """Count one use of `agreement` in `period`, unless `limit` uses are counted already.
+
+        One statement, so that concurrent callers can never exceed the limit. There is no refund: a
+        refund would tell an asker how far its query went.
+        """
+        return self._run(_CHARGE, agreement=agreement, period=period, most=limit) == 1
+
+    def used(self, agreement: str, period: str) -> int:
+        """Uses counted so far."""
+        query = select(_uses.c.used).where(_uses.c.agreement == agreement, _uses.c.period == period)
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    # running queries
+
+    def start_query(self, query: str, agreement: str, per_agreement: int, total: int) -> bool:
+        """Register a running query, unless its agreement or the connector runs as many as it may."""
+        with self._writing() as connection:
+            # Every starter changes this row first, so that counting and inserting cannot interleave.
+            connection.execute(update(_turnstile).values(turn=_turnstile.c.turn + 1))
+            running = [row.agreement for row in connection.execute(select(_running.c.agreement))]
+            if len(running) >= total or running.count(agreement) >= per_agreement:
+                return False
+            self._insert(connection, _running, RunningRecord(query, agreement, self._now()))
+        return True
+
+    def finish_query(self, query: str) -> None:
+        """The query ended, however it ended."""
+        self._run(delete(_running).where(_running.c.query == query))
+
+    def running(self, agreement: str | None = None) -> list[RunningRecord]:
+        """Queries running now, oldest first."""
+        query = select(_running).order_by(_running.c.at, _running.c.query)
+        if agreement is not None:
+            query = query.where(_running.c.agreement == agreement)
+        return self._all(RunningRecord, query)
+
+    def clear_running(self) -> list[RunningRecord]:
+        """At start-up: forget the queries of a process that died, and return them for their evidence."""
+        with self.atomic():
+            left = self.running()
+            self._run(delete(_running))
+        return left
+
+    # exchanges, evidence, outbox
+
+    def open_exchange(
+        self, exchange: str, agreement: str | None, peer: str, role: str, kind: str, trace_id: str
+    ) -> ExchangeRecord:
+        """Start an exchange with a peer."""
+        record = ExchangeRecord(exchange, agreement, peer, role, kind, trace_id, "open", self._now())
+        with self._writing() as connection:
+            self._insert(connection, _exchanges, record)
+        return record
+
+    def exchange(self, exchange: str) -> ExchangeRecord | None:
+        """One exchange."""
+        return self._first(ExchangeRecord, select(_exchanges).where(_exchanges.c.id == exchange))
+
+    def exchanges(self, *, status: str | None = None) -> list[ExchangeRecord]:
+        """Exchanges, oldest first; with one status when given."""
+        query = select(_exchanges).order_by(_exchanges.c.at, _exchanges.c.id)
+        if status is not None:
+            query = query.where(_exchanges.c.status == status)
+        return self._all(ExchangeRecord, query)
+
+    def close_exchange(self, exchange: str, status: str) -> bool:
+        """Set the outcome of an open exchange; False when it has one already."""
+        where = (_exchanges.c.id == exchange, _exchanges.c.status == "open")
+        return self._run(update(_exchanges).where(*where).values(status=status)) == 1
+
+    def add_evidence(
+        self,
+        exchange: str,
+        sequence: int,
+        event_type: str,
+        digest: str,
+        envelope: bytes,
+        disclosures: bytes,
+        witnesses: Sequence[str] = (),
+    ) -> None:
+        """Keep a record, sealed, and put it into the outbox for each of `witnesses`."""
+        name, key = _record_name(exchange, sequence), system_entropy(32)
+        sealed = [_seal(key, name, part, body) for part, body in enumerate((envelope, disclosures))]
+        record = EvidenceRecord(exchange, sequence, event_type, digest, sealed[0], sealed[1], self._now())
+        with self._writing() as connection:
+            self._insert(connection, _evidence, record)
+            connection.execute(insert(_evidence_keys).values(exchange=exchange, sequence=sequence, key=key))
+            for witness in witnesses:
+                item = OutboxRecord(exchange, sequence, witness, "pending", 0, None, None, self._now())
+                self._insert(connection, _outbox, item)
+
+    def evidence(self, exchange: str) -> list[EvidenceRecord]:
+        """The records of an exchange, in order."""
+        keyed = _evidence.outerjoin(
+            _evidence_keys,
+            (_evidence.c.exchange == _evidence_keys.c.exchange)
+            & (_evidence.c.sequence == _evidence_keys.c.sequence),
+        )
+        query = select(_evidence, _evidence_keys.c.key).select_from(keyed)
+        query = query.where(_evidence.c.exchange == exchange).order_by(_evidence.c.sequence)
+        with self._reading() as connection:
+            return [_unsealed(dict(row._mapping)) for row in connection.execute(query)]  # noqa: SLF001
+
+    def erase_evidence(self, exchange: str, sequence: int) -> bool:
+        """Destroy a record's key: its content is gone, its digest and proofs stay. False when it was."""
+        where = (_evidence_keys.c.exchange == exchange, _evidence_keys.c.sequence == sequence)
+        erased = self._run(delete(_evidence_keys).where(*where)) == 1
+        if self._engine.dialect.name == "sqlite":  # the write-ahead log holds the key until it is emptied
+            with closing(self._engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        return erased
+
+    def outbox(self, *, status: str = "pending", witness: str | None = None) -> list[OutboxRecord]:
+        """What witnesses have still to be told (or, by status, have confirmed), oldest first."""
+        query = select(_outbox).where(_outbox.c.status == status)
+        if witness is not None:
+            query = query.where(_outbox.c.witness == witness)
+        return self._all(OutboxRecord, query.order_by(_outbox.c.at, _outbox.c.exchange, _outbox.c.sequence))
+
+    def receipts(self, exchange: str) -> list[OutboxRecord]:
+        """Every witness's word on the records of one exchange, delivered or not."""
+        query = select(_outbox).where(_outbox.c.exchange == exchange)
+        return self._all(OutboxRecord, query.order_by(_outbox.c.sequence, _outbox.c.witness))
+
+    def mark_attempt(self, exchange: str, sequence: int, witness: str) -> None:
+        """A delivery is being tried."""
+        self._run(
+            update(_outbox)
+            .where(*_outbox_key(exchange, sequence, witness))
+            .values(attempts=_outbox.c.attempts + 1)
+        )
+
+    def mark_delivered(self, exchange: str, sequence: int, witness: str, index: int, proof: bytes) -> None:
+        """The witness logged the record at `index`. Once more with a newer proof replaces the proof."""
+        changes = {"status": "delivered", "index": index, "proof": proof}
+        self._run(update(_outbox).where(*_outbox_key(exchange, sequence, witness)).values(**changes))
+
+    # answered queries
+
+    def add_answered(
+        self, key: str, agreement: str, exchange: str, result: str | None, receipt: bytes
+    ) -> AnsweredRecord:
+        """Remember an answer, so that the same question is not computed again."""
+        record = AnsweredRecord(key, agreement, exchange, result, receipt, self._now())
+        with self._writing() as connection:
+            self._insert(connection, _answered, record)
+        return record
+
+    def answered(self, key: str) -> AnsweredRecord | None:
+        """The answer to a question that was asked before, or None."""
+        return self._first(AnsweredRecord, select(_answered).where(_answered.c.key == key))
+
+    # inside
+
+    def _now(self) -> str:
+        return format_time(int(self._clock().timestamp() * 1000))
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        held: Connection | None = getattr(self._current, "connection", None)
+        if held is not None:
+            yield held
+            return
+        with self._engine.begin() as connection:
+            self._current.connection = connection
+            try:
+                yield connection
+            finally:
+                self._current.connection = None
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        held: Connection | None = getattr(self._current, "connection", None)
+        if held is not None:
+            yield held
+            return
+        with self._engine.connect().execution_options(reading=True) as connection:
+            yield connection
+
+    def _insert(self, connection: Connection, table: Table, record: Any) -> None:
+        connection.execute(insert(table).values(**asdict(record)))
+
+    def _run(self, statement: Any, **parameters: Any) -> int:
+        with self._writing() as connection:
+            return connection.execute(statement, parameters or None).rowcount
+
+    def _first(self, kind: type[T], query: Select[Any]) -> T | None:
+        found = self._all(kind, query.limit(1))
+        return found[0] if found else None
+
+    def _all(self, kind: type[T], query: Select[Any]) -> list[T]:
+        with self._reading() as connection:
+            return [kind(**row._mapping) for row in connection.execute(query)]  # noqa: SLF001
+
+    def _next_version(self, connection: Connection, table: Table, name: str) -> int:
+        newest = select(func.max(table.c.version)).where(table.c.name == name)
+        return int(connection.execute(newest).scalar() or 0) + 1
+
+    def _migrate(self) -> None:
+        with self._writing() as connection:
+            if not inspect(connection).has_table(_schema.name):
+                _metadata.create_all(connection)
+                connection.execute(insert(_schema).values(version=SCHEMA_VERSION))
+                connection.execute(insert(_turnstile).values(id=1, turn=0))
+                return
+            found = int(connection.execute(select(func.max(_schema.c.version))).scalar_one())
+            if found > SCHEMA_VERSION:
+                raise ConfigError("state.newer", "the state was written by a newer version of bayspace")
+            for version in range(found + 1, SCHEMA_VERSION + 1):
+                for statement in _MIGRATIONS[version]:
+                    connection.execute(text(statement))
+                connection.execute(update(_schema).values(version=version))
+
+
+def _engine(url: str) -> Engine:
+    where = make_url(url)
+    # hide_parameters: a driver's message would otherwise quote what was being written.
+    if not where.drivername.startswith("sqlite"):
+        return create_engine(where, hide_parameters=True, pool_pre_ping=True)
+    if where.database and where.database != ":memory:":
+        _own_file(Path(where.database))
+    engine = create_engine(where, hide_parameters=True, connect_args={"timeout": 30})
+    event.listen(engine, "connect", _sqlite_connect)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _own_file(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # WAL files take over this mode
+
+
+def _sqlite_connect(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where `_sqlite_begin` says, not by guessing
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # A writer takes the write lock at once: upgrading a read lock later fails without waiting.
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _newest(table: Table) -> Select[Any]:
+    latest = select(table.c.name, func.max(table.c.version).label("version")).group_by(table.c.name)
+    newest = latest.subquery()
+    same = (table.c.name == newest.c.name) & (table.c.version == newest.c.version)
+    return select(table).join(newest, same).order_by(table.c.name)
+
+
+def _outbox_key(exchange: str, sequence: int, witness: str) -> tuple[Any, ...]:
+    return (_outbox.c.exchange == exchange, _outbox.c.sequence == sequence, _outbox.c.witness == witness)
+
+
+def _record_name(exchange: str, sequence: int) -> bytes:
+    return f"{exchange}/{sequence}".encode()
+
+
+def _seal(key: bytes, name: bytes, part: int, body: bytes) -> bytes:
+    # The key is fresh per record and the nonce is the part's number: no pair occurs twice.
+    return AESGCM(key).encrypt(part.to_bytes(12, "big"), body, name)
+
+
+def _unsealed(row: dict[str, Any]) -> EvidenceRecord:
+    key: bytes | None = row.pop("key")
+    name = _record_name(row["exchange"], row["sequence"])
+    for part, field in enumerate(("envelope", "disclosures")):
+        opened = None if key is None else AESGCM(key).decrypt(part.to_bytes(12, "big"), row[field], name)
+        row[field] = opened
+    return EvidenceRecord(**row)

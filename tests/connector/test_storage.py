@@ -1,0 +1,252 @@
+"""Storage: counters under concurrency, one transaction for state and evidence, erasure, kill -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError
+
+from compute.errors import ConfigError
+from connector import storage
+from connector.storage import Store
+
+POSTGRES = "BAYSPACE_TEST_POSTGRES"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.outside)])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'state.sqlite'}"
+        return
+    if POSTGRES not in os.environ:
+        pytest.skip(f"{POSTGRES} does not name a PostgreSQL database")
+    where = os.environ[POSTGRES]
+    engine = create_engine(where)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    yield where
+
+
+@pytest.fixture
+def store(url):
+    opened = Store.open(url)
+    yield opened
+    opened.close()
+
+
+def _exchange(store, exchange="e1"):
+    store.open_exchange(exchange, None, "hk-bank", "provider", "query", "0" * 32)
+
+
+def test_a_hundred_threads_against_ten_uses_charge_exactly_ten(store):
+    together = threading.Barrier(20)
+
+    def charge(number):
+        if number < 20:
+            together.wait()
+        return store.charge("a1", "2026-11", 10)
+
+    with ThreadPoolExecutor(20) as pool:
+        charged = list(pool.map(charge, range(100)))
+    assert sum(charged) == 10
+    assert store.used("a1", "2026-11") == 10
+
+
+def test_a_charge_counts_per_agreement_and_period_and_zero_allows_nothing(store):
+    assert not store.charge("a1", "2026-11", 0)
+    assert store.charge("a1", "2026-11", 1)
+    assert not store.charge("a1", "2026-11", 1)
+    assert store.charge("a1", "2026-12", 1)
+    assert store.charge("a2", "2026-11", 1)
+    assert store.used("a3", "2026-11") == 0
+
+
+def test_concurrent_starts_respect_both_limits(store):
+    def start(number):
+        return store.start_query(f"q{number}", f"a{number % 2}", per_agreement=2, total=3)
+
+    with ThreadPoolExecutor(16) as pool:
+        started = list(pool.map(start, range(32)))
+    assert sum(started) == 3
+    assert all(len(store.running(f"a{n}")) <= 2 for n in (0, 1))
+    store.finish_query(store.running()[0].query)
+    assert len(store.running()) == 2
+    assert len(store.clear_running()) == 2
+    assert store.running() == []
+
+
+def test_state_change_and_evidence_are_written_together_or_not_at_all(store):
+    store.add_agreement("a1", "provider", "hk-bank", "invoices", b"{}", "00", None)
+    _exchange(store)
+    with pytest.raises(RuntimeError), store.atomic():
+        assert store.move_agreement("a1", ["active"], "suspended")
+        store.add_evidence("e1", 0, "suspension", "d0", b"envelope", b"[]", ["witness-a"])
+        assert store.agreement("a1").state == "suspended"
+        raise RuntimeError
+    assert store.agreement("a1").state == "active"
+    assert store.evidence("e1") == []
+    assert store.outbox() == []
+
+
+def test_the_outbox_goes_from_pending_to_delivered(store):
+    _exchange(store)
+    store.add_evidence("e1", 0, "intent", "d0", b"envelope", b"[]", ["witness-a", "witness-b"])
+    assert [item.witness for item in store.outbox()] == ["witness-a", "witness-b"]
+    store.mark_attempt("e1", 0, "witness-a")
+    store.mark_delivered("e1", 0, "witness-a", 7, b"proof")
+    assert [item.witness for item in store.outbox()] == ["witness-b"]
+    (done,) = store.outbox(status="delivered")
+    assert (done.index, done.proof, done.attempts) == (7, b"proof", 1)
+    assert len(store.receipts("e1")) == 2
+
+
+def test_a_sequence_number_is_used_once(store):
+    _exchange(store)
+    store.add_evidence("e1", 0, "intent", "d0", b"one", b"[]")
+    with pytest.raises(IntegrityError) as caught:
+        store.add_evidence("e1", 0, "intent", "recognisable", b"two", b"[]")
+    assert "recognisable" not in str(caught.value)
+
+
+def test_erasing_destroys_the_content_and_keeps_digest_and_proof(store, url, tmp_path):
+    _exchange(store)
+    store.add_evidence("e1", 0, "release", "d0", b"envelope text", b"[disclosed]", ["witness-a"])
+    store.mark_delivered("e1", 0, "witness-a", 3, b"proof")
+    (kept,) = store.evidence("e1")
+    assert (kept.envelope, kept.disclosures) == (b"envelope text", b"[disclosed]")
+    with store._reading() as connection:
+        key = connection.execute(text("SELECT key FROM evidence_keys")).scalar()
+    assert store.erase_evidence("e1", 0)
+    assert not store.erase_evidence("e1", 0)
+    (erased,) = store.evidence("e1")
+    assert (erased.envelope, erased.disclosures, erased.digest) == (None, None, "d0")
+    assert store.receipts("e1")[0].proof == b"proof"
+    for file in tmp_path.iterdir():
+        assert b"envelope text" not in file.read_bytes()
+        assert bytes(key) not in file.read_bytes()
+
+
+def test_negotiation_moves_only_from_the_states_given(store):
+    store.add_negotiation("n1", "provider", "hk-bank", "invoices", "digest", "REQUESTED")
+    assert not store.move_negotiation("n1", ["OFFERED"], "ACCEPTED")
+    assert store.move_negotiation("n1", ["REQUESTED"], "AGREED", document=b"{}", agreement="a1")
+    assert store.move_negotiation("n1", ["AGREED"], "VERIFIED", evidence=b"{}")
+    found = store.negotiation("n1")
+    assert (found.state, found.document, found.evidence, found.agreement) == ("VERIFIED", b"{}", b"{}", "a1")
+    assert store.negotiation("n2") is None
+    assert [n.id for n in store.negotiations()] == ["n1"]
+
+
+def test_datasets_and_offers_are_versioned(store):
+    first = store.add_dataset("invoices", "{}", b"{}", "aa", b"s" * 32, 5)
+    second = store.add_dataset("invoices", "{}", b"{}", "bb", b"s" * 32, 6)
+    assert (first.version, second.version) == (1, 2)
+    assert store.dataset("invoices") == second
+    assert store.dataset("invoices", 1) == first
+    assert store.datasets() == [second]
+    assert "ssss" not in repr(second)
+    store.add_offer("matched", "invoices", 1, b"{}", b"{}", "policy: x", "p1")
+    offer = store.add_offer("matched", "invoices", 2, b"{}", b"{}", "policy: x", "p2")
+    assert store.offers() == [offer]
+    store.withdraw_offer("matched")
+    assert store.offers() == []
+    assert store.offer("matched").withdrawn
+    with pytest.raises(IntegrityError):
+        store.add_offer("other", "nothing", 1, b"{}", b"{}", "", "")
+
+
+def test_agreements_expire_by_the_clock_that_was_given(url):
+    now = datetime(2026, 11, 21, tzinfo=UTC)
+    store = Store.open(url, clock=lambda: now)
+    store.add_agreement("a1", "consumer", "sz-trade", "invoices", b"{}", "00", "2026-12-01T00:00:00.000Z")
+    store.add_agreement("a2", "consumer", "sz-trade", "invoices", b"{}", "00", None)
+    assert store.expire_agreements() == 0
+    now = datetime(2026, 12, 2, tzinfo=UTC)
+    assert store.expire_agreements() == 1
+    assert [a.id for a in store.agreements(state="active")] == ["a2"]
+    assert [a.id for a in store.agreements(role="provider")] == []
+    store.close()
+
+
+def test_answers_are_remembered_once(store):
+    assert store.answered("k") is None
+    kept = store.add_answered("k", "a1", "e1", "results/e1.arrow", b"receipt")
+    assert store.answered("k") == kept
+    with pytest.raises(IntegrityError):
+        store.add_answered("k", "a1", "e2", None, b"receipt")
+
+
+def test_an_exchange_has_one_outcome(store):
+    _exchange(store)
+    assert store.close_exchange("e1", "released")
+    assert not store.close_exchange("e1", "failed")
+    assert [e.id for e in store.exchanges(status="released")] == ["e1"]
+    assert store.exchanges(status="open") == []
+
+
+def test_a_newer_schema_is_refused_and_an_older_one_migrates(url, monkeypatch):
+    Store.open(url).close()
+    monkeypatch.setattr(storage, "SCHEMA_VERSION", 2)
+    monkeypatch.setitem(storage._MIGRATIONS, 2, ("CREATE TABLE later (id INTEGER)",))
+    migrated = Store.open(url)
+    with migrated._reading() as connection:
+        assert connection.execute(text("SELECT count(*) FROM later")).scalar() == 0
+    migrated.close()
+    monkeypatch.setattr(storage, "SCHEMA_VERSION", 1)
+    with pytest.raises(ConfigError, match="newer"):
+        Store.open(url)
+
+
+def test_an_unusable_database_is_a_configuration_error_without_its_url(tmp_path):
+    (tmp_path / "file").write_text("no database, but long enough to be looked at as one" * 50)
+    with pytest.raises(ConfigError) as caught:
+        Store.open(f"sqlite:///{tmp_path / 'file'}")
+    assert caught.value.code == "state.unusable"
+    with pytest.raises(ConfigError) as caught:
+        Store.open("postgresql+nothing://user:hunter2@localhost/x")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_state_file_is_private(tmp_path):
+    store = Store.open(f"sqlite:///{tmp_path / 'deep' / 'state.sqlite'}")
+    store.charge("a", "p", 1)
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "deep").iterdir()}
+    assert modes == {0o600}
+    store.close()
+
+
+_VICTIM = """
+import sys
+from connector.storage import Store
+store = Store.open(sys.argv[1])
+while store.charge("a1", "p", 10**6):
+    print(store.used("a1", "p"), flush=True)
+"""
+
+
+def test_what_was_charged_survives_kill_9(url):
+    process = subprocess.Popen(
+        [sys.executable, "-c", _VICTIM, url], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+    )
+    seen = 0
+    while seen < 25:
+        seen = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    rest = process.stdout.read().split("\n")
+    process.wait()
+    complete = [int(line) for line in rest[:-1] if line]
+    store = Store.open(url)
+    assert store.used("a1", "p") >= max([seen, *complete])
+    assert store.charge("a1", "p", 10**6)
+    store.close()
