@@ -20,8 +20,8 @@ from compute._native import InvalidPoint
 __all__ = [
     "POINT_BYTES",
     "InvalidPoint",
-    "hash_to_group",
     "has_duplicates",
+    "hash_to_group",
     "implementation",
     "mask",
     "match",
