@@ -8,10 +8,10 @@ spelling of a tile, so that nothing else can be asked of a server.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from witness.merkle import HASH_SIZE, perfect_root
+from witness.merkle import EMPTY_ROOT, HASH_SIZE, node_hash, perfect_root
 
 HEIGHT = 8
 WIDTH = 1 << HEIGHT
@@ -73,23 +73,7 @@ def tile_of(level: int, n: int, size: int) -> Tile:
     return Tile(level, n, width)
 
 
-def new_tiles(old: int, new: int) -> Iterator[Tile]:
-    """Every hash tile that a tree of `new` has and a tree of `old` had not, or had narrower."""
-    level = 0
-    while new >> (HEIGHT * level):
-        before, after = old >> (HEIGHT * level), new >> (HEIGHT * level)
-        for n in range(before // WIDTH, -(-after // WIDTH)):
-            if min(WIDTH, before - n * WIDTH) < min(WIDTH, after - n * WIDTH):
-                yield tile_of(level, n, new)
-        level += 1
-
-
-def new_bundles(old: int, new: int) -> Iterator[Tile]:
-    """Every entry bundle that a tree of `new` has and a tree of `old` had not, or had narrower."""
-    return (Tile(-1, tile.n, tile.width) for tile in new_tiles(old, new) if tile.level == 0)
-
-
-def encode_bundle(entries: list[bytes]) -> bytes:
+def encode_bundle(entries: Sequence[bytes]) -> bytes:
     """An entry bundle. Raises TileInvalid for an entry longer than a uint16 can say."""
     if any(len(entry) > 0xFFFF for entry in entries):
         raise TileInvalid("an entry longer than 65535 bytes")
@@ -138,3 +122,67 @@ class TileHashes:
         if tile not in self._tiles:
             self._tiles[tile] = decode_hashes(self._read(tile.path), tile.width)
         return self._tiles[tile]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The right edge of a tree: per level the hashes of the partial tile (none when it just filled up).
+
+    It is all that appending needs: O(log size) hashes, from which new tiles and the root follow.
+    """
+
+    levels: tuple[tuple[bytes, ...], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The number of leaves."""
+        return sum(len(row) << (HEIGHT * level) for level, row in enumerate(self.levels))
+
+    @property
+    def root(self) -> bytes:
+        """The RFC 6962 root: the perfect subtrees of the edge, folded from the right."""
+        folded = None
+        for row in self.levels:
+            for run in reversed(_perfect_runs(row)):
+                left = perfect_root(run)
+                folded = left if folded is None else node_hash(left, folded)
+        return EMPTY_ROOT if folded is None else folded
+
+    def grow(self, leaf_hashes: Sequence[bytes]) -> tuple["Edge", dict[Tile, list[bytes]]]:
+        """The edge after these leaves, and every tile that is new or wider."""
+        size, level = self.size, 0
+        carry, levels = list(leaf_hashes), []
+        changed: dict[Tile, list[bytes]] = {}
+        while carry or level < len(self.levels):
+            old = self.levels[level] if level < len(self.levels) else ()
+            first, row = (size >> (HEIGHT * level)) // WIDTH, [*old, *carry]
+            cut = [row[i : i + WIDTH] for i in range(0, len(row), WIDTH)]
+            if carry:
+                changed |= {Tile(level, first + k, len(part)): part for k, part in enumerate(cut)}
+            full = [part for part in cut if len(part) == WIDTH]
+            carry = [perfect_root(part) for part in full]
+            levels.append(tuple(row[len(full) * WIDTH :]))
+            level += 1
+        return Edge(tuple(levels)), changed
+
+
+def _perfect_runs(row: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """`row` cut into runs of descending powers of two."""
+    runs, at = [], 0
+    while at < len(row):
+        width = 1 << ((len(row) - at).bit_length() - 1)
+        runs.append(row[at : at + width])
+        at += width
+    return runs
+
+
+def read_edge(read: Callable[[str], bytes], size: int) -> Edge:
+    """The right edge of a published tree of `size`, from its tiles."""
+    levels, level = [], 0
+    while size >> (HEIGHT * level):
+        count = size >> (HEIGHT * level)
+        width = count % WIDTH
+        tile = Tile(level, count // WIDTH, width)
+        levels.append(tuple(decode_hashes(read(tile.path), width)) if width else ())
+        level += 1
+    return Edge(tuple(levels))
