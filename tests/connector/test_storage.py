@@ -89,7 +89,7 @@ def test_concurrent_starts_respect_both_limits(store):
 def test_state_change_and_evidence_are_written_together_or_not_at_all(store):
     store.add_agreement("a1", "provider", "hk-bank", "invoices", b"{}", "00", None)
     _exchange(store)
-    with pytest.raises(RuntimeError), store.atomic():
+    with pytest.raises(RuntimeError), store.atomic():  # noqa: PT012
         assert store.move_agreement("a1", ["active"], "suspended")
         store.add_evidence("e1", 0, "suspension", "d0", b"envelope", b"[]", ["witness-a"])
         assert store.agreement("a1").state == "suspended"
@@ -236,9 +236,7 @@ while store.charge("a1", "p", 10**6):
 
 
 def test_what_was_charged_survives_kill_9(url):
-    process = subprocess.Popen(
-        [sys.executable, "-c", _VICTIM, url], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
-    )
+    process = subprocess.Popen([sys.executable, "-c", _VICTIM, url], stdout=subprocess.PIPE, text=True)
     seen = 0
     while seen < 25:
         seen = int(process.stdout.readline())
