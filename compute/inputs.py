@@ -44,6 +44,7 @@ class Context:
     plan: Plan
     entropy: Entropy
     progress: Progress
+    minimum_group: int  # keys a receiver's group must have before anything about it is answered; 0: any
 
 
 @dataclass(frozen=True, slots=True)

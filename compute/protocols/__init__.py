@@ -1,1 +1,14 @@
 """Joint protocols: one file each, one entry in `PROTOCOLS`."""
+
+from __future__ import annotations
+
+from compute.protocols import single_domain
+from compute.protocols.base import Protocol
+
+PROTOCOLS: tuple[Protocol, ...] = (single_domain.PROTOCOL,)
+"""Every protocol a plan may name; planner, policy and explain read only these declarations."""
+
+
+def protocol_named(name: str) -> Protocol:
+    """The declaration of that name; `KeyError` when there is none."""
+    return {protocol.name: protocol for protocol in PROTOCOLS}[name]

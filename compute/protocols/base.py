@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import pyarrow as pa
+
 from compute.errors import PeerViolation
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
 from compute.plan import Plan, Side
@@ -139,4 +141,5 @@ class Protocol:
     cost: Callable[[Plan], Cost]
     parameters: Callable[[Side | None, Side, int], Mapping[str, Any]]  # (receiver, sender, maximum_cells)
     receiver: Callable[[Context, LocalInput | None], Role[Cells]]
-    sender: Callable[[Context, LocalInput, Gate], Role[Summary]]
+    # Joint protocols take a LocalInput; single_domain takes the aggregated table of compute/local.py.
+    sender: Callable[[Context, LocalInput | pa.Table, Gate], Role[Summary]]

@@ -1,0 +1,155 @@
+"""The revealing frames: the last ones the owner sends, all of kind "release", and the tables in them.
+
+What the peer sent is read by the schema that the plan gives, never by the peer's own, and only if it
+is the one way of writing that table. Refused: another schema, other row counts, compressed buffers,
+invalid or non-canonical Arrow data, anything after the end, anything above `RELEASE_BYTES`.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from compute.errors import DataError, PeerViolation
+from compute.inputs import Gate
+from compute.plan import Plan
+from compute.protocols.base import FRAME_BYTES, Role, receive, send_blob
+
+RELEASE = "release"
+RELEASE_BYTES = 1 << 26
+"""Largest release: what a peer may make us hold. A million cells of a few columns fit."""
+
+SUM_TYPE = pa.decimal128(38, 0)
+_LENGTH = struct.Struct(">Q")
+
+
+def send_release(data: bytes) -> Role[None]:
+    """Send the release behind its length, in as many frames as it needs."""
+    if len(data) > RELEASE_BYTES:
+        raise DataError("data.release-too-large", "the answer is larger than one release may be")
+    yield from send_blob(RELEASE, _LENGTH.pack(len(data)) + data)
+
+
+def receive_release() -> Role[bytes]:
+    """Receive what `send_release` sent."""
+    first = yield from receive(RELEASE)
+    if len(first) < _LENGTH.size:
+        raise _malformed()
+    length = _LENGTH.unpack_from(first)[0] + _LENGTH.size
+    if length > RELEASE_BYTES + _LENGTH.size or len(first) != min(length, FRAME_BYTES):
+        raise _malformed()
+    parts = [first[_LENGTH.size :]]
+    for start in range(FRAME_BYTES, length, FRAME_BYTES):
+        parts.append((yield from receive(RELEASE, min(FRAME_BYTES, length - start))))
+    return b"".join(parts)
+
+
+class Gated:
+    """The owner's gate, called once, remembering what it decided."""
+
+    def __init__(self, plan: Plan, gate: Gate) -> None:
+        self._gate = gate
+        # Without dimensions SQL answers one row even over nothing: that cell exists, and a
+        # suppressed zero must not look different from a suppressed handful.
+        sides = [side for side in (plan.receiver, plan.sender) if side is not None]
+        self._always = not any(side.dimensions for side in sides)
+        self.released = self.suppressed = 0
+
+    def __call__(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which cells may leave; cells nobody is in are neither answered nor suppressed."""
+        exists = np.full(counts.shape, fill_value=True) if self._always else counts > 0
+        allowed = self._gate(counts) & exists
+        if allowed.shape != counts.shape or allowed.dtype != np.bool_:
+            raise ValueError("a gate returns one boolean per cell")
+        self.released = int(np.count_nonzero(allowed))
+        self.suppressed = int(np.count_nonzero(exists & ~allowed))
+        return allowed
+
+
+def arrow_type(word: str) -> pa.DataType:
+    """The Arrow type of a dimension, by the catalogue's word for it."""
+    simple = {
+        "int64": pa.int64(),
+        "float64": pa.float64(),
+        "string": pa.string(),
+        "bool": pa.bool_(),
+        "date": pa.date32(),
+        "timestamp": pa.timestamp("us"),
+    }
+    if word.startswith("decimal("):
+        precision, scale = word.removeprefix("decimal(").removesuffix(")").split(",")
+        return pa.decimal128(int(precision), int(scale))
+    return simple[word]
+
+
+def encode_table(table: pa.Table, schema: pa.Schema) -> bytes:
+    """One record batch in an Arrow IPC stream.
+
+    The arrays are built anew from their values: an array cut out of another may carry, under its
+    NULLs or beyond its slice, values that were never to leave.
+    """
+    columns = [pa.array(table[field.name].to_pylist(), type=field.type) for field in schema]
+    batch = pa.RecordBatch.from_arrays(columns, schema=schema) if columns else _no_columns(table.num_rows)
+    return _write(batch)
+
+
+def decode_table(data: bytes, schema: pa.Schema, rows: int) -> pa.Table:
+    """Read what `encode_table` wrote for this schema and number of rows, and nothing else."""
+    if not len(schema):
+        if data != _write(_no_columns(rows)):
+            raise _malformed()
+        return pa.Table.from_batches([_no_columns(rows)])
+    head = schema.serialize().to_pybytes()
+    if not data.startswith(head):
+        raise _malformed()
+    try:
+        message = pa.ipc.read_message(pa.py_buffer(data[len(head) :]))
+        if message.type != "record batch" or _compressed(message.metadata.to_pybytes()):
+            raise _malformed()
+        batch = pa.ipc.read_record_batch(message, schema)
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, struct.error, EOFError):
+        raise _malformed() from None
+    if batch.num_rows != rows or _write(batch) != data:
+        raise _malformed()
+    return pa.Table.from_batches([batch])
+
+
+def _no_columns(rows: int) -> pa.RecordBatch:
+    """A batch of rows without columns: what labels are when a side has no dimension."""
+    return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, type=pa.struct([])))
+
+
+def _write(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _compressed(metadata: bytes) -> bool:
+    """Whether a record batch message announces compressed buffers, which could unpack to anything.
+
+    Reads Message.header (field 2), then RecordBatch.compression (field 3), of Arrow's Message.fbs.
+    """
+    message = struct.unpack_from("<I", metadata, 0)[0]
+    header = _field(metadata, message, 2)
+    batch = header + struct.unpack_from("<I", metadata, header)[0]
+    return _field(metadata, batch, 3) != 0
+
+
+def _field(buffer: bytes, table: int, number: int) -> int:
+    """Position of a flatbuffer table's field, 0 when it is absent."""
+    vtable = table - struct.unpack_from("<i", buffer, table)[0]
+    entry = 4 + 2 * number
+    if vtable < 0 or entry >= struct.unpack_from("<H", buffer, vtable)[0]:
+        return 0
+    offset = struct.unpack_from("<H", buffer, vtable + entry)[0]
+    return table + offset if offset else 0
+
+
+def _malformed() -> PeerViolation:
+    return PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")

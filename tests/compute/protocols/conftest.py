@@ -1,0 +1,190 @@
+"""Shared pieces of the protocol tests: seeded entropy, small plans, a mutating relay, plaintext joins."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from compute.inputs import Cells, Context, LocalInput
+from compute.plan import Dimension, Output, Partial, Plan, Side
+from compute.protocols import PROTOCOLS
+from compute.protocols.base import Frame, Receive, Role
+from policy_enforcer.disclosure import Party
+
+Row = tuple[Any, ...]  # (key, dimension, measure...); key None never matches
+
+
+class Stream:
+    """Deterministic entropy; what a role drew can be drawn again by the same seed."""
+
+    def __init__(self, seed: str) -> None:
+        self._seed, self._drawn = seed.encode(), 0
+
+    def __call__(self, n: int) -> bytes:
+        self._drawn += 1
+        return hashlib.shake_256(self._seed + self._drawn.to_bytes(8, "big")).digest(n)
+
+
+def aggregate(rows: Sequence[Row], dimension: str | None, measures: int) -> LocalInput:
+    """The long table of a local part, computed in plain Python."""
+    keys: dict[bytes, int] = {}
+    labels: dict[Any, int] = {}
+    cells: dict[tuple[int, int], list[int]] = {}
+    if dimension is None:
+        labels[()] = 0
+    for key, label, *values in rows:
+        if key is None:
+            continue
+        cell = (
+            keys.setdefault(key.encode(), len(keys)),
+            labels.setdefault(() if dimension is None else label, len(labels)),
+        )
+        sums = cells.setdefault(cell, [0] * (measures + 1))
+        for i, value in enumerate([1, *values]):
+            sums[i] += value
+    columns: dict[str, Any] = {
+        "key": pa.array([k for k, _ in cells], pa.int32()),
+        "group": pa.array([g for _, g in cells], pa.int32()),
+        "rows": pa.array([s[0] for s in cells.values()], pa.int64()),
+    }
+    for i in range(measures):
+        columns[f"m{i}"] = pa.array([s[1 + i] for s in cells.values()], pa.int64())
+    names = pa.table({"none": [0]}).select([])
+    if dimension is not None:
+        names = pa.table({dimension: pa.array(list(labels), pa.string())})
+    return LocalInput(pa.array(list(keys), pa.large_binary()), pa.table(columns), names, len(labels))
+
+
+@dataclass
+class Scene:
+    """Both inputs and the contexts of one run."""
+
+    plan: Plan
+    receiver_input: LocalInput | None
+    sender_input: LocalInput | pa.Table
+    seed: str = "seed"
+    minimum: int = 1
+
+    def gate(self, counts: np.ndarray) -> np.ndarray:
+        self.counts = counts.copy()
+        return counts >= self.minimum
+
+    def context(self, party: Party) -> Context:
+        sid = hashlib.sha256(b"sid" + self.seed.encode()).digest()
+        entropy = Stream(f"{self.seed} {party.value}")
+        return Context(sid, self.plan, entropy, lambda *_: None, minimum_group=self.minimum)
+
+    def roles(self) -> tuple[Role[Cells], Role[Any]]:
+        protocol = next(p for p in PROTOCOLS if p.name == self.plan.protocol)
+        return (
+            protocol.receiver(self.context(Party.RECEIVER), self.receiver_input),
+            protocol.sender(self.context(Party.SENDER), self.sender_input, self.gate),
+        )
+
+
+def make_plan(
+    protocol: str,
+    *,
+    receiver_dimension: bool = True,
+    sender_dimension: bool = True,
+    measures: int = 1,
+    bounds: tuple[int, int] = (24, 24),
+    maximum_cells: int = 64,
+    row_bound: int = 1000,
+) -> Plan:
+    """A plan of one dimension a side at most, and `measures` sums of the sender."""
+    declared = next(p for p in PROTOCOLS if p.name == protocol)
+    partials = tuple(Partial(f"m{i}", f"v{i}", 0, row_bound) for i in range(measures))
+
+    def side(name: str, number: int, has: bool, of: tuple[Partial, ...], bound: int) -> Side:
+        dimensions = (Dimension(f"d{number}", "label", "string"),) if has else ()
+        return Side(name, ("k",) if declared.joint else (), (), dimensions, of, bound, 4 * bound)
+
+    receiver = side("hk.r", 0, receiver_dimension, (), bounds[0]) if declared.joint else None
+    sender = side("sz.s", 1, sender_dimension, partials, bounds[1])
+    return Plan(
+        protocol=protocol,
+        protocol_version=declared.version,
+        level=declared.level,
+        asker="hk",
+        owner="sz",
+        receiver=receiver,
+        sender=sender,
+        outputs=(Output("n", "identities", "int64"),),
+        having=None,
+        order_by=(),
+        limit=None,
+        maximum_cells=maximum_cells,
+        parameters=declared.parameters(receiver, sender, maximum_cells),
+        reveals=declared.reveals,
+    )
+
+
+@dataclass
+class Sent:
+    """One frame on the wire and who wrote it."""
+
+    author: Party
+    frame: Frame
+
+
+def relay(
+    a: Role[Any], b: Role[Any], touch: Callable[[int, Sent], list[Sent]] = lambda _, sent: [sent]
+) -> tuple[dict[Party, Any], list[Sent]]:
+    """Run receiver `a` and sender `b`; `touch(i, frame i)` says what is delivered in its place.
+
+    Returns the results, or the exception, by party, and every frame written. A party whose peer died
+    or who waits for ever is absent.
+    """
+    roles = {Party.RECEIVER: a, Party.SENDER: b}
+    inbox: dict[Party, deque[Frame]] = {party: deque() for party in Party}
+    outcome: dict[Party, Any] = {}
+    wire: list[Sent] = []
+
+    def step(party: Party, value: Frame | None) -> None:
+        try:
+            item = roles[party].send(value)
+            while isinstance(item, Frame):
+                wire.append(Sent(party, item))
+                for sent in touch(len(wire) - 1, wire[-1]):
+                    inbox[other(sent.author)].append(sent.frame)
+                item = roles[party].send(None)
+            assert isinstance(item, Receive)
+        except StopIteration as end:
+            outcome[party] = end.value
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            outcome[party] = error
+
+    for party in Party:
+        step(party, None)
+    while any(inbox[party] and party not in outcome for party in Party):
+        for party in Party:
+            if inbox[party] and party not in outcome:
+                step(party, inbox[party].popleft())
+    return outcome, wire
+
+
+def other(party: Party) -> Party:
+    return Party.SENDER if party is Party.RECEIVER else Party.RECEIVER
+
+
+class Kit:
+    """What tests take from here."""
+
+    Stream, Scene, Sent, Frame = Stream, Scene, Sent, Frame
+    aggregate = staticmethod(aggregate)
+    make_plan = staticmethod(make_plan)
+    relay = staticmethod(relay)
+    other = staticmethod(other)
+
+
+@pytest.fixture(scope="session")
+def kit() -> type[Kit]:
+    return Kit
