@@ -73,6 +73,9 @@ class LedgerView:
 
     uses: int = 0
     running: int = 0
+    agreed: datetime | None = (
+        None  # timezone-aware: when the agreement was finalised; `when.elapsed` needs it
+    )
 
 
 @dataclass(frozen=True, slots=True)

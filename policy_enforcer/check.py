@@ -1,0 +1,246 @@
+"""What a well-formed policy may still get wrong: words nothing can enforce, and contradictions.
+
+A word that the runtime cannot enforce yet is refused with a sentence that says what is missing: a policy
+that demands it must not run as if it did not. Making one enforceable removes its line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from policy_enforcer.disclosure import Level
+from policy_enforcer.model import ANY, Analysis, LogDuty, Policy
+from policy_enforcer.moments import end_instant, first_instant
+from policy_enforcer.problems import Path, Problem, dotted
+
+Finding = tuple[str, Path, str, str | None]  # code, path, sentence, suggestion
+
+_ANALYSIS_NOT_YET = {
+    "noise": "no noise mechanism is built in yet, so released figures would be exact",
+    "differencing": "no guard compares the identity sets of successive queries yet",
+    "templates": "queries are not yet matched against reviewed templates",
+    "max_rows_per_identity": "rows are not yet limited per identity before summing",
+    "max_cells_per_identity": "cells are not yet limited per identity",
+}
+_TRANSFER_NOT_YET = {
+    "whitelist": "white list documents are not yet read",
+    "negative_list": "negative list documents are not yet read",
+    "low_risk": "low-risk catalogue documents are not yet read",
+    "consent": "data-subject consent sets are not yet checked",
+}
+
+
+def unenforceable(policy: Policy) -> Iterator[Finding]:
+    """Everything this policy demands and the runtime cannot give."""
+    for word, why in _ANALYSIS_NOT_YET.items():
+        if getattr(policy.analysis, word):
+            yield _not_yet(("analysis", word), why)
+    for word, why in _TRANSFER_NOT_YET.items():
+        if policy.transfer is not None and getattr(policy.transfer, word):
+            yield _not_yet(("transfer", word), why)
+    if policy.masking:
+        yield _not_yet(("masking",), "values are not yet masked in list analyses")
+    for who in policy.assignee:
+        if ":" in who:
+            yield _not_yet(("assignee", who), "roles and verified claims are not yet checked")
+    for duty in policy.duties:
+        if not isinstance(duty, LogDuty) and not duty.declared:
+            hint = "Add `declared: true`: it is then recorded and shown, and law alone enforces it."
+            yield (
+                "policy.not-enforceable",
+                ("duties", duty.word),
+                "the runtime cannot enforce this duty",
+                hint,
+            )
+
+
+def _not_yet(path: Path, why: str) -> Finding:
+    return "policy.not-enforceable", path, why, "Remove it, or wait until it can be enforced."
+
+
+def contradictions(policy: Policy) -> Iterator[Finding]:
+    """Everything in it that cannot be meant: one half would allow what the other always refuses."""
+    for rule in _CONTRADICTIONS:
+        for path, sentence, hint in rule(policy):
+            yield "policy.contradiction", path, sentence, hint
+    if _joint_without_limit(policy):
+        yield (
+            "policy.joint-unlimited",
+            ("analysis", "join"),
+            "an offer that may be joined needs a limit against differencing: uses.count, noise or templates",
+            "Add for example `uses: {count: 200, per: month}`.",
+        )
+
+
+Contradiction = tuple[Path, str, str | None]
+
+
+def _joint_without_limit(policy: Policy) -> bool:
+    analysis = policy.analysis
+    counted = policy.uses is not None and policy.uses.count is not None
+    return analysis.join is not None and not (counted or analysis.noise or analysis.templates)
+
+
+def _any_alone(policy: Policy) -> Iterator[Contradiction]:
+    for word in ("assignee", "purpose"):
+        named = getattr(policy, word)
+        if "any" in named and named != ANY:
+            yield (word,), "`any` stands alone: it makes the other entries meaningless", None
+
+
+def _empty_groups(policy: Policy) -> Iterator[Contradiction]:
+    for word in ("where", "when", "uses", "transfer"):
+        group = getattr(policy, word)
+        if group is not None and not group.model_dump(exclude_none=True, exclude_defaults=True):
+            yield (word,), "this limits nothing", f"Say what {word!r} limits, or remove it."
+
+
+def _window(policy: Policy) -> Iterator[Contradiction]:
+    when = policy.when
+    if when and when.start and when.until and first_instant(when.start) >= end_instant(when.until):
+        yield ("when", "until"), "the time ends before it begins", None
+
+
+def _counted_identity(policy: Policy) -> Iterator[Contradiction]:
+    analysis = policy.analysis
+    if analysis.minimum_identities is not None and analysis.identity is None:
+        hint = "Add `identity: <column>`."
+        yield (
+            ("analysis", "minimum_identities"),
+            "a minimum counts identities: say which column they are",
+            hint,
+        )
+
+
+def _keys(analysis: Analysis) -> set[str]:
+    joined = set(analysis.join.columns) if analysis.join else set()
+    return joined | ({analysis.identity} if analysis.identity else set())
+
+
+def _keys_never_shown(policy: Policy) -> Iterator[Contradiction]:
+    analysis = policy.analysis
+    keys = _keys(analysis)
+    for column in analysis.dimensions:
+        if column in keys:
+            yield ("analysis", "dimensions", column), "identities and join columns are never output", None
+    for column in analysis.filters:
+        if column == analysis.identity:
+            yield ("analysis", "filters", column), "identities are never compared with literals", None
+    for column, measures in analysis.measures.items():
+        if column in keys and not set(measures) <= {"count", "count_distinct"}:
+            hint = "Only count and count_distinct are possible."
+            yield ("analysis", "measures", column), "identities and join columns may only be counted", hint
+        if column == "*" and measures != ("count",):
+            yield ("analysis", "measures", column), "'*' stands for rows, which can only be counted", None
+
+
+def _ranges(policy: Policy) -> Iterator[Contradiction]:
+    for column, (low, high) in policy.analysis.bounds.items():
+        if low > high:
+            yield ("analysis", "bounds", column), "the lower bound is above the upper one", None
+    for column in policy.analysis.domains:
+        if column not in policy.analysis.dimensions:
+            yield ("analysis", "domains", column), "a domain belongs to a dimension", None
+
+
+def _lists(policy: Policy) -> Iterator[Contradiction]:
+    analysis = policy.analysis
+    if "list" not in analysis.kinds:
+        if analysis.payload:
+            yield ("analysis", "payload"), "payload columns are for list analyses", "Add `list` to kinds."
+        return
+    if not analysis.payload:
+        hint = "Add `payload: [<columns>]`."
+        yield ("analysis", "kinds"), "a list analysis returns named payload columns: none is named", hint
+    if analysis.join is None or Level.parse(analysis.join.disclosure) < Level.ROWS:
+        hint = "Set `disclosure: rows`, or remove `list` from kinds."
+        yield ("analysis", "kinds"), "a list analysis shows matched rows: that is disclosure level rows", hint
+
+
+_CONTRADICTIONS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
+    _any_alone,
+    _empty_groups,
+    _window,
+    _counted_identity,
+    _keys_never_shown,
+    _ranges,
+    _lists,
+)
+
+
+def warnings(policy: Policy) -> Iterator[Finding]:
+    """What is allowed but seldom meant."""
+    for rule in _WARNINGS:
+        for path, sentence, hint in rule(policy):
+            yield "policy.advice", path, sentence, hint
+
+
+def _wide_open(policy: Policy) -> Iterator[Contradiction]:
+    if policy.assignee == ANY:
+        yield ("assignee",), "every participant may ask", None
+    if policy.purpose == ANY:
+        yield ("purpose",), "every purpose is accepted, and none too", None
+    if policy.where is None:
+        yield (), "no jurisdiction is excluded", "Add `where: {processing: [...], recipients: [...]}`."
+    if policy.when is None or (policy.when.until is None and policy.when.elapsed is None):
+        yield (("when",) if policy.when else ()), "the permission never ends", "Add `when: {until: ...}`."
+    if not any(isinstance(duty, LogDuty) for duty in policy.duties):
+        yield (), "no witness is demanded: exchanges may run unrecorded", "Add `duties: [{log: witness}]`."
+
+
+def _small_groups(policy: Policy) -> Iterator[Contradiction]:
+    minimum = policy.analysis.minimum_identities
+    if minimum is None:
+        hint = "Add `identity` and `minimum_identities: 10`."
+        yield ("analysis",), "no minimum of identities: a group of one is shown", hint
+    elif minimum < 3:
+        path = ("analysis", "minimum_identities")
+        yield path, "below 3, a member of a group of two learns about the other", "Write 3 or more."
+
+
+def _ungateable(policy: Policy) -> Iterator[Contradiction]:
+    analysis = policy.analysis
+    if analysis.join and analysis.minimum_identities and analysis.identity not in analysis.join.columns:
+        yield (
+            ("analysis", "identity"),
+            "the identity is no join column, so joint queries cannot be gated and will be refused",
+            "Join on the identity, or expect single-domain queries only.",
+        )
+
+
+def _declared(policy: Policy) -> Iterator[Contradiction]:
+    for duty in policy.duties:
+        if not isinstance(duty, LogDuty) and duty.declared:
+            yield ("duties", duty.word), "declared only: recorded and shown, enforced by law alone", None
+    for word in ("basis", "filing"):
+        if policy.transfer is not None and getattr(policy.transfer, word):
+            yield ("transfer", word), "declared only: recorded and shown, enforced by law alone", None
+
+
+def _unused(policy: Policy) -> Iterator[Contradiction]:
+    analysis = policy.analysis
+    if "aggregate" in analysis.kinds and not analysis.measures:
+        hint = 'Name measures, for example `measures: {amount: [sum], "*": [count]}`.'
+        yield ("analysis",), "no measure is named, so no aggregate can be asked", hint
+    if analysis.weighted and not (analysis.join and Level.parse(analysis.join.disclosure) >= Level.RECEIVER):
+        yield ("analysis", "weighted"), "weights need disclosure level receiver, so none will be used", None
+
+
+_WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
+    _wide_open,
+    _small_groups,
+    _ungateable,
+    _declared,
+    _unused,
+)
+
+
+def errors(policy: Policy) -> tuple[Finding, ...]:
+    """Everything because of which this policy must not be loaded."""
+    return (*unenforceable(policy), *contradictions(policy))
+
+
+def as_problem(finding: Finding, *, line: int = 0, column: int = 0, warning: bool = False) -> Problem:
+    """A finding with the place it was found at."""
+    code, path, sentence, hint = finding
+    return Problem(code, sentence, dotted(path), line, column, hint, warning)

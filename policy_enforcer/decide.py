@@ -1,0 +1,338 @@
+"""The decision: policy, facts and ledger in; permit, or every reason to refuse, out. Pure and total.
+
+One small function per rule. A rule objects or stays silent; silence of all rules permits. Every rule asks
+whether what it sees is *named* in the policy, so whatever nobody thought of is refused: an unknown filter,
+measure, function, kind, level or disclosure is in no list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from policy_enforcer.check import errors
+from policy_enforcer.columns import COLUMN_RULES, join_column
+from policy_enforcer.disclosure import Disclosure, Fact, Level
+from policy_enforcer.facts import Decision, LedgerView, Reason, Request
+from policy_enforcer.model import ANY, LogDuty, Policy
+from policy_enforcer.moments import end_instant, first_instant, later
+from policy_enforcer.problems import dotted
+
+Rule = Callable[[Policy, Request, LedgerView], Iterator[Reason]]
+
+
+def decide(policy: Policy, request: Request, ledger: LedgerView) -> Decision:
+    """Judge one query from one dataset's policy.
+
+    *Own use*: when owner and asker are the same and the asker alone gets the result, nothing of the
+    dataset is shown to anybody but its owner, so only the rules that protect its keys from the peer
+    apply; without a peer none does.
+    """
+    if request.asker == request.owner and request.recipients == {request.owner}:
+        rules = (*_ALWAYS, *(_OWN_USE if request.joint else ()))
+    else:
+        rules = (*_ALWAYS, *_RULES)
+    return Decision(tuple(reason for rule in rules for reason in rule(policy, request, ledger)))
+
+
+def _words(values: Collection[str] | None) -> str:
+    return ", ".join(sorted(values)) if values else "nothing"
+
+
+# -- the policy itself
+
+
+def _enforceable(policy: Policy, _request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    # `load` has refused this already; a policy built in any other way must not slip through
+    for _code, path, sentence, _hint in errors(policy):
+        yield Reason("policy.not-enforceable", dotted(path), sentence)
+
+
+def _same_dataset(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    if request.dataset != policy.dataset or request.owner != policy.owner:
+        sentence = "this policy is about another dataset"
+        yield Reason("dataset.mismatch", "dataset", sentence, allowed=policy.dataset)
+
+
+# -- who, why, where, when, how often
+
+
+def _assignee(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    if policy.assignee != ANY and request.asker not in policy.assignee:
+        sentence = f"{request.asker} is not among those who may ask"
+        yield Reason("assignee.not-allowed", "assignee", sentence, allowed=_words(policy.assignee))
+
+
+def _recipients(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    others = request.recipients - {request.owner}
+    strangers = set() if policy.assignee == ANY else others - set(policy.assignee)
+    if not request.recipients or strangers:
+        sentence = "the result would go to somebody who is not named"
+        yield Reason("recipient.not-allowed", "assignee", sentence, allowed=_words(policy.assignee))
+
+
+def _purpose(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    if policy.purpose == ANY:
+        return
+    allowed = _words(policy.purpose)
+    if request.purpose is None:
+        yield Reason("purpose.missing", "purpose", "no purpose was declared", allowed=allowed)
+    elif request.purpose not in policy.purpose:
+        sentence = f"the purpose {request.purpose!r} is not among those allowed"
+        yield Reason("purpose.not-allowed", "purpose", sentence, allowed=allowed)
+
+
+def _window(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    when = policy.when
+    if when is None:
+        return
+    if request.at.tzinfo is None:
+        yield Reason("time.unknown", "when", "the request's time has no time zone")
+        return
+    if when.start is not None and request.at < first_instant(when.start):
+        yield Reason(
+            "time.too-early", "when.from", "the permission has not begun", allowed=f"from {when.start}"
+        )
+    if when.until is not None and request.at >= end_instant(when.until):
+        yield Reason("time.expired", "when.until", "the permission has ended", allowed=f"until {when.until}")
+
+
+def _elapsed(policy: Policy, request: Request, ledger: LedgerView) -> Iterator[Reason]:
+    if policy.when is None or policy.when.elapsed is None:
+        return
+    if request.at.tzinfo is None or ledger.agreed is None or ledger.agreed.tzinfo is None:
+        yield Reason("time.unknown", "when.elapsed", "it is not known how long the agreement has run")
+        return
+    try:
+        end = later(ledger.agreed, policy.when.elapsed)
+    except (OverflowError, ValueError):
+        yield Reason("time.unknown", "when.elapsed", "the end of the permission is beyond the calendar")
+        return
+    if request.at >= end:
+        sentence = "the agreement has run its time"
+        yield Reason("time.expired", "when.elapsed", sentence, allowed=f"{policy.when.elapsed} from signing")
+    elif request.at < ledger.agreed:
+        yield Reason("time.too-early", "when.elapsed", "the agreement has not begun")
+
+
+def _uses(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Reason]:
+    uses = policy.uses
+    if uses is not None and uses.count is not None and not 0 <= ledger.uses < uses.count:
+        sentence = "no use is left"
+        yield Reason("uses.exhausted", "uses.count", sentence, allowed=f"{uses.count} per {uses.per}")
+
+
+def _concurrent(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Reason]:
+    most = policy.uses.max_concurrent if policy.uses else None
+    if most is not None and not 0 <= ledger.running < most:
+        sentence = "too many queries of this agreement are running"
+        yield Reason("uses.concurrent", "uses.max_concurrent", sentence, allowed=f"{most} at once")
+
+
+def _witnesses(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    for duty in policy.duties:
+        if isinstance(duty, LogDuty) and request.witnesses < duty.minimum_witnesses:
+            rule, least = "duties.log.minimum_witnesses", duty.minimum_witnesses
+            sentence = f"{request.witnesses} witnesses will record the exchange"
+            yield Reason("witness.too-few", rule, sentence, allowed=f"at least {least}")
+
+
+def _places(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    if policy.where is None:
+        return
+    for code, allowed, actual in (
+        ("processing", policy.where.processing, request.processing),
+        ("recipients", policy.where.recipients, request.receiving),
+    ):
+        if allowed is not None and not (actual and all(_within(place, allowed) for place in actual)):
+            sentence = "a jurisdiction is not allowed" if actual else "the jurisdiction is not known"
+            yield Reason(f"where.{code}", f"where.{code}", sentence, allowed=_words(allowed))
+
+
+def _within(place: str, allowed: Collection[str]) -> bool:
+    """A country covers its subdivisions, never the other way round."""
+    return place in allowed or place.split("-", 1)[0] in allowed
+
+
+# -- kind, join, protocol
+
+
+def _kind(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    kinds = policy.analysis.kinds
+    if request.kind not in kinds:
+        sentence = f"analyses of the kind {request.kind!r} are not allowed"
+        yield Reason("kind.not-allowed", "analysis.kinds", sentence, allowed=_words(kinds))
+
+
+def _join(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    if not request.joint:
+        return
+    if policy.analysis.join is None:
+        sentence = "this dataset may not be joined with another participant's"
+        yield Reason("join.not-allowed", "analysis.join", sentence, allowed="queries over this dataset alone")
+    if not any(use.joined for use in request.columns):
+        sentence = "another participant's data takes part without a join"
+        yield Reason("join.missing", "analysis.join.columns", sentence, allowed="a join")
+
+
+def _join_columns(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    for use in request.columns:
+        yield from join_column(policy, use)
+
+
+def _required(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    join = policy.analysis.join
+    if join is not None and join.required == "asker" and not (request.joint and request.asker_data):
+        sentence = "the query must join the asker's own data"
+        yield Reason(
+            "join.required", "analysis.join.required", sentence, allowed=f"a join on {_words(join.columns)}"
+        )
+
+
+def _operators(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    allowed = policy.analysis.join.operators if policy.analysis.join else ()
+    for operator in sorted(request.join_operators - set(allowed)):
+        sentence = f"join conditions may not be combined with {operator!r}"
+        yield Reason(
+            "join.operator-not-allowed", "analysis.join.operators", sentence, allowed=_words(allowed)
+        )
+
+
+_LEAST_LEVEL = {
+    Fact.RELEASED_CELLS: Level.HIDDEN,
+    Fact.SUPPRESSED_CELLS: Level.HIDDEN,
+    Fact.PADDED_SIZE: Level.HIDDEN,
+    Fact.GROUP_COUNT: Level.CARDINALITY,
+    Fact.GROUP_SIZES: Level.CARDINALITY,
+    Fact.CELL_MATCH_COUNTS: Level.CARDINALITY,
+    Fact.WEIGHT_FIGURES: Level.RECEIVER,
+    Fact.OWN_MATCHES: Level.RECEIVER,
+    Fact.MATCHED_ROWS: Level.ROWS,
+}
+"""The strictest level at which an event may happen at all (protocols.md, "Disclosure levels")."""
+
+
+def _level(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    join = policy.analysis.join
+    tolerated = Level.parse(join.disclosure) if join else Level.HIDDEN
+    protocol = request.protocol
+    known = [event for event in protocol.reveals if event.fact in _LEAST_LEVEL]
+    if len(known) < len(protocol.reveals) or protocol.level not in set(Level):
+        sentence = f"{protocol.name} discloses something this policy has no word for"
+        yield Reason("protocol.disclosure-unknown", "analysis.join.disclosure", sentence)
+        return
+    actual = max([Level(protocol.level), *(_LEAST_LEVEL[event.fact] for event in known)])
+    if actual > tolerated:
+        sentence = f"{protocol.name} discloses at level {actual.word}"
+        allowed = f"a protocol at level {tolerated.word}" + (" or stricter" if tolerated else "")
+        yield Reason("protocol.level", "analysis.join.disclosure", sentence, allowed=allowed)
+
+
+def _peer_keys(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    most = policy.analysis.maximum_peer_keys
+    if most is None or not request.joint:
+        return
+    rule = "analysis.maximum_peer_keys"
+    if request.peer_keys <= 0:
+        yield Reason("peer-keys.unknown", rule, "the size of the other side's key set is not known")
+    elif request.peer_keys > most:
+        sentence = f"the other side's padded key set has {request.peer_keys} entries"
+        yield Reason("peer-keys.too-many", rule, sentence, allowed=f"at most {most}")
+
+
+def _minimum_identities(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    analysis = policy.analysis
+    if analysis.minimum_identities is None:
+        return
+    countable = analysis.identity in request.identity_columns
+    if "minimum-identities" in request.protocol.gates and countable and _gated(request.protocol.reveals):
+        return
+    yield Reason(
+        "gate.minimum-identities.unavailable",
+        "analysis.minimum_identities",
+        f"{request.protocol.name} cannot count {analysis.identity} for this query before it releases",
+        column=analysis.identity,
+        allowed=f"a join on {analysis.identity}, or a query over this dataset alone",
+    )
+
+
+def _gated(reveals: Collection[Disclosure]) -> bool:
+    """Nothing that shows values may leave without the owner's gate before it."""
+    return all(event.gated for event in reveals if event.fact in {Fact.RELEASED_CELLS, Fact.MATCHED_ROWS})
+
+
+# -- columns
+
+
+def _columns(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    for use in request.columns:
+        for rule in COLUMN_RULES:
+            yield from rule(policy, use)
+
+
+def _list_analysis(_policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    if request.kind == "list" and not (request.joint and any(use.joined for use in request.columns)):
+        sentence = "a list analysis returns rows of the overlap only"
+        yield Reason("list.join-required", "analysis.kinds", sentence, allowed="a join")
+    if request.kind == "list":
+        return
+    for use in request.columns:
+        if use.listed:
+            sentence = f"{use.column} would be returned as plain values by an analysis that is no list"
+            yield Reason("list.column-not-allowed", "analysis.kinds", sentence, use.column, "aggregates")
+
+
+def _constant_filters(_policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    # such a condition switches figures on and off at the asker's will: a differencing tool
+    if request.literals_on_total:
+        sentence = "a condition can be decided from constants alone"
+        yield Reason("filter.constant", "analysis.filters", sentence, allowed="conditions on listed columns")
+
+
+def _grades(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    most = policy.transfer.grade_at_most if policy.transfer else None
+    if most is None:
+        return
+    rule = "transfer.grade_at_most"
+    for column in sorted({use.column for use in request.columns} - {"*"}):
+        grade = request.grades.get(column)
+        if grade is None:
+            yield Reason("grade.unknown", rule, f"the grade of {column} is not known", column)
+        elif grade > most:
+            sentence = f"{column} has grade {grade}"
+            yield Reason("grade.above-maximum", rule, sentence, column, f"columns of grade {most} or lower")
+
+
+_ALWAYS: tuple[Rule, ...] = (_enforceable, _same_dataset)
+_OWN_USE: tuple[Rule, ...] = (
+    _window,
+    _elapsed,
+    _witnesses,
+    _kind,
+    _join,
+    _join_columns,
+    _level,
+    _peer_keys,
+)
+_RULES: tuple[Rule, ...] = (
+    _assignee,
+    _recipients,
+    _purpose,
+    _window,
+    _elapsed,
+    _uses,
+    _concurrent,
+    _witnesses,
+    _places,
+    _kind,
+    _join,
+    _join_columns,
+    _required,
+    _operators,
+    _level,
+    _peer_keys,
+    _minimum_identities,
+    _columns,
+    _list_analysis,
+    _constant_filters,
+    _grades,
+)
