@@ -16,18 +16,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from compute.errors import ConfigError
-from connector.identity import (
-    TlsPaths,
-    checked_name,
-    new_evidence_key,
-    new_tls_key,
-    split_address,
-    tls_key_pem,
-    write_private,
-)
+from connector.enrolment import Seat, Trust, create_keys, write_request
+from connector.identity import TlsPaths, checked_name, split_address
 
 FILE = "connector.toml"
-ENROLMENT = "enrolment.json"
 
 
 def _address(text: str) -> str:
@@ -132,6 +124,25 @@ class ConnectorConfig(_Strict):
         )
 
     @property
+    def seat(self) -> Seat:
+        """This connector as a member of its space: what enrolment works on."""
+        return Seat(
+            self.participant,
+            "connector",
+            self.network.address,
+            self.jurisdiction,
+            self._folder,
+            self.tls,
+            self.evidence_key_path,
+            self.trust,
+        )
+
+    @property
+    def trust(self) -> Trust:
+        """The operator this connector trusts and the member list in force: for `enrolment.Members`."""
+        return Trust(self.space, self.operator_key_path, self.members_path)
+
+    @property
     def evidence_key_path(self) -> Path:
         """The private key that signs evidence."""
         return self.path(self.identity.evidence_key)
@@ -203,10 +214,9 @@ def init(
     address: str | None = None,
     witnesses: tuple[str, ...] = (),
 ) -> ConnectorConfig:
-    """Make a connector's folder: configuration and fresh keys. Refuses a folder that has a configuration.
+    """Make a connector's folder: configuration, fresh keys and the enrolment request for the operator.
 
-    The next steps are `connector.space.request` (writes the enrolment request) and, once the operator
-    has answered, `connector.space.install`.
+    Refuses a folder that has a configuration. Once the operator has answered: `enrolment.install`.
     """
     file = folder / FILE
     if file.exists():
@@ -221,8 +231,8 @@ def init(
     except ConfigError:
         file.unlink()  # a wrong argument leaves no half-made connector behind
         raise
-    write_private(config.tls.key, tls_key_pem(new_tls_key()))
-    write_private(config.evidence_key_path, new_evidence_key().pem())
+    create_keys(config.seat)
+    write_request(config.seat)
     return config
 
 

@@ -40,6 +40,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from compute.errors import ConfigError, PeerViolation
 from witness.encoding import system_entropy
 from witness.keys import KeyInvalid, PrivateKey
+from witness.members import MemberList
 
 Role = Literal["connector", "witness"]
 ROLES: tuple[Role, ...] = ("connector", "witness")
@@ -384,12 +385,37 @@ def channel_options(space: str, participant: str) -> tuple[tuple[str, str], ...]
     return (("grpc.ssl_target_name_override", tls_name(checked_name(space), checked_name(participant))),)
 
 
-def peer_identity(context: grpc.ServicerContext) -> Identity:
-    """Whom the caller's verified certificate names. Raises PeerViolation when there is none."""
+def peer_participant(
+    context: grpc.ServicerContext, space: str, members: MemberList, role: Role = "connector"
+) -> str:
+    """The id of the member that calls. Raises PeerViolation for anybody who is not one in that role.
+
+    TLS has verified chain and possession; here the certificate must also be the one the member list
+    pins. One issued after that list passes too: its owner installed a renewal before we had the list.
+    """
+    pem = _peer_pem(context)
+    found = _identity_of_pem(pem)
+    member = members.participant(found.participant)
+    if found.space != space or found.space != members.space or member is None:
+        raise PeerViolation("identity.not-a-member", "the caller is not in this data space's member list")
+    if not found.role == member.role == role:
+        raise PeerViolation("identity.role", "the caller does not have the role that this call is for")
+    if member.certificate != found.fingerprint and _issued(pem) <= members.issued_at:
+        raise PeerViolation("identity.replaced", "the caller's certificate was replaced or withdrawn")
+    return found.participant
+
+
+def _peer_pem(context: grpc.ServicerContext) -> bytes:
     found = context.auth_context().get("x509_pem_cert", ())
     if len(found) != 1:
         raise PeerViolation("identity.unauthenticated", "the caller showed no certificate")
-    return _identity_of_pem(bytes(found[0]))
+    return bytes(found[0])
+
+
+@lru_cache(maxsize=1024)
+def _issued(pem: bytes) -> int:
+    before = x509.load_pem_x509_certificate(pem).not_valid_before_utc
+    return int((before + BACKDATED).timestamp() * 1000)
 
 
 @lru_cache(maxsize=1024)

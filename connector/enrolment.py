@@ -1,0 +1,442 @@
+"""Joining a data space, seen from the participant: the request it makes, the admission it installs, the
+member list it then lives by.
+
+A request is signed by the evidence key it names (proof of possession), and a renewal by the key before
+it as well. An admission is signed by the space's operator and holds certificate, authority and member
+list together; its operator key is pinned when the first one is installed. Refuses admissions by any
+other operator, certificates for keys that are not ours, and member lists older than the one in force.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from compute.errors import ConfigError
+from connector.identity import (
+    ROLES,
+    Role,
+    TlsPaths,
+    checked_name,
+    load_evidence_key,
+    load_tls_key,
+    new_evidence_key,
+    new_tls_key,
+    same_key,
+    signing_request,
+    split_address,
+    tls_key_pem,
+    verify_certificate,
+    write_private,
+)
+from witness import canonical, dsse
+from witness import members as member_list
+from witness.encoding import b64
+from witness.keys import ED25519, KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
+from witness.members import MemberList, MembersInvalid
+from witness.schema import ID, LINE, TEXT, TOKEN, Fields, FormatError, text_list
+
+REQUEST_TYPE = "application/vnd.bayspace.enrolment.v1+json"
+ADMISSION_TYPE = "application/vnd.bayspace.admission.v1+json"
+REQUEST_FILE = "enrolment.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a participant holds its peers against: the operator it pinned and the list that one signed."""
+
+    space: str
+    operator_key: Path
+    members: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What one participant is in its space, and where its files lie. The same for every role."""
+
+    participant: str
+    role: Role
+    address: str
+    jurisdiction: str
+    folder: Path
+    tls: TlsPaths
+    evidence_key: Path
+    trust: Trust
+    logs: tuple[str, ...] = ()  # a witness's verifier keys
+    tiles: str | None = None  # where a witness serves its tiles
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A request to be a member: what the operator must know, and nothing secret."""
+
+    space: str
+    participant: str
+    role: Role
+    address: str
+    jurisdiction: str
+    csr: bytes
+    evidence: PublicKey
+    logs: tuple[str, ...] = ()
+    tiles: str | None = None
+
+    def to_payload(self) -> bytes:
+        """The canonical bytes that are signed."""
+        fields: dict[str, Any] = {
+            "address": self.address,
+            "csr": b64(self.csr),
+            "evidence": b64(self.evidence.raw),
+            "jurisdiction": self.jurisdiction,
+            "logs": list(self.logs),
+            "participant": self.participant,
+            "role": self.role,
+            "space": self.space,
+        }
+        return canonical.serialise(fields if self.tiles is None else {**fields, "tiles": self.tiles})
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the operator answers: certificate and authority (PEM) and the signed member list."""
+
+    space: str
+    participant: str
+    certificate: bytes
+    authority: bytes
+    members: dsse.Envelope
+
+    def to_payload(self, operator: PublicKey) -> bytes:
+        """The canonical bytes that the operator signs; they name its key, for the first contact."""
+        return canonical.serialise(
+            {
+                "authority": b64(self.authority),
+                "certificate": b64(self.certificate),
+                "members": self.members.to_json(),
+                "operator": b64(operator.raw),
+                "participant": self.participant,
+                "space": self.space,
+            }
+        )
+
+
+# --- the request --------------------------------------------------------------------------------------
+
+
+def create_keys(seat: Seat) -> None:
+    """Make the seat's two private keys. Refuses to replace one."""
+    write_private(seat.tls.key, tls_key_pem(new_tls_key()))
+    write_private(seat.evidence_key, new_evidence_key().pem())
+
+
+def write_request(seat: Seat) -> Path:
+    """Write the enrolment request for the seat's present keys; returns its path."""
+    return _write_request(seat, seat.tls.key, [load_evidence_key(seat.evidence_key)])
+
+
+def rotate(seat: Seat) -> Path:
+    """Make the next TLS and evidence key and a request for them; `install` puts them in force."""
+    key, evidence = _next(seat.tls.key), _next(seat.evidence_key)
+    for path, pem in ((key, tls_key_pem(new_tls_key())), (evidence, new_evidence_key().pem())):
+        path.unlink(missing_ok=True)  # a rotation that was never answered is replaced
+        write_private(path, pem)
+    return _write_request(seat, key, [load_evidence_key(evidence), load_evidence_key(seat.evidence_key)])
+
+
+def _write_request(seat: Seat, tls_key: Path, signers: Sequence[PrivateKey]) -> Path:
+    request = Enrolment(
+        seat.trust.space,
+        seat.participant,
+        seat.role,
+        seat.address,
+        seat.jurisdiction,
+        signing_request(load_tls_key(tls_key), seat.participant),
+        signers[0].public,
+        seat.logs,
+        seat.tiles,
+    )
+    path = seat.folder / REQUEST_FILE
+    replace_file(path, dsse.sign(REQUEST_TYPE, request.to_payload(), signers).to_bytes())
+    return path
+
+
+def read_request(data: bytes, current: Sequence[PublicKey] = ()) -> Enrolment:
+    """The request in these bytes, signed by the key it names and, when given, one of `current`.
+
+    Raises ConfigError.
+    """
+    try:
+        envelope = dsse.parse(data)
+        request = _parse_request(envelope)
+        envelope.verify(request.evidence)
+    except (dsse.EnvelopeInvalid, FormatError, KeyInvalid, SignatureInvalid) as error:
+        raise ConfigError(
+            "enrolment.request", f"the enrolment request cannot be accepted: {error}"
+        ) from error
+    if current and not any(_signed(envelope, key) for key in current):
+        raise ConfigError(
+            "enrolment.not-the-member",
+            "the participant is a member already, and its present evidence key did not sign this request",
+        )
+    return request
+
+
+def _signed(envelope: dsse.Envelope, key: PublicKey) -> bool:
+    try:
+        envelope.verify(key)
+    except SignatureInvalid:
+        return False
+    return True
+
+
+def _parse_request(envelope: dsse.Envelope) -> Enrolment:
+    if envelope.payload_type != REQUEST_TYPE:
+        raise FormatError("it is not an enrolment request")
+    with Fields(_canonical(envelope.payload), "request") as f:
+        role = f.text("role", ID)
+        request = Enrolment(
+            space=checked_name(f.text("space", ID), "space name"),
+            participant=checked_name(f.text("participant", ID)),
+            role=cast(Role, role),
+            address=f.text("address", LINE),
+            jurisdiction=f.text("jurisdiction", TOKEN),
+            csr=f.base64("csr"),
+            evidence=PublicKey(ED25519, f.base64("evidence")),
+            logs=text_list(f.take("logs"), TEXT, "request.logs"),
+            tiles=f.optional("tiles", lambda name: f.text(name, LINE)),
+        )
+    if role not in ROLES:
+        raise FormatError("request.role is not a role that this version knows")
+    split_address(request.address)
+    return request
+
+
+# --- the admission ------------------------------------------------------------------------------------
+
+
+def sign_admission(admission: Admission, operator: PrivateKey) -> bytes:
+    """The admission as the file that a participant installs."""
+    return dsse.sign(ADMISSION_TYPE, admission.to_payload(operator.public), [operator]).to_bytes()
+
+
+def install(seat: Seat, data: bytes, now: datetime, operator_key_id: str | None = None) -> MemberList:
+    """Check an admission and put it in force; returns the member list.
+
+    At the first installation there is nothing to hold the operator's key against: pass `operator_key_id`,
+    as the operator told it over another channel, or compare it afterwards (`bayspace space list` and
+    `connector doctor` both print it). Raises ConfigError and changes nothing when anything is wrong.
+    """
+    admission, operator = _read_admission(data, pinned_operator(seat.trust), operator_key_id)
+    certificate, authority = _certificates(admission)
+    named = verify_certificate(certificate, authority, now)
+    if (named.space, named.participant, named.role) != (seat.trust.space, seat.participant, seat.role):
+        raise ConfigError("enrolment.other-participant", "the admission is for another participant")
+    tls_key = _the_one(seat.tls.key, lambda path: same_key(certificate, load_tls_key(path)))
+    members = _verified(admission.members, seat.trust.space, [operator])
+    _check_newer(_current(seat.trust, operator), members)
+    entry = members.participant(seat.participant)
+    listed = {key.id for key in entry.keys} if entry else set()
+    if entry is None or entry.certificate != named.fingerprint:
+        raise ConfigError("enrolment.members", "the member list does not hold the admission's certificate")
+    evidence = _the_one(seat.evidence_key, lambda path: load_evidence_key(path).public.id in listed)
+    replace_file(seat.trust.operator_key, _public_pem(operator))
+    replace_file(seat.tls.authority, admission.authority)
+    replace_file(seat.tls.certificate, admission.certificate)
+    # Renamed over the old keys, which are thereby destroyed: nobody may sign with them any more.
+    for used, path in ((tls_key, seat.tls.key), (evidence, seat.evidence_key)):
+        if used != path:
+            used.rename(path)
+    replace_file(seat.trust.members, admission.members.to_bytes())
+    return members
+
+
+def adopt_members(trust: Trust, data: bytes) -> bool:
+    """Take over a newer member list, whoever carried it; False when it is the one in force.
+
+    Raises ConfigError for a list that is older, forked or not the pinned operator's.
+    """
+    operator = pinned_operator(trust)
+    if operator is None:
+        raise ConfigError("enrolment.not-installed", "install an admission first: no operator key is known")
+    try:
+        envelope = dsse.parse(data)
+    except dsse.EnvelopeInvalid as error:
+        raise ConfigError("enrolment.members", f"the member list cannot be read: {error}") from error
+    members, current = _verified(envelope, trust.space, [operator]), _current(trust, operator)
+    if current is not None and current.digest == members.digest:
+        return False
+    _check_newer(current, members)
+    replace_file(trust.members, data)
+    return True
+
+
+def _read_admission(
+    data: bytes, pinned: PublicKey | None, operator_key_id: str | None
+) -> tuple[Admission, PublicKey]:
+    try:
+        envelope = dsse.parse(data)
+        if envelope.payload_type != ADMISSION_TYPE:
+            raise FormatError("it is not an admission")
+        with Fields(_canonical(envelope.payload), "admission") as f:
+            operator = PublicKey(ED25519, f.base64("operator"))
+            admission = Admission(
+                space=f.text("space", ID),
+                participant=f.text("participant", ID),
+                certificate=f.base64("certificate"),
+                authority=f.base64("authority"),
+                members=dsse.from_json(f.take("members")),
+            )
+        envelope.verify(operator)
+    except (dsse.EnvelopeInvalid, FormatError, KeyInvalid, SignatureInvalid) as error:
+        raise ConfigError("enrolment.admission", f"the admission cannot be accepted: {error}") from error
+    if pinned not in (None, operator) or operator_key_id not in (None, operator.id):
+        raise ConfigError("enrolment.operator", "the admission is signed by another operator than expected")
+    return admission, operator
+
+
+def _certificates(admission: Admission) -> tuple[x509.Certificate, x509.Certificate]:
+    try:
+        return (
+            x509.load_pem_x509_certificate(admission.certificate),
+            x509.load_pem_x509_certificate(admission.authority),
+        )
+    except ValueError as error:
+        raise ConfigError("enrolment.admission", "the admission holds an unreadable certificate") from error
+
+
+def _the_one(path: Path, fits: Callable[[Path], bool]) -> Path:
+    """The successor of `path` or `path` itself, whichever the admission is about."""
+    for candidate in (_next(path), path):
+        if candidate.exists() and fits(candidate):
+            return candidate
+    raise ConfigError("enrolment.other-key", f"the admission is for another key than {path.name}")
+
+
+def _next(path: Path) -> Path:
+    return path.with_name(f"{path.name}.next")
+
+
+# --- the member list in force -------------------------------------------------------------------------
+
+
+class Members:
+    """The member list in force, read again whenever its file changes. Safe to share between threads."""
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int, int] | None = None
+        self._list: MemberList | None = None
+
+    def current(self) -> MemberList:
+        """The verified list. Raises ConfigError when there is none that the pinned operator signed."""
+        with self._lock:
+            stamp = self._file_stamp()
+            if self._list is None or stamp != self._stamp:
+                self._list, self._stamp = load_members(self._trust), stamp
+            return self._list
+
+    def _file_stamp(self) -> tuple[int, int, int]:
+        try:
+            found = self._trust.members.stat()
+        except OSError as error:
+            raise ConfigError(
+                "enrolment.not-installed", f"no member list at {self._trust.members}: install an admission"
+            ) from error
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def load_members(trust: Trust) -> MemberList:
+    """The member list on disk, signed by the pinned operator. Raises ConfigError."""
+    operator = pinned_operator(trust)
+    found = _current(trust, operator) if operator else None
+    if found is None:
+        raise ConfigError(
+            "enrolment.not-installed",
+            f"not enrolled yet: let the operator answer {REQUEST_FILE}, then install the admission",
+        )
+    return found
+
+
+def pinned_operator(trust: Trust) -> PublicKey | None:
+    """The operator key this participant trusts; None before the first installation."""
+    if not trust.operator_key.exists():
+        return None
+    try:
+        key = load_pem_public_key(trust.operator_key.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "enrolment.operator", f"{trust.operator_key} is not a public key in PEM form"
+        ) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise ConfigError("enrolment.operator", f"{trust.operator_key} is not an Ed25519 key")
+    return PublicKey(ED25519, key.public_bytes_raw())
+
+
+def _public_pem(key: PublicKey) -> bytes:
+    loaded = Ed25519PublicKey.from_public_bytes(key.raw)
+    return loaded.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _current(trust: Trust, operator: PublicKey) -> MemberList | None:
+    if not trust.members.exists():
+        return None
+    try:
+        return _verified(dsse.parse(trust.members.read_bytes()), trust.space, [operator])
+    except (OSError, dsse.EnvelopeInvalid) as error:
+        raise ConfigError("enrolment.members", f"{trust.members} is not a signed member list") from error
+
+
+def _verified(envelope: dsse.Envelope, space: str, operators: Sequence[PublicKey]) -> MemberList:
+    try:
+        members = member_list.verify(envelope, operators)
+    except MembersInvalid as error:
+        raise ConfigError("enrolment.members", str(error)) from error
+    if members.space != space:
+        raise ConfigError("enrolment.members", "the member list is another data space's")
+    return members
+
+
+def _check_newer(current: MemberList | None, offered: MemberList) -> None:
+    if current is None or current.digest == offered.digest:
+        return
+    if offered.version <= current.version:  # else a removed member could bring itself back
+        raise ConfigError(
+            "enrolment.rollback", "the member list is older than the one in force, or its rival"
+        )
+    if offered.version == current.version + 1 and offered.previous != current.digest:
+        raise ConfigError("enrolment.fork", "the member list does not follow from the one in force")
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a reader sees the old or the new content, after a crash too."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _canonical(payload: bytes) -> Any:
+    try:
+        return canonical.parse(payload)
+    except canonical.CanonicalError as error:
+        raise FormatError(f"it is {error}") from error

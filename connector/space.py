@@ -1,0 +1,243 @@
+"""The data space's operator: certificate authority, signed member list, admissions.
+
+A space is a folder, which belongs on a machine of its own: whoever reads its keys can make members.
+Nothing here runs as a service. Requests come in as files, admissions and member lists go out as files;
+participants on the same machine are served directly. Every list and every admission ever made is kept.
+
+Refuses a request whose keys are not proved, a second participant under a name that is taken, and an
+evidence key that another member uses. Removing a member takes effect where the next list is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from compute.errors import ConfigError
+from connector.enrolment import (
+    REQUEST_FILE,
+    Admission,
+    Enrolment,
+    Seat,
+    Trust,
+    adopt_members,
+    install,
+    read_request,
+    replace_file,
+    sign_admission,
+)
+from connector.identity import (
+    Authority,
+    certificate_fingerprint,
+    checked_name,
+    issue,
+    load_certificate,
+    load_evidence_key,
+    load_tls_key,
+    new_authority,
+    new_evidence_key,
+    tls_key_pem,
+    utc_now,
+    write_private,
+)
+from witness import dsse
+from witness import members as member_list
+from witness.keys import PrivateKey
+from witness.members import EvidenceKey, MemberList, MembersInvalid, Participant
+
+GRACE = timedelta(days=7)
+"""How long a replaced evidence key still signs: until its owner has installed the new admission."""
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """An opened space folder."""
+
+    folder: Path
+    authority: Authority
+    operator: PrivateKey
+    members: MemberList
+
+    @property
+    def name(self) -> str:
+        """The space's name."""
+        return self.members.space
+
+    @property
+    def operator_key_id(self) -> str:
+        """What participants compare at their first installation."""
+        return self.operator.public.id
+
+
+def init(folder: Path, name: str, now: datetime | None = None) -> Space:
+    """Make a space: CA, operator key and an empty member list. Refuses a folder that holds one."""
+    now = now or utc_now()
+    if _members_file(folder).exists():
+        raise ConfigError("space.exists", f"{folder} holds a data space already")
+    authority = new_authority(checked_name(name, "space name"), now)
+    operator = new_evidence_key()
+    for path in (folder, folder / "keys", folder / "history"):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(folder / "keys" / "ca.key", tls_key_pem(authority.key))
+    replace_file(folder / "ca.pem", authority.certificate.public_bytes(Encoding.PEM))
+    write_private(folder / "keys" / "operator.key", operator.pem())
+    _publish(folder, operator, member_list.successor(None, name, [], _milliseconds(now)))
+    return open_space(folder)
+
+
+def open_space(folder: Path) -> Space:
+    """The space in `folder`, its list verified. Raises ConfigError."""
+    if not _members_file(folder).exists():
+        raise ConfigError("space.missing", f"{folder} holds no data space: run `bayspace space init`")
+    operator = load_evidence_key(folder / "keys" / "operator.key")
+    authority = Authority(load_tls_key(folder / "keys" / "ca.key"), load_certificate(folder / "ca.pem"))
+    try:
+        envelope = dsse.parse(_members_file(folder).read_bytes())
+        members = member_list.verify(envelope, [operator.public])
+    except (OSError, dsse.EnvelopeInvalid, MembersInvalid) as error:
+        raise ConfigError("space.members", f"{_members_file(folder)} is not this operator's list") from error
+    return Space(folder, authority, operator, members)
+
+
+def enrol(
+    folder: Path,
+    request_file: Path,
+    *,
+    address: str | None = None,
+    jurisdiction: str | None = None,
+    replace_keys: bool = False,
+    now: datetime | None = None,
+) -> Path:
+    """Answer an enrolment request: a new member list, and the admission file to carry back.
+
+    `address` and `jurisdiction` override what the request says. A member's renewal must be signed by its
+    present evidence key; `replace_keys` waives that for a member that lost its keys, whose old keys then
+    end at once.
+    """
+    now = now or utc_now()
+    space = open_space(folder)
+    request = _request(space, request_file, replace_keys)
+    request = replace(
+        request, address=address or request.address, jurisdiction=jurisdiction or request.jurisdiction
+    )
+    certificate = issue(
+        space.authority, space.name, request.participant, request.role, request.csr, [request.address], now
+    )
+    others = [p for p in space.members.participants if p.id != request.participant]
+    member = _member(space.members, request, certificate, replace_keys, now)
+    if any(key.id == request.evidence.id for other in others for key in other.keys):
+        raise ConfigError("space.key-taken", "another member uses this evidence key")
+    members = member_list.successor(space.members, space.name, [*others, member], _milliseconds(now))
+    envelope = _publish(folder, space.operator, members)
+    authority = (folder / "ca.pem").read_bytes()
+    admission = Admission(space.name, request.participant, certificate, authority, envelope)
+    path = folder / "history" / f"admission-{request.participant}-{members.version}.json"
+    replace_file(path, sign_admission(admission, space.operator))
+    return path
+
+
+def enrol_local(folder: Path, seat: Seat, *, now: datetime | None = None) -> MemberList:
+    """Enrol a participant of this machine in one go, and hand the new list to the others enrolled so."""
+    now = now or utc_now()
+    admission = enrol(folder, seat.folder / REQUEST_FILE, now=now)
+    members = install(seat, admission.read_bytes(), now, open_space(folder).operator_key_id)
+    _distribute(folder, members.space)
+    _remember(folder, seat.trust)
+    return members
+
+
+def remove(folder: Path, participant: str, now: datetime | None = None) -> MemberList:
+    """Take a member off the list; participants of this machine get the new list at once."""
+    space = open_space(folder)
+    if space.members.participant(participant) is None:
+        raise ConfigError("space.no-member", "there is no member of that name")
+    others = [p for p in space.members.participants if p.id != participant]
+    members = member_list.successor(space.members, space.name, others, _milliseconds(now or utc_now()))
+    _publish(folder, space.operator, members)
+    _distribute(folder, space.name)
+    return members
+
+
+def listing(folder: Path) -> MemberList:
+    """The member list in force."""
+    return open_space(folder).members
+
+
+def _request(space: Space, path: Path, replace_keys: bool) -> Enrolment:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError("space.request", f"the enrolment request {path} cannot be read") from error
+    claimed = read_request(data)
+    if claimed.space != space.name:
+        raise ConfigError("space.other", "the enrolment request is for another data space")
+    known = space.members.participant(claimed.participant)
+    if known is None or replace_keys:
+        return claimed
+    if known.role != claimed.role:
+        raise ConfigError("space.name-taken", "a member of another role has this name")
+    return read_request(data, [key.public for key in known.keys if key.valid_until is None])
+
+
+def _member(
+    members: MemberList, request: Enrolment, certificate: bytes, replaced: bool, now: datetime
+) -> Participant:
+    known = members.participant(request.participant)
+    ends = _milliseconds(now if replaced else now + GRACE)
+    kept = [key for key in known.keys if key.id == request.evidence.id] if known else []
+    fresh = kept or [EvidenceKey(request.evidence, _milliseconds(now))]
+    ended = [_ended(key, ends) for key in known.keys if key.id != request.evidence.id] if known else []
+    return Participant(
+        id=request.participant,
+        role=request.role,
+        keys=(*ended, *fresh),
+        address=request.address,
+        jurisdiction=request.jurisdiction,
+        certificate=certificate_fingerprint(certificate),
+        logs=request.logs,
+        tiles=request.tiles,
+    )
+
+
+def _ended(key: EvidenceKey, at: int) -> EvidenceKey:
+    return key if key.valid_until is not None and key.valid_until <= at else replace(key, valid_until=at)
+
+
+def _publish(folder: Path, operator: PrivateKey, members: MemberList) -> dsse.Envelope:
+    envelope = member_list.sign(members, [operator])
+    replace_file(folder / "history" / f"members-{members.version}.json", envelope.to_bytes())
+    replace_file(_members_file(folder), envelope.to_bytes())
+    return envelope
+
+
+def _members_file(folder: Path) -> Path:
+    return folder / "members.json"
+
+
+def _milliseconds(now: datetime) -> int:
+    return int(now.timestamp() * 1000)
+
+
+# Which participants live on this machine: only so that they get new lists without being asked.
+
+
+def _distribute(folder: Path, space: str) -> None:
+    for trust in _local(folder, space):
+        if trust.members.exists():
+            adopt_members(trust, _members_file(folder).read_bytes())
+
+
+def _remember(folder: Path, trust: Trust) -> None:
+    known = {str(t.members.resolve()): str(t.operator_key.resolve()) for t in _local(folder, trust.space)}
+    known[str(trust.members.resolve())] = str(trust.operator_key.resolve())
+    replace_file(folder / "local.json", json.dumps(known, indent=1).encode())
+
+
+def _local(folder: Path, space: str) -> list[Trust]:
+    file = folder / "local.json"
+    named: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+    return [Trust(space, Path(operator_key), Path(members)) for members, operator_key in named.items()]
