@@ -1,4 +1,4 @@
-"""The demo's data: same seed, same bytes; valid codes; the awkward values that real tables have."""
+"""The demo's data and policies: same seed, same bytes; valid codes; the awkward values of real tables."""
 
 import hashlib
 import time
@@ -11,7 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+import connector
 from connector.demo_data import DemoData, is_uscc, uscc_check_character, write_demo_data
+from policy_enforcer.load import lint, load
+
+POLICIES = Path(connector.__file__).with_name("demo_files")
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +230,25 @@ def test_two_hundred_thousand_rows_take_less_than_three_seconds(tmp_path: Path) 
     start = time.process_time()
     write_demo_data(tmp_path)
     assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "disclosure"),
+    [
+        ("invoices", "sz-trade.invoices", "cardinality"),
+        ("invoices_matched", "sz-trade.invoices_matched", "receiver"),
+        ("credit", "hk-bank.credit", "receiver"),
+    ],
+)
+def test_policies_load_without_a_warning_and_name_real_columns(
+    demo: DemoData, name: str, dataset: str, disclosure: str
+) -> None:
+    text = (POLICIES / f"{name}.yaml").read_text("utf-8")
+    table = demo.credit if name == "credit" else demo.invoices
+    assert lint(text, columns=pq.read_schema(table).names) == ()
+    policy = load(text)
+    assert policy.dataset == dataset
+    assert policy.analysis.join is not None
+    assert policy.analysis.join.disclosure == disclosure
+    assert policy.analysis.minimum_identities == 10
+    assert "company_name" not in text.split("policy:")[1]
