@@ -182,7 +182,7 @@ class Database:
 
 
 def _engine(url: str) -> Engine:
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)  # errors must not quote envelopes
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _durable_sqlite)
     return engine

@@ -6,6 +6,7 @@ algorithms and keys of the wrong size. Verification raises; a private key prints
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -42,22 +43,23 @@ class PublicKey:
     raw: bytes
 
     def __post_init__(self) -> None:
-        self._load()
+        _ = self._key  # refuse at once what is no key
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 of the SubjectPublicKeyInfo, in hexadecimal."""
-        spki = self._load().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        spki = self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return hashlib.sha256(spki).hexdigest()
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Returns when the signature holds; raises SignatureInvalid otherwise."""
         try:
-            self._load().verify(signature, message)
+            self._key.verify(signature, message)
         except InvalidSignature as error:
             raise SignatureInvalid("the signature does not match the key and the content") from error
 
-    def _load(self) -> Ed25519PublicKey | MLDSA44PublicKey:
+    @cached_property
+    def _key(self) -> Ed25519PublicKey | MLDSA44PublicKey:
         if self.algorithm not in _PUBLIC:
             raise KeyInvalid("an unknown key algorithm")
         try:

@@ -108,11 +108,15 @@ class Log:
         """The tables, for those who read records by digest."""
         return self._database
 
-    def wait(self, size: int, timeout: float) -> Note:
-        """The published checkpoint as soon as it has at least `size` entries, or after `timeout` seconds."""
+    def wait(self, size: int, timeout: float) -> None:
+        """Returns when at least `size` entries are published, or after `timeout` seconds."""
         with self._published:
             self._published.wait_for(lambda: self._size >= size, timeout)
-            return self._head
+
+    def wait_newer(self, head: Note, timeout: float) -> None:
+        """Returns when another checkpoint than `head` is published, or after `timeout` seconds."""
+        with self._published:
+            self._published.wait_for(lambda: self._head != head, timeout)
 
     def prove(self, index: int) -> TlogProof:
         """The proof that entry `index` is in the published tree. Raises ProofInvalid beyond it."""

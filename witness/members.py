@@ -8,6 +8,7 @@ a key listed for two participants, and a key id that is not the key's own.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from witness import canonical, dsse
@@ -156,7 +157,7 @@ class MemberList:
             )
         )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the payload, in hexadecimal: what records and successors name."""
         return hashlib.sha256(self.to_payload()).hexdigest()

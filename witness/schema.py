@@ -18,7 +18,8 @@ HEX16 = re.compile(r"[0-9a-f]{32}")
 HEX32 = re.compile(r"[0-9a-f]{64}")
 DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17}[1-9]|\.[1-9])?")
 DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
-TEXT = re.compile(r"[^\x00-\x1f\x7f]{1,512}")  # short text for people, in any script
+# Short text for people, in any script, but nothing that could rewrite a terminal's or a page's line.
+TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]{1,512}")
 LINE = re.compile(r"[!-~]{1,256}")  # addresses and the like: printable ASCII, no spaces
 LONGEST_LIST = 1024
 

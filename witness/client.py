@@ -1,0 +1,158 @@
+"""A connector's client of the witness: submits envelopes, and believes a proof only after checking it.
+
+Every call has a deadline. Raises `WitnessUnavailable` when nothing is known and trying again is right,
+`WitnessRejected` when the witness says no, and `WitnessDishonest` when its proof does not hold.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from witness.checks import VerificationFailed
+from witness.inclusion import Included, check_inclusion
+from witness.note import parse_vkey
+from witness.policy import Policy
+from witness.v1 import witness_pb2 as pb
+from witness.v1 import witness_pb2_grpc
+
+DEADLINE = 10.0
+T = TypeVar("T")
+_RETRY = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+
+
+class WitnessUnavailable(Exception):
+    """The witness did not answer, or not now. Submitting the same envelope again is safe."""
+
+
+class WitnessRejected(Exception):
+    """The witness refuses, with a stable `reason`. Submitting the same envelope again is pointless."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason, self.sentence = reason, sentence
+
+
+class WitnessDishonest(Exception):
+    """The witness answered with a proof that does not hold: keep it, and raise an alarm."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Where an envelope is recorded, or why it is not."""
+
+    index: int | None
+    rejection: WitnessRejected | None = None
+
+
+class WitnessClient:
+    """One witness at `target`, whose log's verifier keys (vkeys, from the member list) are `logs`.
+
+    options: gRPC channel options, for a caller that pins the server's name.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials,
+        logs: Sequence[str],
+        options: Sequence[tuple[str, Any]] = (),
+        deadline: float = DEADLINE,
+    ) -> None:
+        self._policy = Policy(tuple(parse_vkey(text) for text in logs))
+        self._channel = grpc.secure_channel(target, credentials, options=list(options))
+        self._stub = witness_pb2_grpc.WitnessStub(self._channel)
+        self._deadline = deadline
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+    def submit(self, submissions: Sequence[tuple[bytes, bytes]]) -> list[Recorded]:
+        """Submits 1 to 64 (envelope, tag) pairs; answers in order, once the accepted ones are durable."""
+        request = pb.SubmitBatchRequest(
+            submissions=[pb.Submission(envelope=envelope, tag=tag) for envelope, tag in submissions]
+        )
+        response = _call(lambda: self._stub.SubmitBatch(request, timeout=self._deadline))
+        if len(response.receipts) != len(submissions):
+            raise WitnessDishonest("The witness answered for another number of submissions.")
+        return [_recorded(receipt) for receipt in response.receipts]
+
+    def await_proof(self, envelope: bytes, tag: bytes, deadline: float | None = None) -> str:
+        """The checked tlog-proof that the log holds this envelope under this tag."""
+        digest = hashlib.sha256(envelope).digest()
+        request = pb.AwaitProofRequest(envelope_digest=digest)
+        response = _call(lambda: self._stub.AwaitProof(request, timeout=deadline or self._deadline))
+        proof: str = response.proof
+        if self._check(proof, envelope).leaf.tag != tag:
+            raise WitnessDishonest("The leaf carries another tag than the one submitted.")
+        return proof
+
+    def bundle(self, digest: bytes) -> tuple[bytes, str]:
+        """The envelope with this digest and its checked proof, for a party of its record."""
+        request = pb.GetBundleRequest(envelope_digest=digest)
+        response = _call(lambda: self._stub.GetBundle(request, timeout=self._deadline))
+        if hashlib.sha256(response.envelope).digest() != digest:
+            raise WitnessDishonest("The witness returned another envelope than the one asked for.")
+        self._check(response.proof, response.envelope)
+        return response.envelope, response.proof
+
+    def checkpoint(self) -> str:
+        """The log's published checkpoint, as the witness says: a signed note, unchecked."""
+        request = pb.GetCheckpointRequest()
+        response = _call(lambda: self._stub.GetCheckpoint(request, timeout=self._deadline))
+        text: str = response.checkpoint
+        return text
+
+    def watch(self, deadline: float) -> Iterator[str]:
+        """Published checkpoints, as they come, until `deadline` seconds have passed."""
+        request = pb.WatchCheckpointsRequest()
+        stream = self._stub.WatchCheckpoints(request, timeout=deadline)
+        while (response := _call(lambda: next(stream, None))) is not None:
+            yield response.checkpoint
+
+    def _check(self, proof: str, envelope: bytes) -> Included:
+        try:
+            return check_inclusion(proof, envelope, self._policy)
+        except VerificationFailed as error:
+            raise WitnessDishonest(error.sentence) from error
+
+
+def _recorded(receipt: pb.Receipt) -> Recorded:
+    if receipt.WhichOneof("result") == "index":
+        return Recorded(receipt.index)
+    name = pb.RejectionReason.Name(receipt.rejection.reason)
+    reason = name.removeprefix("REJECTION_REASON_").lower()
+    return Recorded(None, WitnessRejected(reason, receipt.rejection.sentence))
+
+
+def _call(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except grpc.RpcError as error:
+        raise _translated(error) from error
+
+
+def _translated(error: Any) -> Exception:
+    code: grpc.StatusCode = error.code()
+    if code in _RETRY:
+        return WitnessUnavailable(f"The witness does not answer ({code.name}).")
+    status = rpc_status.from_call(error)
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return WitnessRejected(info.reason.lower(), status.message)
+    return WitnessRejected(code.name.lower(), "The witness refused the call.")

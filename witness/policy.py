@@ -1,0 +1,133 @@
+"""C2SP tlog-policy (c2sp.org/tlog-policy): which logs are accepted, and which witnesses make a quorum.
+
+    log <vkey> [<url>]
+    witness <name> <vkey> [<url>]
+    group <name> all|any|<k> <name>...
+    quorum <name>|none
+
+Fails closed: a line that is not understood, a name used twice or not yet defined, a missing quorum line
+refuse the whole policy.
+"""
+
+import re
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+from witness.cosignature import cosigned_at
+from witness.note import TYPE_ED25519, Note, NoteInvalid, VerifierKey, parse_vkey
+
+NONE = "none"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_COUNT = re.compile(r"[1-9][0-9]{0,3}")
+
+
+class PolicyInvalid(ValueError):
+    """Not a tlog-policy."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Logs by key, witnesses by name, groups as (threshold, members), and the name that must be satisfied."""
+
+    logs: tuple[VerifierKey, ...]
+    witnesses: Mapping[str, VerifierKey] = field(default_factory=dict)
+    groups: Mapping[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
+    quorum: str = NONE
+
+    def cosigners(self, signed: Note) -> dict[str, int]:
+        """Which known witnesses cosigned the checkpoint, and when (seconds since 1970).
+
+        Raises NoteInvalid when a known witness's line does not hold. A log never counts as a witness of
+        itself: `parse` refuses one key in both places.
+        """
+        times = {name: cosigned_at(signed, key) for name, key in self.witnesses.items()}
+        return {name: time for name, time in times.items() if time is not None}
+
+    def satisfied_by(self, cosigners: AbstractSet[str]) -> bool:
+        """Whether these witnesses make the quorum."""
+        return self.quorum == NONE or self._holds(self.quorum, cosigners)
+
+    def _holds(self, name: str, cosigners: AbstractSet[str]) -> bool:
+        if name not in self.groups:
+            return name in cosigners
+        threshold, members = self.groups[name]
+        return sum(self._holds(member, cosigners) for member in members) >= threshold
+
+
+def parse(text: str) -> Policy:
+    """The policy in `text`. Raises PolicyInvalid with the line's number."""
+    if _CONTROL.search(text):
+        raise PolicyInvalid("a policy has no control characters but tab and newline")
+    reader = _Reader()
+    for number, line in enumerate(text.split("\n"), 1):
+        words = [word for word in re.split(r"[ \t]+", line) if word]
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            reader.line(words)
+        except (PolicyInvalid, NoteInvalid) as error:
+            raise PolicyInvalid(f"line {number}: {error}") from error
+    return reader.policy()
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._logs: list[VerifierKey] = []
+        self._witnesses: dict[str, VerifierKey] = {}
+        self._groups: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self._members: set[str] = set()
+        self._quorum: str | None = None
+
+    def line(self, words: list[str]) -> None:
+        match words:
+            case ["log", vkey] | ["log", vkey, _]:
+                self._logs.append(self._new_key(vkey, log=True))
+            case ["witness", name, vkey] | ["witness", name, vkey, _]:
+                self._witnesses[self._new_name(name)] = self._new_key(vkey, log=False)
+            case ["group", name, count, *members] if members:
+                self._group(name, count, members)
+            case ["quorum", name]:
+                self._set_quorum(name)
+            case _:
+                raise PolicyInvalid("not a log, witness, group or quorum line")
+
+    def policy(self) -> Policy:
+        if self._quorum is None:
+            raise PolicyInvalid("a policy without a quorum line")
+        return Policy(tuple(self._logs), self._witnesses, self._groups, self._quorum)
+
+    def _new_key(self, vkey: str, *, log: bool) -> VerifierKey:
+        key = parse_vkey(vkey)
+        if (key.type == TYPE_ED25519) != log:
+            raise PolicyInvalid("a key of a signature type that does not fit its line")
+        if any(key.public == other.public for other in [*self._logs, *self._witnesses.values()]):
+            raise PolicyInvalid("a public key listed twice")
+        return key
+
+    def _new_name(self, name: str) -> str:
+        if name == NONE or name in self._witnesses or name in self._groups:
+            raise PolicyInvalid("a name that is taken")
+        return name
+
+    def _group(self, name: str, count: str, members: list[str]) -> None:
+        for member in members:
+            if member not in self._witnesses and member not in self._groups:
+                raise PolicyInvalid("a group member that no earlier line defines")
+            if member in self._members:
+                raise PolicyInvalid("a name that is a member twice")
+            self._members.add(member)
+        known = {"all": len(members), "any": 1}
+        if count not in known and not _COUNT.fullmatch(count):
+            raise PolicyInvalid("a group's count is all, any or a number")
+        threshold = known.get(count) or int(count)
+        if threshold > len(members):
+            raise PolicyInvalid("a group that asks for more members than it has")
+        self._groups[self._new_name(name)] = (threshold, tuple(members))
+
+    def _set_quorum(self, name: str) -> None:
+        if self._quorum is not None:
+            raise PolicyInvalid("a second quorum line")
+        if name != NONE and name not in self._witnesses and name not in self._groups:
+            raise PolicyInvalid("a quorum that no earlier line defines")
+        self._quorum = name

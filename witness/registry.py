@@ -1,0 +1,65 @@
+"""The member lists that a running witness knows: a file that the operator replaces, and all lists before.
+
+Refuses a list that the space operator did not sign, of another space, or older than the newest known; the
+witness then goes on with the list it has, so that a bad file cannot stop the recording.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from witness import dsse, members
+from witness.database import Database
+from witness.keys import PublicKey
+from witness.members import MemberList, MembersInvalid
+
+_log = logging.getLogger(__name__)
+
+
+class Registry:
+    """The known member lists of one space, oldest first."""
+
+    def __init__(
+        self, database: Database, file: Path, space: str, operator_keys: Sequence[PublicKey]
+    ) -> None:
+        self._database, self._file = database, file
+        self._space, self._operator_keys = space, operator_keys
+        self._lock, self._seen = threading.Lock(), (0, 0)
+        self._lists = tuple(self._verify(envelope) for envelope in database.member_lists())
+
+    def lists(self) -> tuple[MemberList, ...]:
+        """All known lists, after a look whether the file is new."""
+        with self._lock:
+            self._refresh()
+            return self._lists
+
+    def _refresh(self) -> None:
+        try:
+            status = self._file.stat()
+            if (status.st_mtime_ns, status.st_size) == self._seen:
+                return
+            data = self._file.read_bytes()
+        except OSError:
+            return
+        self._seen = (status.st_mtime_ns, status.st_size)
+        try:
+            self._add(data)
+        except (MembersInvalid, dsse.EnvelopeInvalid) as error:
+            _log.warning("the member list file is refused: %s", error)
+
+    def _add(self, data: bytes) -> None:
+        new = self._verify(data)
+        if self._lists and new == self._lists[-1]:
+            return
+        if self._lists and new.version <= self._lists[-1].version:
+            raise MembersInvalid("its version is not above the one known")
+        self._database.add_members(new.version, data)
+        self._lists = (*self._lists, new)
+        _log.info("member list version %d with %d participants", new.version, len(new.participants))
+
+    def _verify(self, data: bytes) -> MemberList:
+        new = members.verify(dsse.parse(data), self._operator_keys)
+        if new.space != self._space:
+            raise MembersInvalid("it is of another data space")
+        return new

@@ -1,0 +1,291 @@
+"""The gRPC face of the witness: submit evidence, await its proof, fetch it back, watch checkpoints.
+
+Every call needs an mTLS identity that the member list knows. A record is taken only from one of its
+parties and only when its signatures hold; each item of a batch is answered by itself. Whatever else goes
+wrong leaves as an opaque reference, never as a library's message.
+"""
+
+import hashlib
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from cryptography import x509
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from witness import dsse, note
+from witness import record as records
+from witness.checks import VerificationFailed, check_signed
+from witness.database import Database
+from witness.dsse import EnvelopeInvalid
+from witness.leaf import TAG_SIZE
+from witness.log import Log, LogRefused, Submission
+from witness.registry import Registry
+from witness.schema import ID
+from witness.sequencer import Busy, Sequencer
+from witness.v1 import witness_pb2 as pb
+from witness.v1 import witness_pb2_grpc
+
+_log = logging.getLogger(__name__)
+
+DOMAIN = "bayspace.witness"
+LARGEST_BATCH = 64
+LARGEST_ENVELOPE = 128 * 1024
+LONGEST_WAIT = 30.0
+MOST_WATCHERS = 8
+
+# The participant id behind a call; raises `Refusal` for a caller without one.
+PeerIdentity = Callable[[grpc.ServicerContext], str]
+Clock = Callable[[], int]
+R = TypeVar("R")
+
+_REASONS = {
+    "format": pb.REJECTION_REASON_FORMAT,
+    "signature": pb.REJECTION_REASON_SIGNATURE,
+    "members": pb.REJECTION_REASON_MEMBERS,
+    "key": pb.REJECTION_REASON_KEY,
+    "party": pb.REJECTION_REASON_PARTY,
+    "time": pb.REJECTION_REASON_TIME,
+}
+
+
+class Refusal(Exception):
+    """A call refused with a gRPC code, a stable reason and a sentence; these three cross the wire."""
+
+    def __init__(self, code: int, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code, self.reason, self.sentence = code, reason, sentence
+
+
+def certificate_identity(space: str) -> PeerIdentity:
+    """Reads the participant id from the peer's certificate: the URI `urn:bayspace:participant:<space>:<id>`.
+
+    The certificate itself is read, because gRPC's list of alternative names mixes URIs with DNS names.
+    """
+    prefix = f"urn:bayspace:participant:{space}:"
+
+    def identify(context: grpc.ServicerContext) -> str:
+        found: Sequence[Any] = context.auth_context().get("x509_pem_cert", ())
+        ids = [uri.removeprefix(prefix) for pem in found for uri in _uris(pem) if uri.startswith(prefix)]
+        if len(ids) != 1 or not ID.fullmatch(ids[0]):
+            raise Refusal(
+                code_pb2.UNAUTHENTICATED,
+                "identity",
+                "The certificate does not name exactly one participant of this data space.",
+            )
+        return ids[0]
+
+    return identify
+
+
+def _uris(pem: bytes) -> list[str]:
+    try:
+        names = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+        return names.value.get_values_for_type(x509.UniformResourceIdentifier)
+    except (ValueError, x509.ExtensionNotFound):
+        return []
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Decides whether a submission may be recorded."""
+
+    registry: Registry
+    clock: Clock
+
+    def check(self, peer: str, submission: pb.Submission) -> Submission:
+        """The submission to record. Raises VerificationFailed; its code is one of `_REASONS`."""
+        if len(submission.envelope) > LARGEST_ENVELOPE or len(submission.tag) != TAG_SIZE:
+            raise VerificationFailed("format", "The envelope is too long, or the tag is not 32 bytes.")
+        try:
+            envelope = dsse.parse(submission.envelope)
+        except EnvelopeInvalid as error:
+            raise VerificationFailed("format", f"The envelope is malformed: {error}.") from error
+        signed = check_signed(envelope, self.registry.lists(), self.clock())
+        if peer not in {p.id for p in signed.record.parties}:
+            raise VerificationFailed("party", "The caller is not a party of the record.")
+        digest = hashlib.sha256(submission.envelope).digest()
+        return Submission(digest, submission.envelope, submission.tag)
+
+
+class Service(witness_pb2_grpc.WitnessServicer):
+    """One log behind gRPC."""
+
+    def __init__(self, log: Log, sequencer: Sequencer, admission: Admission, identify: PeerIdentity) -> None:
+        self._log, self._sequencer, self._admission = log, sequencer, admission
+        self._identify = identify
+        self._watchers, self._watching = 0, threading.Lock()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ends the streams, so that a server can stop without waiting for its watchers."""
+        self._stopped = True
+
+    def SubmitBatch(  # noqa: N802  gRPC names its methods so
+        self, request: pb.SubmitBatchRequest, context: grpc.ServicerContext
+    ) -> pb.SubmitBatchResponse:
+        """Records what is in order and says of the rest why not."""
+        return _guarded(context, lambda: self._submit(self._member(context), request, context))
+
+    def AwaitProof(  # noqa: N802
+        self, request: pb.AwaitProofRequest, context: grpc.ServicerContext
+    ) -> pb.AwaitProofResponse:
+        """Proves an entry as soon as it is in a published checkpoint."""
+        return _guarded(context, lambda: self._await(self._member(context), request, context))
+
+    def GetBundle(  # noqa: N802
+        self, request: pb.GetBundleRequest, context: grpc.ServicerContext
+    ) -> pb.GetBundleResponse:
+        """The envelope and its proof, for a party."""
+        return _guarded(context, lambda: self._bundle(self._member(context), request.envelope_digest))
+
+    def GetCheckpoint(  # noqa: N802
+        self, request: pb.GetCheckpointRequest, context: grpc.ServicerContext
+    ) -> pb.GetCheckpointResponse:
+        """The published checkpoint."""
+        del request
+
+        def answer() -> pb.GetCheckpointResponse:
+            self._member(context)
+            return pb.GetCheckpointResponse(checkpoint=str(self._log.head))
+
+        return _guarded(context, answer)
+
+    def WatchCheckpoints(  # noqa: N802
+        self, request: pb.WatchCheckpointsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchCheckpointsResponse]:
+        """The published checkpoint and each newer one, until the caller or the server ends it."""
+        del request
+        _guarded(context, lambda: self._enter_watch(self._member(context)))
+        try:
+            yield from self._checkpoints(context)
+        finally:
+            with self._watching:
+                self._watchers -= 1
+
+    def _enter_watch(self, _peer: str) -> None:
+        with self._watching:
+            if self._watchers >= MOST_WATCHERS:  # each holds a thread
+                raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "Too many callers watch already.")
+            self._watchers += 1
+
+    def _checkpoints(self, context: grpc.ServicerContext) -> Iterator[pb.WatchCheckpointsResponse]:
+        last: note.Note | None = None
+        while context.is_active() and not self._stopped:
+            head = self._log.head
+            if head != last:
+                last = head
+                yield pb.WatchCheckpointsResponse(checkpoint=str(head))
+            self._log.wait_newer(head, timeout=0.5)
+
+    def _member(self, context: grpc.ServicerContext) -> str:
+        """The caller's id, when the newest member list has it. Certificates outlive memberships."""
+        peer = self._identify(context)
+        lists = self._admission.registry.lists()
+        if not lists or lists[-1].participant(peer) is None:
+            raise Refusal(code_pb2.PERMISSION_DENIED, "member", "The member list does not name the caller.")
+        return peer
+
+    def _submit(
+        self, peer: str, request: pb.SubmitBatchRequest, context: grpc.ServicerContext
+    ) -> pb.SubmitBatchResponse:
+        if not 0 < len(request.submissions) <= LARGEST_BATCH:
+            raise Refusal(
+                code_pb2.INVALID_ARGUMENT, "batch", f"A batch has 1 to {LARGEST_BATCH} submissions."
+            )
+        answers = [self._admit(peer, submission) for submission in request.submissions]
+        admitted = [answer for answer in answers if isinstance(answer, Submission)]
+        indexes = iter(self._record(admitted, context) if admitted else ())
+        return pb.SubmitBatchResponse(
+            receipts=[
+                pb.Receipt(index=next(indexes)) if isinstance(a, Submission) else pb.Receipt(rejection=a)
+                for a in answers
+            ]
+        )
+
+    def _admit(self, peer: str, submission: pb.Submission) -> Submission | pb.Rejection:
+        try:
+            return self._admission.check(peer, submission)
+        except VerificationFailed as error:
+            return pb.Rejection(reason=_REASONS[error.code], sentence=error.sentence)
+
+    def _record(self, admitted: Sequence[Submission], context: grpc.ServicerContext) -> list[int]:
+        try:
+            return self._sequencer.submit(admitted).result(_patience(context))
+        except Busy as error:
+            raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "The witness is busy; try again.") from error
+        except FutureTimeout as error:
+            raise Refusal(
+                code_pb2.DEADLINE_EXCEEDED, "slow", "Not recorded in time; submit again."
+            ) from error
+        except LogRefused as error:
+            _log.exception("the log refused an append")
+            raise Refusal(code_pb2.UNAVAILABLE, "log", "The log does not take entries now.") from error
+
+    def _await(
+        self, _peer: str, request: pb.AwaitProofRequest, context: grpc.ServicerContext
+    ) -> pb.AwaitProofResponse:
+        if request.WhichOneof("entry") == "index":
+            return pb.AwaitProofResponse(proof=self._prove(request.index, _patience(context)))
+        index = self._database.indexes([request.envelope_digest]).get(request.envelope_digest)
+        if index is None:
+            raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such envelope is recorded here.")
+        return pb.AwaitProofResponse(proof=self._prove(index, _patience(context)))
+
+    def _bundle(self, peer: str, digest: bytes) -> pb.GetBundleResponse:
+        data = self._database.envelope(digest)
+        # The same answer to strangers as for nothing, so that digests cannot be probed.
+        if data is None or peer not in _parties(data):
+            raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such envelope of the caller's is recorded here.")
+        index = self._database.indexes([digest])[digest]
+        return pb.GetBundleResponse(envelope=data, proof=self._prove(index, LONGEST_WAIT))
+
+    @property
+    def _database(self) -> Database:
+        return self._log.database
+
+    def _prove(self, index: int, patience: float) -> str:
+        self._log.wait(index + 1, patience)
+        if index >= self._log.size:
+            raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such entry is published yet.")
+        return str(self._log.prove(index))
+
+
+def _parties(envelope: bytes) -> set[str]:
+    return {p.id for p in records.Record.parse(dsse.parse(envelope).payload).parties}
+
+
+def _patience(context: grpc.ServicerContext) -> float:
+    """How long a call may wait: until shortly before its deadline, at most LONGEST_WAIT seconds."""
+    left = context.time_remaining()
+    return LONGEST_WAIT if left is None else max(0.0, min(LONGEST_WAIT, left - 0.1))
+
+
+def _guarded(context: grpc.ServicerContext, answer: Callable[[], R]) -> R:
+    """The error firewall: our refusals cross the wire as they are, everything else as a reference id."""
+    try:
+        return answer()
+    except Refusal as refusal:
+        _abort(context, refusal)
+    except Exception:  # noqa: BLE001  nothing unforeseen may reach the wire in its own words
+        reference = secrets.token_hex(8)
+        _log.exception("internal error %s", reference)
+        _abort(context, Refusal(code_pb2.INTERNAL, "internal", f"Internal error, reference {reference}."))
+
+
+def _abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
+    info = error_details_pb2.ErrorInfo(reason=refusal.reason.upper(), domain=DOMAIN)
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    status = status_pb2.Status(code=refusal.code, message=refusal.sentence, details=[detail])
+    context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status returned")

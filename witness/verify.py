@@ -1,0 +1,176 @@
+"""The offline verifier: a bundle and a trust file in, the verified records out, or `VerificationFailed`.
+
+Needs only the standard library and `cryptography`: no network, no account, no connector. It trusts the
+trust file and nothing in the bundle. Each failure has its own code (checks.CODES) and sentence.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from witness import bundle as bundles
+from witness import members as member_lists
+from witness import trust as trusts
+from witness.bundle import Bundle, Item
+from witness.checks import CLOCK_TOLERANCE, CODES, Signed, VerificationFailed, check_signed
+from witness.inclusion import Included, check_inclusion
+from witness.members import MemberList, MembersInvalid
+from witness.policy import Policy
+from witness.record import Record, Sensitive, commit, open_disclosures, payload_digest
+from witness.schema import FormatError
+from witness.trust import Trust
+
+__all__ = ["CODES", "VerificationFailed", "Verified", "VerifiedItem", "verify", "verify_files"]
+
+
+@dataclass(frozen=True)
+class VerifiedItem:
+    """One record that holds: who signed, where it is logged, what was disclosed and opened."""
+
+    record: Record
+    digest: str
+    signers: tuple[str, ...]
+    one_sided: bool
+    included: Included
+    disclosed: Sensitive
+    opened: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A bundle that holds: its records in order, and the member lists they stand on."""
+
+    items: tuple[VerifiedItem, ...]
+    members: tuple[MemberList, ...]
+
+
+def verify_files(bundle: bytes, trust: bytes, *, accept_one_sided: bool = False) -> Verified:
+    """`verify` on the bytes of both files."""
+    try:
+        trusted = trusts.parse(trust)
+    except FormatError as error:
+        raise VerificationFailed("format", f"The trust file is malformed: {error}.") from error
+    return verify(bundle, trusted, accept_one_sided=accept_one_sided)
+
+
+def verify(data: bytes, trust: Trust, *, accept_one_sided: bool = False) -> Verified:
+    """Everything in the bundle, verified. Raises VerificationFailed at the first thing that does not hold.
+
+    accept_one_sided: return records that one side never signed (marked so) instead of failing.
+    """
+    # 1. The file is a bundle of a known version in canonical form.
+    bundle, intact = _parse(data)
+    # 2. The space operator signed every member list, and they form one history.
+    lists = _check_members(bundle, trust)
+    # 3. Each record by itself: log, signatures, disclosures, openings.
+    items = tuple(
+        _check_item(number, item, lists, trust.policy, accept_one_sided)
+        for number, item in enumerate(bundle.items)
+    )
+    # 4. The records of each exchange form one unbroken chain.
+    _check_chains(items)
+    # 5. Not one byte has changed, even where no signature reaches.
+    if not intact:
+        raise VerificationFailed("checksum", "The file was altered in a place that no signature covers.")
+    return Verified(items, tuple(lists))
+
+
+def _parse(data: bytes) -> tuple[Bundle, bool]:
+    try:
+        return bundles.parse(data)
+    except FormatError as error:
+        raise VerificationFailed("format", f"The bundle is malformed: {error}.") from error
+
+
+def _check_members(bundle: Bundle, trust: Trust) -> list[MemberList]:
+    try:
+        lists = [member_lists.verify(envelope, trust.operator_keys) for envelope in bundle.members]
+    except MembersInvalid as error:
+        raise VerificationFailed("members", f"The member list does not hold: {error}.") from error
+    for members in lists:
+        if members.space != trust.space:
+            raise VerificationFailed("members", "A member list is of another data space.")
+    for old, new in itertools.pairwise(lists):
+        if new.version <= old.version or new.issued_at < old.issued_at:
+            raise VerificationFailed("members", "The member lists are not in the order of their versions.")
+        if new.version == old.version + 1 and new.previous != old.digest:
+            raise VerificationFailed("members", "A member list names another predecessor: a fork.")
+    return lists
+
+
+def _check_item(
+    number: int, item: Item, lists: Sequence[MemberList], policy: Policy, accept_one_sided: bool
+) -> VerifiedItem:
+    try:
+        return _check_record(item, lists, policy, accept_one_sided)
+    except VerificationFailed as failure:
+        raise VerificationFailed(failure.code, failure.sentence, number) from failure
+
+
+def _check_record(
+    item: Item, lists: Sequence[MemberList], policy: Policy, accept_one_sided: bool
+) -> VerifiedItem:
+    # 3a. An accepted log holds the envelope, under a checkpoint with the required quorum.
+    included = check_inclusion(item.proof, item.envelope.to_bytes(), policy)
+    # 3b. The parties' keys signed the record and were theirs when it was logged.
+    signed = check_signed(item.envelope, lists, included.leaf.received_at)
+    if signed.one_sided and not accept_one_sided:
+        raise VerificationFailed("one-sided", _one_sided(signed))
+    # 3c. What is disclosed and opened is what was signed.
+    return VerifiedItem(
+        record=signed.record,
+        digest=payload_digest(item.envelope.payload),
+        signers=signed.signers,
+        one_sided=signed.one_sided,
+        included=included,
+        disclosed=_check_disclosures(signed.record, item),
+        opened=_check_openings(signed.record, item),
+    )
+
+
+def _one_sided(signed: Signed) -> str:
+    missing = [id_ for id_ in signed.record.required_signers() if id_ not in signed.signers]
+    return f"The record is one-sided: {', '.join(missing)} did not sign it."
+
+
+def _check_disclosures(record: Record, item: Item) -> Sensitive:
+    try:
+        return open_disclosures(record, item.disclosures)
+    except FormatError as error:
+        raise VerificationFailed("disclosure", f"A disclosure does not hold: {error}.") from error
+
+
+def _check_openings(record: Record, item: Item) -> Mapping[str, bytes]:
+    opened: dict[str, bytes] = {}
+    for opening in item.openings:
+        committed = record.data.commitments.get(opening.name)
+        if committed != commit(opening.name, opening.salt, opening.value) or opening.name in opened:
+            raise VerificationFailed(
+                "commitment", f"What is opened as {opening.name} is not what the record committed to."
+            )
+        opened[opening.name] = opening.value
+    return opened
+
+
+def _check_chains(items: Sequence[VerifiedItem]) -> None:
+    """Every record but an exchange's first follows a record of the bundle, in sequence and in time."""
+    by_digest = {item.digest: item for item in items}
+    if len(by_digest) != len(items):
+        raise VerificationFailed("chain", "The bundle holds a record twice.")
+    for number, item in enumerate(items):
+        exchange = item.record.exchange
+        if exchange.previous is None:
+            continue
+        before = by_digest.get(exchange.previous)
+        if before is None:
+            raise VerificationFailed("chain", "The record before this one is missing.", number)
+        _check_step(number, before.record, item.record)
+
+
+def _check_step(number: int, before: Record, after: Record) -> None:
+    if after.exchange.id != before.exchange.id or after.exchange.sequence != before.exchange.sequence + 1:
+        raise VerificationFailed("chain", "The record does not follow the one that it names.", number)
+    clocks = {party.id: party.clock for party in before.parties}
+    for party in after.parties:
+        if party.clock < clocks.get(party.id, 0) - CLOCK_TOLERANCE:
+            raise VerificationFailed("time", f"The clock of {party.id} ran backwards.", number)
