@@ -5,14 +5,14 @@ Refuses whatever it does not understand: a policy is loaded whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Collection, Iterator
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from policy_enforcer import check
-from policy_enforcer.model import DUTY_WORDS, Policy
-from policy_enforcer.problems import Path, PolicyError, Problem, closest, dotted
+from policy_enforcer.explained import explained
+from policy_enforcer.model import Policy
+from policy_enforcer.problems import Path, PolicyError, Problem, closest
 from policy_enforcer.yamltree import Tree, parse
 
 
@@ -41,7 +41,7 @@ def _read(text: str) -> tuple[Policy | None, list[Problem]]:
     try:
         policy = Policy.model_validate(tree.data)
     except ValidationError as error:
-        return None, [_explained(details, tree) for details in error.errors(include_url=False)]
+        return None, explained(error, tree, Policy)
     return policy, [_placed(finding, tree) for finding in check.errors(policy)]
 
 
@@ -66,98 +66,3 @@ def _named_columns(policy: Policy) -> Iterator[tuple[Path, str]]:
         yield from ((("analysis", "join", "columns", column), column) for column in analysis.join.columns)
     if analysis.identity is not None:
         yield ("analysis", "identity"), analysis.identity
-
-
-def _explained(details: Any, tree: Tree) -> Problem:
-    """One pydantic error as a problem in the author's words."""
-    path = _as_written(details["loc"], tree.data)
-    line, column = tree.where(path)
-    code, sentence, suggestion = _words_for(details, path)
-    return Problem(code, sentence, dotted(path), line, column, suggestion)
-
-
-def _as_written(location: tuple[int | str, ...], data: Any) -> Path:
-    """The part of pydantic's location that is in the text: it adds names of union members."""
-    path: list[int | str] = []
-    for part in location:
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            continue
-        path.append(part)
-    missing = location[-1] if location and isinstance(data, dict) and location[-1] not in path else None
-    return (
-        (*path, missing) if isinstance(missing, str) and missing in _known_words(tuple(path)) else tuple(path)
-    )
-
-
-def _words_for(details: Any, path: Path) -> tuple[str, str, str | None]:
-    kind, context, given = details["type"], details.get("ctx", {}), details["input"]
-    if kind == "extra_forbidden":
-        return (
-            "policy.unknown-word",
-            "this word is not in the policy language",
-            closest(str(path[-1]), _known_words(path[:-1])),
-        )
-    if kind == "missing":
-        return "policy.missing-word", f"{path[-1] if path else 'a word'!r} must be written", None
-    if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        return (
-            "policy.unknown-word",
-            "this duty is not in the policy language",
-            f"Known here: {', '.join(DUTY_WORDS)}.",
-        )
-    if kind == "literal_error":
-        return "policy.unknown-value", "this value is not in the policy language", _expected(context, given)
-    if kind.endswith("_type"):
-        return (
-            "policy.wrong-type",
-            f"this must be {_A_TYPE.get(kind, 'of another type')}",
-            _list_hint(kind, given),
-        )
-    if kind == "value_error":
-        return "policy.bad-value", str(context["error"]), None
-    if kind == "string_pattern_mismatch":
-        return (
-            "policy.bad-value",
-            "this is not written as such a name must be",
-            f"It must match {context['pattern']}",
-        )
-    return "policy.bad-value", details["msg"], None
-
-
-_A_TYPE = {
-    "tuple_type": "a list",
-    "string_type": "a word; put numbers and dates in quotes where a word is meant",
-    "int_type": "a whole number",
-    "bool_type": "true or false",
-    "model_type": "a group of words",
-    "mapping_type": "a group of words",
-    "dict_type": "a group of words",
-}
-
-
-def _list_hint(kind: str, given: Any) -> str | None:
-    return f"Write [{given}]." if kind == "tuple_type" and isinstance(given, str) else None
-
-
-def _expected(context: Mapping[str, Any], given: Any) -> str | None:
-    words = [word.strip("' ") for word in context["expected"].replace(" or ", ", ").split(",")]
-    return closest(str(given), words)
-
-
-def _known_words(path: Path) -> list[str]:
-    """The words the language has at `path`; empty where columns are named."""
-    groups: list[type[BaseModel]] = [Policy]
-    for part in path:
-        steps = [group.model_fields for group in groups]
-        found = [f.annotation for fields in steps for name, f in fields.items() if (f.alias or name) == part]
-        groups = groups if isinstance(part, int) else [g for a in found for g in _groups(a)]
-    return sorted({field.alias or name for group in groups for name, field in group.model_fields.items()})
-
-
-def _groups(annotation: Any) -> list[type[BaseModel]]:
-    """The word groups inside an annotation such as `tuple[Join | None, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [group for argument in get_args(annotation) for group in _groups(argument)]

@@ -41,17 +41,19 @@ Measure = Literal[
 ]
 ScalarFunction = Literal[
     "abs",
-    "arithmetic",  # + - * and unary minus, with constants or columns of the same dataset
+    "arithmetic",  # + - * and unary minus, intervals too
+    "case",  # CASE outside aggregates; what it compares needs `filters` as well
     "cast",
     "ceil",
     "coalesce",
-    "concat",
-    "date_part",
+    "date_part",  # also EXTRACT
     "date_trunc",
     "day",
-    "divide",
+    "dayofweek",
+    "divide",  # / and //
     "floor",
     "greatest",
+    "hour",
     "least",
     "left",
     "length",
@@ -60,13 +62,12 @@ ScalarFunction = Literal[
     "month",
     "nullif",
     "quarter",
-    "replace",
     "right",
     "round",
-    "sign",
     "substring",
     "trim",
     "upper",
+    "week",
     "year",
 ]
 

@@ -83,7 +83,9 @@ def parse(text: str) -> Tree:
         if isinstance(node, yaml.MappingNode):
             tree.data = _value(node, (), tree)
         else:
-            tree.problems.append(Problem("yaml.not-a-policy", "a policy is a list of `word: value` lines"))
+            tree.problems.append(
+                Problem("yaml.not-a-policy", "a policy is a list of `word: value` lines", line=1)
+            )
     return tree
 
 

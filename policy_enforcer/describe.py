@@ -1,0 +1,71 @@
+"""A policy for its readers: what each column may be used for.
+
+The matrix asks the very rules that decide, one column and one use at a time, so it cannot say anything
+else than the decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from policy_enforcer.columns import COLUMN_RULES, join_column
+from policy_enforcer.facts import ColumnUse
+from policy_enforcer.model import FilterKind, Measure, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixRow:
+    """What the parties of this policy may do with one column."""
+
+    parties: tuple[str, ...]
+    column: str
+    grade: int | None
+    joined: bool
+    grouped: bool
+    filtered: tuple[str, ...]
+    measured: tuple[str, ...]
+    listed: bool
+    weighted: bool
+
+    @property
+    def usable(self) -> bool:
+        """True when anything at all may be done with it."""
+        return bool(self.joined or self.grouped or self.filtered or self.measured or self.listed)
+
+
+def matrix(policy: Policy, grades: Mapping[str, int | None]) -> tuple[MatrixRow, ...]:
+    """One row per column of the dataset, plus one for counting rows. `grades`: column -> grade."""
+    return tuple(_row(policy, column, grade) for column, grade in {**grades, "*": 0}.items())
+
+
+def _row(policy: Policy, column: str, grade: int | None) -> MatrixRow:
+    def may(**use: Any) -> bool:
+        return _graded(policy, grade) and _permitted(policy, ColumnUse(column, **use))
+
+    measured = tuple(m for m in get_args(Measure) if may(aggregated=frozenset({m})))
+    return MatrixRow(
+        parties=policy.assignee,
+        column=column,
+        grade=None if column == "*" else grade,
+        joined=may(joined=True),
+        grouped=may(grouped=True),
+        filtered=tuple(kind for kind in get_args(FilterKind) if _may_filter(may, kind)),
+        measured=measured,
+        listed=may(listed=True),
+        weighted=bool(measured) and may(weighted=True, aggregated=frozenset(measured)),
+    )
+
+
+def _may_filter(may: Callable[..., bool], kind: str) -> bool:
+    return may(compared_with_column=True) if kind == "column" else may(filtered=frozenset({kind}))
+
+
+def _graded(policy: Policy, grade: int | None) -> bool:
+    most = policy.transfer.grade_at_most if policy.transfer else None
+    return most is None or (grade is not None and grade <= most)
+
+
+def _permitted(policy: Policy, use: ColumnUse) -> bool:
+    return not any(reason for rule in (*COLUMN_RULES, join_column) for reason in rule(policy, use))

@@ -1,0 +1,199 @@
+"""What a new version of a policy allows, forbids, or changes otherwise.
+
+INVARIANT: whatever the new version permits and the old one refused has a sentence in `allowed` or `other`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from policy_enforcer.describe import MatrixRow, matrix
+from policy_enforcer.disclosure import Level
+from policy_enforcer.model import ANY, Policy, plain
+from policy_enforcer.moments import end_instant, first_instant
+from policy_enforcer.obligations import obligations
+
+
+@dataclass(slots=True)
+class Diff:
+    """Sentences. `other` is neither looser nor tighter: what only law enforces, and incomparable limits."""
+
+    allowed: list[str] = field(default_factory=list)
+    forbidden: list[str] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """True when both versions say the same, their names aside."""
+        return not (self.allowed or self.forbidden or self.other)
+
+
+def diff(old: Policy, new: Policy) -> Diff:
+    """Compare two versions of a policy for one dataset."""
+    result = Diff()
+    for label, named in _CHOICES.items():
+        _compare_choice(result, label, named(old), named(new))
+    columns = {*_columns(old), *_columns(new)}
+    before, after = set(_grants(old, columns)), set(_grants(new, columns))
+    result.allowed += sorted(after - before)
+    result.forbidden += sorted(before - after)
+    for label, (rank, show) in _LIMITS.items():
+        was, becomes = rank(old), rank(new)
+        if was != becomes:
+            sentence = f"{label}: {show(old)} becomes {show(new)}"
+            (result.allowed if becomes > was else result.forbidden).append(sentence)
+    result.other += [f"{label} changes" for label, part in _OTHERS.items() if part(old) != part(new)]
+    return result
+
+
+# -- choices: a closed list, or no limit at all
+
+_CHOICES: Mapping[str, Callable[[Policy], Collection[str] | None]] = MappingProxyType(
+    {
+        "asking by": lambda p: None if p.assignee == ANY else p.assignee,
+        "purpose": lambda p: None if p.purpose == ANY else p.purpose,
+        "processing in": lambda p: p.where.processing if p.where else None,
+        "recipients in": lambda p: p.where.recipients if p.where else None,
+    }
+)
+
+
+def _compare_choice(
+    result: Diff, label: str, old: Collection[str] | None, new: Collection[str] | None
+) -> None:
+    if old is None and new is not None:
+        result.forbidden.append(f"{label} anything but {', '.join(sorted(new))}")
+    elif old is not None and new is None:
+        result.allowed.append(f"{label} anything but {', '.join(sorted(old))}")
+    elif old is not None and new is not None:
+        result.allowed += [f"{label} {name}" for name in sorted(set(new) - set(old))]
+        result.forbidden += [f"{label} {name}" for name in sorted(set(old) - set(new))]
+
+
+# -- grants: what a column, function or kind may be used for
+
+
+def _columns(policy: Policy) -> Iterator[str]:
+    analysis = policy.analysis
+    yield from (*analysis.dimensions, *analysis.filters, *analysis.measures, *analysis.payload)
+    yield from analysis.join.columns if analysis.join else ()
+
+
+def _grants(policy: Policy, columns: Collection[str]) -> Iterator[str]:
+    analysis = policy.analysis
+    yield from (f"{kind} analyses" for kind in analysis.kinds)
+    yield from (f"the scalar function {name}" for name in analysis.scalar_functions)
+    operators = analysis.join.operators if analysis.join else ()
+    yield from (f"join conditions combined with {word}" for word in operators)
+    # grades are a limit of their own, below
+    ungraded = policy.model_copy(update={"transfer": None})
+    for row in matrix(ungraded, dict.fromkeys(sorted({*columns} - {"*"}))):
+        yield from _row_grants(row)
+
+
+def _row_grants(row: MatrixRow) -> Iterator[str]:
+    name = "rows" if row.column == "*" else row.column
+    yield from (f"{name} may be {use}" for use in ("joined", "grouped", "listed") if getattr(row, use))
+    yield from (f"{name} may be filtered by {kind}" for kind in row.filtered)
+    yield from (f"{name} may be measured by {measure}" for measure in row.measured)
+
+
+# -- limits: a rank in which more is looser, and how to show the limit
+
+Limit = tuple[Callable[[Policy], float], Callable[[Policy], object]]
+
+
+def _most(number: int | None) -> float:
+    return math.inf if number is None else number
+
+
+def _begins(policy: Policy) -> float:
+    start = policy.when.start if policy.when else None
+    return math.inf if start is None else -first_instant(start).timestamp()
+
+
+def _ends(policy: Policy) -> float:
+    until = policy.when.until if policy.when else None
+    return math.inf if until is None else end_instant(until).timestamp()
+
+
+def _grade(policy: Policy) -> int | None:
+    return policy.transfer.grade_at_most if policy.transfer else None
+
+
+def _disclosure(policy: Policy) -> float:
+    join = policy.analysis.join
+    return -1 if join is None else Level.parse(join.disclosure)
+
+
+def _needs_asker(policy: Policy) -> bool:
+    return bool(policy.analysis.join and policy.analysis.join.required)
+
+
+_LIMITS: Mapping[str, Limit] = MappingProxyType(
+    {
+        "from": (_begins, lambda p: (p.when and p.when.start) or "always"),
+        "until": (_ends, lambda p: (p.when and p.when.until) or "no end"),
+        "concurrent queries": (
+            lambda p: _most(p.uses.max_concurrent if p.uses else None),
+            lambda p: (p.uses and p.uses.max_concurrent) or "any number",
+        ),
+        "grade of a column": (
+            lambda p: _most(_grade(p)),
+            lambda p: "any" if _grade(p) is None else _grade(p),
+        ),
+        ),
+        "disclosure of join keys": (
+            _disclosure,
+            lambda p: p.analysis.join.disclosure if p.analysis.join else "no join",
+        ),
+        "joining the asker's own data": (
+            lambda p: not _needs_asker(p),
+            lambda p: "required" if _needs_asker(p) else "not required",
+        ),
+        "weights of the asker": (
+            lambda p: p.analysis.weighted,
+            lambda p: "allowed" if p.analysis.weighted else "refused",
+        ),
+        "keys of the other side": (
+            lambda p: _most(p.analysis.maximum_peer_keys),
+            lambda p: p.analysis.maximum_peer_keys or "any number",
+        ),
+        "minimum of identities": (
+            lambda p: -(p.analysis.minimum_identities or 0),
+            lambda p: p.analysis.minimum_identities or "none",
+        ),
+        "witnesses": (lambda p: -obligations(p).witnesses, lambda p: obligations(p).witnesses),
+    }
+)
+
+
+# -- the rest: any change is worth a look
+
+
+def _allowance(policy: Policy) -> tuple[int | None, str | None]:
+    uses = policy.uses
+    return (uses.count, uses.per) if uses and uses.count is not None else (None, None)
+
+
+_OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
+    {
+        "dataset": lambda p: p.dataset,
+        "when.elapsed": lambda p: p.when and p.when.elapsed,
+        "uses.count": _allowance,
+        "transfer (declared)": lambda p: p.transfer and p.transfer.model_copy(update={"grade_at_most": None}),
+        "analysis.identity": lambda p: p.analysis.identity,
+        "analysis.bounds": lambda p: {c: (plain(a), plain(b)) for c, (a, b) in p.analysis.bounds.items()},
+        "analysis.domains": lambda p: p.analysis.domains,
+        "analysis.noise": lambda p: p.analysis.noise,
+        "analysis.differencing": lambda p: p.analysis.differencing,
+        "analysis.templates": lambda p: p.analysis.templates,
+        "analysis.max_rows_per_identity": lambda p: p.analysis.max_rows_per_identity,
+        "analysis.max_cells_per_identity": lambda p: p.analysis.max_cells_per_identity,
+        "masking": lambda p: p.masking,
+        "duties (declared)": lambda p: tuple(d for d in p.duties if d.word != "log"),
+    }
+)

@@ -1,0 +1,201 @@
+"""Examples kept beside a policy (`<name>.tests.yaml`) and what they expect of it.
+
+    tests:
+      - name: turnover per industry
+        kind: aggregate
+        level: cardinality
+        join: [company_id]
+        group: [industry]
+        measure: {amount: sum, "*": count}
+        expect: permit
+      - name: no grouping by company
+        group: [company_id]
+        expect: [identity.grouped]
+
+What an example does not say is taken to be as the policy wants it: the first assignee asks for the first
+purpose, from an allowed place, in time, with a protocol that can gate. So an example speaks of one thing.
+An example with `sql` instead of facts is for the connector, which derives the facts from the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationError
+
+from policy_enforcer.codes import REASONS
+from policy_enforcer.decide import decide
+from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
+from policy_enforcer.explained import explained
+from policy_enforcer.facts import ColumnUse, LedgerView, ProtocolUse, Request
+from policy_enforcer.model import ANY, Closed, ColumnName, Moment, Policy, Text
+from policy_enforcer.moments import first_instant
+from policy_enforcer.obligations import obligations
+from policy_enforcer.problems import PolicyError
+from policy_enforcer.yamltree import parse
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _permit(value: object) -> object:
+    return [] if value == "permit" else value
+
+
+def _known_codes(codes: tuple[str, ...]) -> tuple[str, ...]:
+    if not set(codes) <= set(REASONS):
+        raise ValueError("`expect` is permit, or a list of reason codes from docs/reference/policy.md")
+    return codes
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Count = Annotated[int, Strict(), Field(ge=0)]
+Uses = Mapping[ColumnName, Words]
+
+
+class Example(Closed):
+    """One example. `expect` is empty for a query that is to be permitted."""
+
+    name: Text
+    expect: Annotated[tuple[str, ...], BeforeValidator(_permit), AfterValidator(_known_codes)]
+    sql: Text | None = None
+    asker: str | None = None
+    recipients: Words | None = None
+    purpose: str | None = None
+    at: Moment | None = None
+    kind: Literal["aggregate", "list"] = "aggregate"
+    level: Literal["hidden", "cardinality", "receiver", "rows"] | None = None
+    join: Words = ()
+    join_operators: Words = ()
+    group: Words = ()
+    filter: Uses = Field(default={})
+    measure: Uses = Field(default={})
+    list: Words = ()
+    functions: Uses = Field(default={})
+    weighted: Words = ()
+    conditional: Words = ()
+    processing: Words | None = None
+    receiving: Words | None = None
+    grades: Mapping[ColumnName, Count] = Field(default={})
+    peer_keys: Count | None = None
+    witnesses: Count | None = None
+    uses: Count = 0
+    running: Count = 0
+
+
+class _File(Closed):
+    tests: Annotated[tuple[Example, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one example expected and what the policy decided."""
+
+    name: str
+    expected: frozenset[str]
+    actual: frozenset[str]
+
+    @property
+    def passed(self) -> bool:
+        """True when exactly the expected reasons came, none for a permission."""
+        return self.expected == self.actual
+
+
+def parse_examples(text: str, source: str = "tests") -> tuple[Example, ...]:
+    """Read a test file; `PolicyError` lists everything that is wrong with it, with lines."""
+    tree = parse(text)
+    if tree.problems:
+        raise PolicyError(source, tree.problems)
+    try:
+        return _File.model_validate(tree.data).tests
+    except ValidationError as error:
+        raise PolicyError(source, explained(error, tree, _File)) from None
+
+
+def run_examples(
+    policy: Policy, examples: Sequence[tuple[str, Request, LedgerView, frozenset[str]]]
+) -> tuple[Outcome, ...]:
+    """Decide every (name, request, ledger, expected codes)."""
+    return tuple(
+        Outcome(name, expected, frozenset(reason.code for reason in decide(policy, request, ledger).because))
+        for name, request, ledger, expected in examples
+    )
+
+
+def case(policy: Policy, example: Example) -> tuple[str, Request, LedgerView, frozenset[str]]:
+    """The facts of an example without `sql`, as `run_examples` takes them."""
+    at = _instant(policy, example.at)
+    ledger = LedgerView(example.uses, example.running, agreed=at)
+    return example.name, _request(policy, example, at), ledger, frozenset(example.expect)
+
+
+def _instant(policy: Policy, given: str | None) -> datetime:
+    start = given or (policy.when.start if policy.when else None)
+    return first_instant(start) if start else datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def _request(policy: Policy, example: Example, at: datetime) -> Request:
+    asker = example.asker or next(iter(policy.assignee))
+    joint, columns = bool(example.join), _columns(example)
+    identity = policy.analysis.identity
+    countable = identity is not None and (not joint or identity in example.join)
+    return Request(
+        dataset=policy.dataset,
+        owner=policy.owner,
+        asker=asker,
+        recipients=frozenset(example.recipients or (asker,)),
+        purpose=example.purpose or (None if policy.purpose == ANY else policy.purpose[0]),
+        at=at,
+        kind=example.kind,
+        columns=columns,
+        protocol=_protocol(policy, example),
+        joint=joint,
+        asker_data=joint,
+        join_operators=frozenset(example.join_operators),
+        identity_columns=(identity,) if identity and countable else (),
+        peer_keys=1 if example.peer_keys is None else example.peer_keys,
+        witnesses=obligations(policy).witnesses if example.witnesses is None else example.witnesses,
+        processing=_places(example.processing, policy.where.processing if policy.where else None),
+        receiving=_places(example.receiving, policy.where.recipients if policy.where else None),
+        grades={**{use.column: 0 for use in columns}, **example.grades},
+    )
+
+
+def _places(given: Sequence[str] | None, allowed: Sequence[str] | None) -> frozenset[str]:
+    return frozenset(allowed or () if given is None else given)
+
+
+def _protocol(policy: Policy, example: Example) -> ProtocolUse:
+    join = policy.analysis.join
+    wanted = example.level or (join.disclosure if join and example.join else "hidden")
+    fact = Fact.MATCHED_ROWS if wanted == "rows" else Fact.RELEASED_CELLS
+    reveals = (Disclosure(Party.RECEIVER, fact, gated=True),)
+    return ProtocolUse("example", 1, Level.parse(wanted), reveals, frozenset({"minimum-identities"}))
+
+
+def _columns(example: Example) -> tuple[ColumnUse, ...]:
+    named = (example.join, example.group, example.filter, example.measure, example.list)
+    others = (example.functions, example.weighted, example.conditional)
+    names = dict.fromkeys(name for group in (*named, *others) for name in group)
+    return tuple(_use(example, name) for name in names)
+
+
+def _use(example: Example, name: str) -> ColumnUse:
+    kinds = frozenset(example.filter.get(name, ()))
+    return ColumnUse(
+        column=name,
+        filtered=kinds - {"column"},
+        compared_with_literal=bool(kinds - {"column", "null"}),
+        compared_with_column="column" in kinds,
+        joined=name in example.join,
+        grouped=name in example.group,
+        listed=name in example.list,
+        aggregated=frozenset(example.measure.get(name, ())),
+        conditional=name in example.conditional,
+        functions=frozenset(example.functions.get(name, ())),
+        weighted=name in example.weighted,
+    )
