@@ -145,7 +145,6 @@ _LIMITS: Mapping[str, Limit] = MappingProxyType(
             lambda p: _most(_grade(p)),
             lambda p: "any" if _grade(p) is None else _grade(p),
         ),
-        ),
         "disclosure of join keys": (
             _disclosure,
             lambda p: p.analysis.join.disclosure if p.analysis.join else "no join",
