@@ -46,7 +46,8 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
+	cargo fmt --manifest-path compute/native/Cargo.toml --check
 	cargo clippy --manifest-path compute/native/Cargo.toml --all-targets --quiet -- -D warnings
 	cargo test --manifest-path compute/native/Cargo.toml --quiet
 	rm -rf $(VENV)/proto && mkdir $(VENV)/proto
@@ -55,7 +56,7 @@ check: setup
 	diff -r -x '__*__*' $(VENV)/proto/witness/v1 witness/v1
 
 proto: $(VENV)/.python
-	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --mypy_out=$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=$(PROTO_OUT) \
+	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 		$$(find proto -name '*.proto')
 
