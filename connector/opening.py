@@ -6,6 +6,7 @@ Refuses every document that does not serialise back to its own bytes.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ from compute.errors import PeerViolation
 from witness import canonical
 from witness.encoding import EncodingError, b64, unb64
 from witness.record import Sealed
-from witness.schema import HEX16, HEX32, LINE, Fields, FormatError
+from witness.schema import HEX16, HEX32, Fields, FormatError
 
+TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 MOST_SQL = 100_000
 MOST_PURPOSE = 256
 
@@ -36,7 +38,6 @@ class Opening:
     plan_salt: bytes
     nonce: bytes
     build: str
-    jurisdiction: str
     clock: int  # ms since 1970
     trace: str  # W3C traceparent
 
@@ -50,7 +51,6 @@ class Opening:
                 "dataset": None if self.dataset is None else self.dataset.as_json(),
                 "exchange": self.exchange,
                 "exchange_key": b64(self.exchange_key),
-                "jurisdiction": self.jurisdiction,
                 "members": self.members,
                 "nonce": b64(self.nonce),
                 "plan_digest": b64(self.plan_digest),
@@ -80,9 +80,8 @@ class Opening:
                 plan_salt=_bytes32(f, "plan_salt"),
                 nonce=_bytes32(f, "nonce"),
                 build=f.text("build", HEX32),
-                jurisdiction=f.text("jurisdiction", LINE),
                 clock=f.integer("clock"),
-                trace=f.text("trace", LINE),
+                trace=f.text("trace", TRACEPARENT),
             )
 
 

@@ -46,6 +46,13 @@ class Statement:
     contract: Contract | None
     sensitive: Sensitive
 
+    def with_build_of_author(self, stated: Statement) -> Statement:
+        """The same, with the build that the author states of itself."""
+        if not stated.parties:
+            return self
+        author = replace(self.parties[0], build=stated.parties[0].build)
+        return replace(self, parties=(author, *self.parties[1:]))
+
     def seal(self, entropy: Entropy) -> Sealed:
         """A record of this statement with fresh salts."""
         return seal(

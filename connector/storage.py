@@ -142,8 +142,12 @@ class ExchangeRecord:
     role: str
     kind: str
     trace_id: str
+    key: bytes  # finds the exchange's leaves in a public log; shown to nobody else
     status: str  # "open" | "released" | "refused" | "failed" | ...
     at: str
+
+    def __repr__(self) -> str:
+        return f"ExchangeRecord({self.id!r}, status={self.status!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +245,7 @@ _running = _table("running", _text("query"), _text("agreement"), _text("at"), ke
 _exchanges = _table(
     "exchanges",
     *(_text("id"), _text("agreement", nullable=True), _text("peer"), _text("role"), _text("kind")),
-    *(_text("trace_id"), _text("status"), _text("at")),
+    *(_text("trace_id"), _blob("key"), _text("status"), _text("at")),
     key=["id"],
 )
 _evidence = _table(
@@ -261,6 +265,7 @@ _outbox = _table(
     key=["exchange", "sequence", "witness"],
     refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
 )
+_members = _table("members", _text("digest"), _int("version"), _blob("envelope"), key=["digest"])
 _answered = _table(
     "answered",
     *(_text("key"), _text("agreement"), _text("exchange"), _text("result", nullable=True)),
@@ -512,10 +517,10 @@ class Store:
     # exchanges, evidence, outbox
 
     def open_exchange(
-        self, exchange: str, agreement: str | None, peer: str, role: str, kind: str, trace_id: str
+        self, exchange: str, agreement: str | None, peer: str, role: str, kind: str, trace_id: str, key: bytes
     ) -> ExchangeRecord:
         """Start an exchange with a peer."""
-        record = ExchangeRecord(exchange, agreement, peer, role, kind, trace_id, "open", self._now())
+        record = ExchangeRecord(exchange, agreement, peer, role, kind, trace_id, key, "open", self._now())
         with self._writing() as connection:
             self._insert(connection, _exchanges, record)
         return record
@@ -602,6 +607,21 @@ class Store:
         """The witness logged the record at `index`. Once more with a newer proof replaces the proof."""
         changes = {"status": "delivered", "index": index, "proof": proof}
         self._run(update(_outbox).where(*_outbox_key(exchange, sequence, witness)).values(**changes))
+
+    # member lists
+
+    def keep_members(self, digest: str, version: int, envelope: bytes) -> None:
+        """Keep a signed member list: the receipts of its time need it for ever."""
+        with self._writing() as connection:
+            known = connection.execute(select(_members.c.digest).where(_members.c.digest == digest)).first()
+            if known is None:
+                connection.execute(insert(_members).values(digest=digest, version=version, envelope=envelope))
+
+    def member_lists(self) -> list[tuple[str, bytes]]:
+        """Digest and envelope of every member list kept, oldest first."""
+        query = select(_members.c.digest, _members.c.envelope).order_by(_members.c.version)
+        with self._reading() as connection:
+            return [(row.digest, row.envelope) for row in connection.execute(query)]
 
     # answered queries
 

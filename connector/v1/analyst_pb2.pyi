@@ -72,20 +72,24 @@ class QueryRequest(_message.Message):
     SQL_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     sql: _builtins.str
     purpose: _builtins.str
     traceparent: _builtins.str
     """W3C trace context of the caller, if any"""
+    language: _builtins.str
+    """explain: "en" or "zh" """
     def __init__(
         self,
         *,
         sql: _builtins.str = ...,
         purpose: _builtins.str = ...,
         traceparent: _builtins.str = ...,
+        language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["purpose", b"purpose", "sql", b"sql", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "purpose", b"purpose", "sql", b"sql", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,26 +23,26 @@ class ContractRequest(_message.Message):
     NEGOTIATION_FIELD_NUMBER: _builtins.int
     OFFER_FIELD_NUMBER: _builtins.int
     POLICY_DIGEST_FIELD_NUMBER: _builtins.int
-    EVIDENCE_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     negotiation: _builtins.str
     """chosen by the consumer: 32 hexadecimal characters"""
     offer: _builtins.str
     """the offer's name at the provider"""
     policy_digest: _builtins.bytes
     """of the policy the consumer has read"""
-    evidence: _builtins.bytes
-    """DSSE envelope of the request record, signed by the consumer"""
+    record: _builtins.bytes
+    """the request record, signed by the consumer"""
     def __init__(
         self,
         *,
         negotiation: _builtins.str = ...,
         offer: _builtins.str = ...,
         policy_digest: _builtins.bytes = ...,
-        evidence: _builtins.bytes = ...,
+        record: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "negotiation", b"negotiation", "offer", b"offer", "policy_digest", b"policy_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["negotiation", b"negotiation", "offer", b"offer", "policy_digest", b"policy_digest", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -54,68 +54,41 @@ class ContractAgreement(_message.Message):
 
     NEGOTIATION_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
-    EVIDENCE_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     negotiation: _builtins.str
     agreement: _builtins.bytes
     """canonical JSON (RFC 8785) of the agreement, policy and dataset embedded"""
-    evidence: _builtins.bytes
-    """DSSE envelope of the agreement record, signed by the provider"""
+    record: _builtins.bytes
+    """the agreement record, signed by the provider"""
     def __init__(
         self,
         *,
         negotiation: _builtins.str = ...,
         agreement: _builtins.bytes = ...,
-        evidence: _builtins.bytes = ...,
+        record: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "evidence", b"evidence", "negotiation", b"negotiation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "negotiation", b"negotiation", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ContractAgreement: _TypeAlias = ContractAgreement  # noqa: Y015
 
 @_typing.final
-class AgreementVerification(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NEGOTIATION_FIELD_NUMBER: _builtins.int
-    EVIDENCE_FIELD_NUMBER: _builtins.int
-    negotiation: _builtins.str
-    evidence: _builtins.bytes
-    """the same record, signed by both"""
-    def __init__(
-        self,
-        *,
-        negotiation: _builtins.str = ...,
-        evidence: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "negotiation", b"negotiation"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AgreementVerification: _TypeAlias = AgreementVerification  # noqa: Y015
-
-@_typing.final
 class NegotiationEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NEGOTIATION_FIELD_NUMBER: _builtins.int
-    EVIDENCE_FIELD_NUMBER: _builtins.int
     negotiation: _builtins.str
-    evidence: _builtins.bytes
-    """the agreement record with both signatures, as sent to the witness"""
     def __init__(
         self,
         *,
         negotiation: _builtins.str = ...,
-        evidence: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "negotiation", b"negotiation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["negotiation", b"negotiation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -127,21 +100,21 @@ class NegotiationTermination(_message.Message):
 
     NEGOTIATION_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     negotiation: _builtins.str
     code: _builtins.str
-    reason: _builtins.str
-    """for people; no data"""
+    record: _builtins.bytes
+    """the termination record, signed by its sender"""
     def __init__(
         self,
         *,
         negotiation: _builtins.str = ...,
         code: _builtins.str = ...,
-        reason: _builtins.str = ...,
+        record: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "negotiation", b"negotiation", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "negotiation", b"negotiation", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -170,23 +143,27 @@ class AgreementSuspension(_message.Message):
 Global___AgreementSuspension: _TypeAlias = AgreementSuspension  # noqa: Y015
 
 @_typing.final
-class NegotiationState(_message.Message):
+class NegotiationReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NEGOTIATION_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     negotiation: _builtins.str
     state: _builtins.str
+    signature: _builtins.bytes
+    """the callee's signature over the record it was sent, if it was sent one"""
     def __init__(
         self,
         *,
         negotiation: _builtins.str = ...,
         state: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["negotiation", b"negotiation", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["negotiation", b"negotiation", "signature", b"signature", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___NegotiationState: _TypeAlias = NegotiationState  # noqa: Y015
+Global___NegotiationReply: _TypeAlias = NegotiationReply  # noqa: Y015

@@ -26,11 +26,12 @@ if _version_not_supported:
 
 
 class NegotiationStub:
-    """Contract negotiation between two participants, after the Dataspace Protocol 2025-1: one call per
-    message, states REQUESTED, OFFERED, ACCEPTED, AGREED, VERIFIED, FINALIZED, TERMINATED.
+    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
+    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
+    message of its own (the consumer's verification of an agreement) travels as the reply.
 
-    Sent to the provider: Request, Verify, Terminate. Sent to the consumer: Agree, Finalize, Terminate.
-    Every call is idempotent: the same message again returns the same state.
+    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
+    Every call is idempotent: the same message again gives the same reply.
     """
 
     def __init__(self, channel):
@@ -42,41 +43,37 @@ class NegotiationStub:
         self.Request = channel.unary_unary(
                 '/connector.v1.Negotiation/Request',
                 request_serializer=connector_dot_v1_dot_negotiation__pb2.ContractRequest.SerializeToString,
-                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
                 _registered_method=True)
         self.Agree = channel.unary_unary(
                 '/connector.v1.Negotiation/Agree',
                 request_serializer=connector_dot_v1_dot_negotiation__pb2.ContractAgreement.SerializeToString,
-                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
-                _registered_method=True)
-        self.Verify = channel.unary_unary(
-                '/connector.v1.Negotiation/Verify',
-                request_serializer=connector_dot_v1_dot_negotiation__pb2.AgreementVerification.SerializeToString,
-                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
                 _registered_method=True)
         self.Finalize = channel.unary_unary(
                 '/connector.v1.Negotiation/Finalize',
                 request_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationEvent.SerializeToString,
-                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
                 _registered_method=True)
         self.Terminate = channel.unary_unary(
                 '/connector.v1.Negotiation/Terminate',
                 request_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationTermination.SerializeToString,
-                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
                 _registered_method=True)
         self.Suspend = channel.unary_unary(
                 '/connector.v1.Negotiation/Suspend',
                 request_serializer=connector_dot_v1_dot_negotiation__pb2.AgreementSuspension.SerializeToString,
-                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
                 _registered_method=True)
 
 
 class NegotiationServicer:
-    """Contract negotiation between two participants, after the Dataspace Protocol 2025-1: one call per
-    message, states REQUESTED, OFFERED, ACCEPTED, AGREED, VERIFIED, FINALIZED, TERMINATED.
+    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
+    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
+    message of its own (the consumer's verification of an agreement) travels as the reply.
 
-    Sent to the provider: Request, Verify, Terminate. Sent to the consumer: Agree, Finalize, Terminate.
-    Every call is idempotent: the same message again returns the same state.
+    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
+    Every call is idempotent: the same message again gives the same reply.
     """
 
     def Request(self, request, context):
@@ -86,12 +83,6 @@ class NegotiationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Agree(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def Verify(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,8 +101,7 @@ class NegotiationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Suspend(self, request, context):
-        """The provider suspends or resumes a finalized agreement.
-        """
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -122,32 +112,27 @@ def add_NegotiationServicer_to_server(servicer, server):
             'Request': grpc.unary_unary_rpc_method_handler(
                     servicer.Request,
                     request_deserializer=connector_dot_v1_dot_negotiation__pb2.ContractRequest.FromString,
-                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.SerializeToString,
+                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.SerializeToString,
             ),
             'Agree': grpc.unary_unary_rpc_method_handler(
                     servicer.Agree,
                     request_deserializer=connector_dot_v1_dot_negotiation__pb2.ContractAgreement.FromString,
-                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.SerializeToString,
-            ),
-            'Verify': grpc.unary_unary_rpc_method_handler(
-                    servicer.Verify,
-                    request_deserializer=connector_dot_v1_dot_negotiation__pb2.AgreementVerification.FromString,
-                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.SerializeToString,
+                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.SerializeToString,
             ),
             'Finalize': grpc.unary_unary_rpc_method_handler(
                     servicer.Finalize,
                     request_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationEvent.FromString,
-                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.SerializeToString,
+                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.SerializeToString,
             ),
             'Terminate': grpc.unary_unary_rpc_method_handler(
                     servicer.Terminate,
                     request_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationTermination.FromString,
-                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.SerializeToString,
+                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.SerializeToString,
             ),
             'Suspend': grpc.unary_unary_rpc_method_handler(
                     servicer.Suspend,
                     request_deserializer=connector_dot_v1_dot_negotiation__pb2.AgreementSuspension.FromString,
-                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationState.SerializeToString,
+                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -158,11 +143,12 @@ def add_NegotiationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Negotiation:
-    """Contract negotiation between two participants, after the Dataspace Protocol 2025-1: one call per
-    message, states REQUESTED, OFFERED, ACCEPTED, AGREED, VERIFIED, FINALIZED, TERMINATED.
+    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
+    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
+    message of its own (the consumer's verification of an agreement) travels as the reply.
 
-    Sent to the provider: Request, Verify, Terminate. Sent to the consumer: Agree, Finalize, Terminate.
-    Every call is idempotent: the same message again returns the same state.
+    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
+    Every call is idempotent: the same message again gives the same reply.
     """
 
     @staticmethod
@@ -181,7 +167,7 @@ class Negotiation:
             target,
             '/connector.v1.Negotiation/Request',
             connector_dot_v1_dot_negotiation__pb2.ContractRequest.SerializeToString,
-            connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+            connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -208,34 +194,7 @@ class Negotiation:
             target,
             '/connector.v1.Negotiation/Agree',
             connector_dot_v1_dot_negotiation__pb2.ContractAgreement.SerializeToString,
-            connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Verify(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/connector.v1.Negotiation/Verify',
-            connector_dot_v1_dot_negotiation__pb2.AgreementVerification.SerializeToString,
-            connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+            connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -262,7 +221,7 @@ class Negotiation:
             target,
             '/connector.v1.Negotiation/Finalize',
             connector_dot_v1_dot_negotiation__pb2.NegotiationEvent.SerializeToString,
-            connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+            connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -289,7 +248,7 @@ class Negotiation:
             target,
             '/connector.v1.Negotiation/Terminate',
             connector_dot_v1_dot_negotiation__pb2.NegotiationTermination.SerializeToString,
-            connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+            connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -316,7 +275,7 @@ class Negotiation:
             target,
             '/connector.v1.Negotiation/Suspend',
             connector_dot_v1_dot_negotiation__pb2.AgreementSuspension.SerializeToString,
-            connector_dot_v1_dot_negotiation__pb2.NegotiationState.FromString,
+            connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
             options,
             channel_credentials,
             insecure,

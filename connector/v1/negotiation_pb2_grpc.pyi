@@ -27,49 +27,48 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NegotiationStub:
-    """Contract negotiation between two participants, after the Dataspace Protocol 2025-1: one call per
-    message, states REQUESTED, OFFERED, ACCEPTED, AGREED, VERIFIED, FINALIZED, TERMINATED.
+    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
+    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
+    message of its own (the consumer's verification of an agreement) travels as the reply.
 
-    Sent to the provider: Request, Verify, Terminate. Sent to the consumer: Agree, Finalize, Terminate.
-    Every call is idempotent: the same message again returns the same state.
+    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
+    Every call is idempotent: the same message again gives the same reply.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NegotiationAsyncStub: ...
-    Request: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ContractRequest, _negotiation_pb2.NegotiationState]
-    Agree: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ContractAgreement, _negotiation_pb2.NegotiationState]
-    Verify: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.AgreementVerification, _negotiation_pb2.NegotiationState]
-    Finalize: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationEvent, _negotiation_pb2.NegotiationState]
-    Terminate: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationTermination, _negotiation_pb2.NegotiationState]
-    Suspend: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.AgreementSuspension, _negotiation_pb2.NegotiationState]
-    """The provider suspends or resumes a finalized agreement."""
+    Request: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ContractRequest, _negotiation_pb2.NegotiationReply]
+    Agree: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ContractAgreement, _negotiation_pb2.NegotiationReply]
+    Finalize: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationEvent, _negotiation_pb2.NegotiationReply]
+    Terminate: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationTermination, _negotiation_pb2.NegotiationReply]
+    Suspend: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.AgreementSuspension, _negotiation_pb2.NegotiationReply]
 
 @_typing.type_check_only
 class NegotiationAsyncStub(NegotiationStub):
-    """Contract negotiation between two participants, after the Dataspace Protocol 2025-1: one call per
-    message, states REQUESTED, OFFERED, ACCEPTED, AGREED, VERIFIED, FINALIZED, TERMINATED.
+    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
+    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
+    message of its own (the consumer's verification of an agreement) travels as the reply.
 
-    Sent to the provider: Request, Verify, Terminate. Sent to the consumer: Agree, Finalize, Terminate.
-    Every call is idempotent: the same message again returns the same state.
+    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
+    Every call is idempotent: the same message again gives the same reply.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Request: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ContractRequest, _negotiation_pb2.NegotiationState]  # type: ignore[assignment]
-    Agree: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ContractAgreement, _negotiation_pb2.NegotiationState]  # type: ignore[assignment]
-    Verify: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.AgreementVerification, _negotiation_pb2.NegotiationState]  # type: ignore[assignment]
-    Finalize: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationEvent, _negotiation_pb2.NegotiationState]  # type: ignore[assignment]
-    Terminate: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationTermination, _negotiation_pb2.NegotiationState]  # type: ignore[assignment]
-    Suspend: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.AgreementSuspension, _negotiation_pb2.NegotiationState]  # type: ignore[assignment]
-    """The provider suspends or resumes a finalized agreement."""
+    Request: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ContractRequest, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
+    Agree: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ContractAgreement, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
+    Finalize: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationEvent, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
+    Terminate: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationTermination, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
+    Suspend: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.AgreementSuspension, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
 
 class NegotiationServicer(metaclass=_abc_1.ABCMeta):
-    """Contract negotiation between two participants, after the Dataspace Protocol 2025-1: one call per
-    message, states REQUESTED, OFFERED, ACCEPTED, AGREED, VERIFIED, FINALIZED, TERMINATED.
+    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
+    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
+    message of its own (the consumer's verification of an agreement) travels as the reply.
 
-    Sent to the provider: Request, Verify, Terminate. Sent to the consumer: Agree, Finalize, Terminate.
-    Every call is idempotent: the same message again returns the same state.
+    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
+    Every call is idempotent: the same message again gives the same reply.
     """
 
     @_abc_1.abstractmethod
@@ -77,42 +76,34 @@ class NegotiationServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _negotiation_pb2.ContractRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_negotiation_pb2.NegotiationState, _abc.Awaitable[_negotiation_pb2.NegotiationState]]: ...
+    ) -> _typing.Union[_negotiation_pb2.NegotiationReply, _abc.Awaitable[_negotiation_pb2.NegotiationReply]]: ...
 
     @_abc_1.abstractmethod
     def Agree(
         self,
         request: _negotiation_pb2.ContractAgreement,
         context: _ServicerContext,
-    ) -> _typing.Union[_negotiation_pb2.NegotiationState, _abc.Awaitable[_negotiation_pb2.NegotiationState]]: ...
-
-    @_abc_1.abstractmethod
-    def Verify(
-        self,
-        request: _negotiation_pb2.AgreementVerification,
-        context: _ServicerContext,
-    ) -> _typing.Union[_negotiation_pb2.NegotiationState, _abc.Awaitable[_negotiation_pb2.NegotiationState]]: ...
+    ) -> _typing.Union[_negotiation_pb2.NegotiationReply, _abc.Awaitable[_negotiation_pb2.NegotiationReply]]: ...
 
     @_abc_1.abstractmethod
     def Finalize(
         self,
         request: _negotiation_pb2.NegotiationEvent,
         context: _ServicerContext,
-    ) -> _typing.Union[_negotiation_pb2.NegotiationState, _abc.Awaitable[_negotiation_pb2.NegotiationState]]: ...
+    ) -> _typing.Union[_negotiation_pb2.NegotiationReply, _abc.Awaitable[_negotiation_pb2.NegotiationReply]]: ...
 
     @_abc_1.abstractmethod
     def Terminate(
         self,
         request: _negotiation_pb2.NegotiationTermination,
         context: _ServicerContext,
-    ) -> _typing.Union[_negotiation_pb2.NegotiationState, _abc.Awaitable[_negotiation_pb2.NegotiationState]]: ...
+    ) -> _typing.Union[_negotiation_pb2.NegotiationReply, _abc.Awaitable[_negotiation_pb2.NegotiationReply]]: ...
 
     @_abc_1.abstractmethod
     def Suspend(
         self,
         request: _negotiation_pb2.AgreementSuspension,
         context: _ServicerContext,
-    ) -> _typing.Union[_negotiation_pb2.NegotiationState, _abc.Awaitable[_negotiation_pb2.NegotiationState]]:
-        """The provider suspends or resumes a finalized agreement."""
+    ) -> _typing.Union[_negotiation_pb2.NegotiationReply, _abc.Awaitable[_negotiation_pb2.NegotiationReply]]: ...
 
 def add_NegotiationServicer_to_server(servicer: NegotiationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

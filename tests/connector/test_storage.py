@@ -29,7 +29,7 @@ def url(request, tmp_path):
         return
     if POSTGRES not in os.environ:
         pytest.skip(f"{POSTGRES} does not name a PostgreSQL database")
-    where = os.environ[POSTGRES]
+    where = os.environ[POSTGRES].replace("postgresql://", "postgresql+psycopg://")
     engine = create_engine(where)
     with engine.begin() as connection:
         connection.execute(text("DROP SCHEMA public CASCADE"))
@@ -46,7 +46,7 @@ def store(url):
 
 
 def _exchange(store, exchange="e1"):
-    store.open_exchange(exchange, None, "hk-bank", "provider", "query", "0" * 32)
+    store.open_exchange(exchange, None, "hk-bank", "provider", "query", "0" * 32, bytes(32))
 
 
 def test_a_hundred_threads_against_ten_uses_charge_exactly_ten(store):

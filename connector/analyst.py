@@ -1,0 +1,172 @@
+"""A participant's own people and tools, towards their own connector: browse, explain, query, contracts.
+
+Answers to this participant's certificate alone (the server checks). A query streams its progress; cancelling
+the call cancels the owner's end too.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from compute.errors import BayspaceError, ConfigError, Unavailable
+from connector.asking import Answer, arrow_bytes
+from connector.inquiry import ask, explanation, inquire
+from connector.negotiating import Negotiating
+from connector.node import Node
+from connector.receipts import receipt
+from connector.v1 import analyst_pb2, analyst_pb2_grpc, catalog_pb2
+from witness.members import CONNECTOR
+
+RECEIPT_SECONDS = 5.0
+"""How long a query waits for its last records to be witnessed before it answers with a pending receipt."""
+PART_BYTES = 1 << 20
+
+
+class Analyst(analyst_pb2_grpc.AnalystServicer):
+    """The service behind `bayspace catalog|explain|query|contract` and `connector.connect`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._negotiating = Negotiating(node)
+
+    def Browse(self, request: Any, context: Any) -> analyst_pb2.BrowseResponse:  # noqa: N802, ARG002
+        """Offers of one participant, or of every connector in the member list."""
+        if request.participant:
+            wanted = [request.participant]
+        else:
+            wanted = [p.id for p in self._node.members.participants if p.role == CONNECTOR]
+        offers: list[catalog_pb2.Offer] = []
+        unreachable = []
+        for participant in wanted:
+            try:
+                offers += [o.as_message() for o in self._node.offers_of(participant)]
+            except Unavailable:
+                if request.participant:
+                    raise
+                unreachable.append(participant)
+        return analyst_pb2.BrowseResponse(offers=offers, unreachable=unreachable)
+
+    def Explain(self, request: Any, context: Any) -> analyst_pb2.ExplainResponse:  # noqa: N802, ARG002
+        """The verdict and everything behind it, before anything runs."""
+        inquiry = inquire(self._node, request.sql, request.purpose)
+        language = "zh" if request.language == "zh" else "en"
+        return analyst_pb2.ExplainResponse(explanation=_json(explanation(self._node, inquiry, language)))
+
+    def Query(self, request: Any, context: grpc.ServicerContext) -> Iterator[analyst_pb2.QueryEvent]:  # noqa: N802
+        """Run a query in a thread of its own and pass on what it reports."""
+        running = _Running(self._node, request.sql, request.purpose, request.traceparent)
+        context.add_callback(running.cancel)
+        yield from running.events()
+
+    def Contract(self, request: Any, context: Any) -> analyst_pb2.ContractReply:  # noqa: N802, ARG002
+        """Contract management; always answers with the contracts concerned."""
+        return analyst_pb2.ContractReply(contracts=_json(self._contracts(request)))
+
+    def _contracts(self, command: Any) -> list[dict[str, Any]]:
+        node, negotiating, which = self._node, self._negotiating, command.agreement
+        actions: dict[str, Callable[[], Any]] = {
+            "request": lambda: negotiating.request(command.participant, command.offer),
+            "approve": lambda: negotiating.approve(which),
+            "reject": lambda: negotiating.terminate(which, "contract.rejected"),
+            "terminate": lambda: negotiating.terminate(which, "contract.terminated"),
+            "suspend": lambda: negotiating.suspend(which, suspended=True),
+            "resume": lambda: negotiating.suspend(which, suspended=False),
+            "show": lambda: negotiating.find(which),
+        }
+        if command.action == "list":
+            found = node.store.negotiations()
+        elif command.action in actions:
+            found = [actions[command.action]()]
+        else:
+            raise ConfigError("contract.action", "no such contract command")
+        return [node.contract_json(record) for record in found]
+
+
+class _Running:
+    """One query in its own thread, reporting into a queue."""
+
+    def __init__(self, node: Node, sql: str, purpose: str, traceparent: str) -> None:
+        self._node, self._sql, self._purpose = node, sql, purpose
+        self._trace = traceparent
+        self._events: queue.SimpleQueue[analyst_pb2.QueryEvent | BaseException | None] = queue.SimpleQueue()
+        self._interrupt = threading.Event()
+        self._call: Any = None
+        self._thread = threading.Thread(target=self._run, name="query", daemon=True)
+
+    def events(self) -> Iterator[analyst_pb2.QueryEvent]:
+        """Everything the query reports, until its outcome; raises what it raised."""
+        self._thread.start()
+        while (event := self._events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+
+    def cancel(self) -> None:
+        """The analyst is gone, or does not want the answer any more."""
+        self._interrupt.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def _run(self) -> None:
+        try:
+            self._ask()
+        except Exception as error:  # noqa: BLE001  carried to the handler's thread, which the firewall guards
+            self._events.put(error)
+        finally:
+            self._events.put(None)
+
+    def _ask(self) -> None:
+        node = self._node
+        with node.telemetry.query_span(self._trace) as trace:
+            self._progress("plan", 0, 1)
+            inquiry = inquire(node, self._sql, self._purpose)
+            exchange, answer = ask(node, inquiry, self._progress, self._interrupt, self._calling, trace)
+        for part in _parts(arrow_bytes(answer.table)):
+            self._events.put(analyst_pb2.QueryEvent(arrow=part))
+        self._progress("evidence", 0, 1)
+        self._events.put(analyst_pb2.QueryEvent(outcome=self._outcome(exchange, answer, trace, inquiry)))
+
+    def _outcome(self, exchange: str, answer: Answer, trace: str, inquiry: Any) -> analyst_pb2.Outcome:
+        node = self._node
+        node.evidence.settle(exchange, RECEIPT_SECONDS if node.evidence.witnesses else 0)
+        summary = {
+            "cells_released": answer.released,
+            "cells_suppressed": answer.suppressed,
+            "exchange": exchange,
+            "protocol": inquiry.prepared.plan.protocol,
+            "disclosure": inquiry.prepared.plan.level.word,
+        }
+        try:
+            bundle = receipt(node.store, exchange)
+        except BayspaceError as error:
+            bundle, summary["receipt"] = b"", error.code
+        return analyst_pb2.Outcome(
+            receipt=bundle,
+            cells_suppressed=answer.suppressed,
+            trace_id=trace.split("-")[1],
+            summary=_json(summary),
+        )
+
+    def _calling(self, call: Any) -> None:
+        self._call = call
+        if self._interrupt.is_set():
+            call.cancel()
+
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        progress = analyst_pb2.Progress(stage=stage, done=done, total=total)
+        self._events.put(analyst_pb2.QueryEvent(progress=progress))
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), PART_BYTES):
+        yield data[start : start + PART_BYTES]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True).encode()

@@ -1,0 +1,250 @@
+"""The owner's end of one query, as a role without sockets: admit, record, compute, gate, release.
+
+It trusts nothing the asker derived: plan and decision are its own, from the query text, the agreement and the
+two dataset descriptions. Nothing that depends on data leaves before the intent is signed by both and, where
+the policy demands it, witnessed; the answer leaves sealed, and its key only for the asker's signature on the
+receipt. Every refusal and every failure becomes evidence; a use once charged is never refunded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from compute.errors import BayspaceError, PeerViolation, PolicyRefusal, Unavailable
+from compute.facts import Prepared
+from compute.inputs import Context, Gate, LocalInput, Summary
+from compute.planner import prepare
+from compute.protocols import protocol_named
+from compute.protocols.base import Frame, Receive, Role, receive
+from compute.session import Transcript
+from connector.firewall import reasons_to_json
+from connector.node import Node, witnesses_demanded
+from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
+from connector.records import countersigned, signature
+from connector.releases import Sealer
+from connector.terms import Side, Terms, milliseconds
+from connector.transport import Headers
+from policy_enforcer.disclosure import Party
+from witness.record import Sealed
+
+MOST_CLOCK_DIFFERENCE = 120_000  # ms
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """An opening that was accepted: what both sides now work on."""
+
+    terms: Terms
+    prepared: Prepared
+    sid: bytes
+    intent: Sealed
+
+
+class Answering:
+    """Answers one query of `asker`, who is authenticated already."""
+
+    def __init__(self, node: Node, asker: str, headers: Headers, interrupt: threading.Event) -> None:
+        self._node, self._asker, self._headers, self._interrupt = node, asker, headers, interrupt
+        self._terms: Terms | None = None
+        self._sequence = 0
+        self._previous: str | None = None
+
+    def run(self) -> Role[None]:
+        """The whole exchange. Whatever goes wrong after the opening is recorded before it is raised."""
+        opening = Opening.parse((yield from receive("open")))
+        try:
+            terms, prepared = self._derive(opening)
+            self._terms = terms
+            self._node.store.open_exchange(
+                opening.exchange,
+                terms.agreement.digest,
+                self._asker,
+                "provider",
+                "query",
+                terms.trace_id,
+                opening.exchange_key,
+            )
+            with self._node.running(opening.exchange, terms.agreement):
+                self._decide(terms, prepared)
+                yield from self._answer(terms, prepared)
+        except PolicyRefusal as refusal:
+            yield from self._refuse(refusal)
+        except BayspaceError as error:
+            self._failed(error.code)
+            raise
+        except GeneratorExit:
+            self._failed("peer.gone")
+            raise
+        except BaseException:
+            self._failed("internal")
+            raise
+
+    # --- admission ------------------------------------------------------------------------------------
+
+    def _derive(self, opening: Opening) -> tuple[Terms, Prepared]:
+        node = self._node
+        now = milliseconds(node.now())
+        if abs(opening.clock - now) > MOST_CLOCK_DIFFERENCE:
+            raise PeerViolation("peer.clock", "the clocks of the two participants differ by too much")
+        if node.store.exchange(opening.exchange) is not None:
+            raise PeerViolation("peer.replay", "this exchange was opened before")
+        if opening.members != node.members.digest:
+            raise Unavailable(
+                "members.differ", "the participants hold different member lists: install the latest on both"
+            )
+        agreement = node.agreement(opening.agreement, role="provider", peer=self._asker)
+        terms = Terms(
+            space=node.space,
+            opening=opening,
+            agreement=agreement,
+            plan=None,
+            asker=self._side(self._asker, opening.build, opening.clock),
+            owner=self._side(node.id, node.build, now),
+        )
+        self._terms = terms
+        catalogue = {agreement.full_name: agreement.dataset}
+        if opening.dataset is not None:
+            if opening.dataset.participant != self._asker:
+                raise PeerViolation("peer.dataset", "the asker describes data that is not its own")
+            catalogue[opening.dataset.full_name] = opening.dataset
+        prepared = prepare(opening.sql, self._asker, catalogue)
+        if prepared.plan.digest != opening.plan_digest:
+            raise PeerViolation(
+                "peer.plan-digest", "the two connectors derive different plans for this query"
+            )
+        return replace(terms, plan=prepared.plan), prepared
+
+    def _side(self, participant: str, build: str, clock: int) -> Side:
+        node = self._node
+        place = node.jurisdiction_of(participant)
+        return Side(participant, node.key_of(participant).id, build, clock, place)
+
+    def _decide(self, terms: Terms, prepared: Prepared) -> None:
+        request = prepared.requests(
+            recipients=frozenset({self._asker}),
+            purpose=terms.opening.purpose or None,
+            at=self._node.now(),
+            witnesses=len(self._node.evidence.witnesses),
+            processing=frozenset({terms.owner.jurisdiction, terms.asker.jurisdiction}),
+            receiving=frozenset({terms.asker.jurisdiction}),
+        )[terms.agreement.full_name]
+        decision = self._node.decide(terms.agreement.policy, request, terms.agreement)
+        if not decision.permitted:
+            raise PolicyRefusal(decision)
+
+    def _refuse(self, refusal: PolicyRefusal) -> Role[None]:
+        terms = self._terms
+        if terms is None:
+            raise refusal
+        sealed = terms.refusal(refusal.code, terms.owner).seal(self._node.entropy)
+        envelope = countersigned(sealed, self._node.key, None, None)
+        self._node.evidence.keep(terms.opening.exchange, sealed, envelope, "refused")
+        record = SignedRecord.of(sealed, signature(sealed, self._node.key))
+        yield Frame("refuse", RefusalNotice(reasons_to_json(refusal.decision), record).to_bytes())
+
+    # --- the exchange ---------------------------------------------------------------------------------
+
+    def _answer(self, terms: Terms, prepared: Prepared) -> Role[None]:
+        admitted = yield from self._accept(terms, prepared)
+        yield from self._start(admitted)
+        local = self._node.own_input(prepared, terms.agreement.full_name, self._interrupt)
+        sealer = Sealer(self._node.entropy, admitted.sid)
+        summary = yield from self._protocol(admitted, local, sealer)
+        yield from self._release(admitted, sealer, summary)
+
+    def _accept(
+        self, terms: Terms, prepared: Prepared
+    ) -> Generator[Frame | Receive, Frame | None, _Admitted]:
+        node = self._node
+        nonce = node.entropy(32)
+        sid = terms.session_id(nonce)
+        sealed = terms.intent(sid).seal(node.entropy)
+        record = SignedRecord.of(sealed, signature(sealed, node.key))
+        yield Frame("accept", Acceptance(nonce, node.build, terms.owner.clock, record).to_bytes())
+        self._headers.bind(Transcript(sid, Party.SENDER))
+        return _Admitted(terms, prepared, sid, sealed)
+
+    def _start(self, admitted: _Admitted) -> Role[None]:
+        """Charge and record the intent in one transaction; then wait for the witness if it is demanded."""
+        node, terms = self._node, admitted.terms
+        confirmation = yield from receive("confirm", 64)
+        envelope = countersigned(admitted.intent, node.key, node.key_of(self._asker), confirmation)
+        with node.store.atomic():
+            node.charge(terms.agreement)
+            node.evidence.keep(terms.opening.exchange, admitted.intent, envelope, openings=terms.openings())
+        self._recorded(admitted.intent)
+        demanded = witnesses_demanded(terms.agreement.policy)
+        yield Frame("start", node.evidence.witnessed(terms.opening.exchange, 0, demanded))
+
+    def _protocol(
+        self, admitted: _Admitted, local: LocalInput | pa.Table, sealer: Sealer
+    ) -> Generator[Frame | Receive, Frame | None, Summary]:
+        """Run the protocol's sender; its release frames leave sealed, the mask commitment is noted."""
+        node, plan = self._node, admitted.prepared.plan
+        minimum = admitted.terms.agreement.policy.analysis.minimum_identities or 1
+        context = Context(admitted.sid, plan, node.entropy, _silent, minimum)
+        role = protocol_named(plan.protocol).sender(context, local, _gate(minimum))
+        try:
+            item = role.send(None)
+            while True:
+                if isinstance(item, Frame):
+                    yield sealer.seal(item) if item.kind == "release" else item
+                    item = role.send(None)
+                else:
+                    frame = yield item
+                    sealer.observe(frame)
+                    item = role.send(frame)
+        except StopIteration as end:
+            return end.value
+        finally:
+            role.close()
+
+    def _release(self, admitted: _Admitted, sealer: Sealer, summary: Summary) -> Role[None]:
+        node, terms = self._node, admitted.terms
+        node.agreement(terms.agreement.digest, role="provider", peer=self._asker)  # still in force?
+        statement = terms.release(
+            admitted.sid,
+            admitted.intent.digest,
+            sealer.commitment,
+            sealer.digests(self._headers.transcript.digest()),
+            {"cells-released": summary.released, "cells-suppressed": summary.suppressed},
+        )
+        sealed = statement.seal(node.entropy)
+        yield Frame("outcome", SignedRecord.of(sealed, signature(sealed, node.key)).to_bytes())
+        receipt = yield from receive("receipt", 64)
+        envelope = countersigned(sealed, node.key, node.key_of(self._asker), receipt)
+        node.evidence.keep(terms.opening.exchange, sealed, envelope, "released")
+        self._recorded(sealed)
+        yield Frame("key", sealer.opening)
+
+    # --- evidence of failure --------------------------------------------------------------------------
+
+    def _recorded(self, sealed: Sealed) -> None:
+        self._sequence, self._previous = self._sequence + 1, sealed.digest
+
+    def _failed(self, code: str) -> None:
+        if self._terms is None or not self._node.evidence.is_open(self._terms.opening.exchange):
+            return
+        terms = self._terms
+        sealed = terms.failure(code, terms.owner, self._sequence, self._previous).seal(self._node.entropy)
+        envelope = countersigned(sealed, self._node.key, None, None)
+        self._node.evidence.keep(terms.opening.exchange, sealed, envelope, "failed")
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Nobody watches the owner's end."""
+
+
+def _gate(minimum: int) -> Gate:
+    """The owner's release gate: a cell leaves when it counts at least `minimum` identities."""
+
+    def gate(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return counts >= minimum
+
+    return gate

@@ -1,0 +1,220 @@
+"""The asker's end of one query, as a role without sockets: open, check, sign, compute, open the answer.
+
+It signs nothing that it has not derived itself: the intent must state what its own plan states, and the
+receipt names the sealed bytes that it received. Where the policy demands a witness it checks the proof before
+its first frame that depends on data. Its own failures become evidence too.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+from compute.finish import finish
+
+from compute.errors import BayspaceError, PeerViolation, PolicyRefusal
+from compute.facts import Prepared
+from compute.inputs import Cells, Context, LocalInput, Progress
+from compute.protocols import protocol_named
+from compute.protocols.base import Frame, Receive, Role, receive
+from compute.session import Transcript
+from connector.firewall import reasons_from_json
+from connector.node import Node, witnesses_demanded
+from connector.opening import Acceptance, RefusalNotice, SignedRecord
+from connector.records import Statement, agreed, countersigned, reopen, signature
+from connector.releases import Opener
+from connector.terms import Terms, milliseconds
+from connector.transport import Headers
+from policy_enforcer.disclosure import Party
+from witness.bundle import Opening
+from witness.record import Sealed, commit
+
+MOST_CLOCK_DIFFERENCE = 120_000  # ms
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a query gave: the table, and how many cells were released and suppressed."""
+
+    table: pa.Table
+    released: int
+    suppressed: int
+
+
+class Asking:
+    """Asks one query whose terms are fixed; `local` is our side of the join, None in a single domain."""
+
+    def __init__(
+        self,
+        node: Node,
+        terms: Terms,
+        prepared: Prepared,
+        local: LocalInput | None,
+        headers: Headers,
+        progress: Progress,
+    ) -> None:
+        self._node, self._terms, self._prepared = node, terms, prepared
+        self._local, self._headers, self._progress = local, headers, progress
+        self._sequence = 0
+        self._previous: str | None = None
+
+    def run(self) -> Role[Answer]:
+        """The whole exchange; raises `PolicyRefusal` with the owner's reasons when it refuses."""
+        try:
+            yield Frame("open", self._terms.opening.to_bytes())
+            sid, intent = yield from self._accepted()
+            yield from self._started()
+            cells, release = yield from self._protocol(sid, intent)
+            return self._finished(cells, release)
+        except PolicyRefusal:
+            raise
+        except BayspaceError as error:
+            self._failed(error.code)
+            raise
+        except GeneratorExit:
+            self._failed("asker.cancelled")
+            raise
+        except BaseException:
+            self._failed("internal")
+            raise
+
+    # --- handshake ------------------------------------------------------------------------------------
+
+    def _accepted(self) -> Generator[Frame | Receive, Frame | None, tuple[bytes, Sealed]]:
+        frame = yield Receive("accept")
+        if frame is not None and frame.kind == "refuse":
+            self._refused(RefusalNotice.parse(frame.body))
+        if frame is None or frame.kind != "accept":
+            raise PeerViolation("peer.frame-out-of-order", "the owner neither accepted nor refused")
+        acceptance = Acceptance.parse(frame.body)
+        self._terms = self._terms.accepted(acceptance)
+        sid = self._terms.session_id(acceptance.nonce)
+        intent = self._checked(acceptance.intent, self._terms.intent(sid))
+        self._headers.bind(Transcript(sid, Party.RECEIVER))
+        yield Frame("confirm", signature(intent, self._node.key))
+        self._keep(intent, acceptance.intent.signature, self._terms.openings())
+        return sid, intent
+
+    def _started(self) -> Role[None]:
+        """Wait for the owner's start; believe in the witness only what its own signature proves."""
+        proof = yield from receive("start")
+        demanded = witnesses_demanded(self._terms.agreement.policy)
+        self._node.evidence.proven(self._terms.opening.exchange, 0, proof, demanded)
+
+    def _refused(self, notice: RefusalNotice) -> None:
+        """Keep the owner's record of its refusal, then raise it."""
+        decision = reasons_from_json(notice.reasons)
+        terms = self._terms
+        sealed, stated = reopen(notice.record.payload, notice.record.disclosures)
+        owner = replace(terms.owner, build=stated.parties[0].build, clock=stated.parties[0].clock)
+        expected = replace(terms, owner=owner).refusal(decision.because[0].code, owner)
+        agreed(expected, stated, MOST_CLOCK_DIFFERENCE)
+        envelope = countersigned(
+            sealed, self._node.key, self._node.key_of(terms.owner.id), notice.record.signature
+        )
+        self._node.evidence.keep(terms.opening.exchange, sealed, envelope, "refused")
+        raise PolicyRefusal(decision)
+
+    # --- protocol and release -------------------------------------------------------------------------
+
+    def _protocol(
+        self, sid: bytes, intent: Sealed
+    ) -> Generator[Frame | Receive, Frame | None, tuple[Cells, Sealed]]:
+        """Run the protocol's receiver. Where it waits for the release, exchange receipt for key first."""
+        plan, node = self._prepared.plan, self._node
+        minimum = self._terms.agreement.policy.analysis.minimum_identities or 1
+        context = Context(sid, plan, node.entropy, self._progress, minimum)
+        role = protocol_named(plan.protocol).receiver(context, self._local)
+        opener, opened, release = Opener(sid), deque[Frame](), None
+        try:
+            item = role.send(None)
+            while True:
+                if isinstance(item, Frame):
+                    opener.observe(item)
+                    yield item
+                    item = role.send(None)
+                    continue
+                if item.kind == "release" and release is None:
+                    release, opened = yield from self._exchange_receipt(sid, intent, opener)
+                item = role.send(_next(opened) if item.kind == "release" else (yield item))
+        except StopIteration as end:
+            if release is None or opened:
+                raise PeerViolation("peer.release", "the answer is not what the protocol releases") from None
+            return end.value, release
+        finally:
+            role.close()
+
+    def _exchange_receipt(
+        self, sid: bytes, intent: Sealed, opener: Opener
+    ) -> Generator[Frame | Receive, Frame | None, tuple[Sealed, deque[Frame]]]:
+        """Collect the sealed answer, sign for exactly these bytes, and open it with the key that follows."""
+        digest = self._headers.transcript.digest
+        before = digest()
+        frame = yield Receive("sealed")
+        while frame is not None and frame.kind == "sealed":
+            opener.collect(frame)
+            before = digest()  # the transcript up to the last sealed frame, which is what the owner states
+            frame = yield Receive("sealed")
+        if frame is None or frame.kind != "outcome":
+            raise PeerViolation("peer.frame-out-of-order", "the sealed answer does not end with its record")
+        outcome = SignedRecord.parse(frame.body)
+        sealed, stated = reopen(outcome.payload, outcome.disclosures)
+        figures = dict(stated.sensitive.figures or {})
+        expected = self._terms.release(
+            sid, intent.digest, stated.data.commitments.get("release", ""), opener.digests(before), figures
+        )
+        release = self._checked(outcome, expected)
+        yield Frame("receipt", signature(release, self._node.key))
+        self._keep(release, outcome.signature)
+        opening = yield from receive("key", 64)
+        return sealed, opener.open(opening, stated.data.commitments["release"])
+
+    def _finished(self, cells: Cells, release: Sealed) -> Answer:
+        """Turn released cells into the answer and assert its salted commitment under our name alone."""
+        node, terms = self._node, self._terms
+        table = finish(self._prepared.plan, cells)
+        salt = node.entropy(32)
+        committed = commit("result", salt, arrow_bytes(table))
+        sealed = terms.result(release.digest, committed, milliseconds(node.now())).seal(node.entropy)
+        envelope = countersigned(sealed, node.key, None, None)
+        opening = Opening("result", salt, arrow_bytes(table))
+        node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [opening])
+        return Answer(table, cells.table.num_rows, cells.suppressed)
+
+    # --- evidence -------------------------------------------------------------------------------------
+
+    def _checked(self, record: SignedRecord, expected: Statement) -> Sealed:
+        sealed, stated = reopen(record.payload, record.disclosures)
+        agreed(expected, stated, MOST_CLOCK_DIFFERENCE)
+        return sealed
+
+    def _keep(self, sealed: Sealed, peer_signature: bytes, openings: Sequence[Opening] = ()) -> None:
+        node, terms = self._node, self._terms
+        envelope = countersigned(sealed, node.key, node.key_of(terms.owner.id), peer_signature)
+        node.evidence.keep(terms.opening.exchange, sealed, envelope, openings=openings)
+        self._sequence, self._previous = self._sequence + 1, sealed.digest
+
+    def _failed(self, code: str) -> None:
+        node, terms = self._node, self._terms
+        if not node.evidence.is_open(terms.opening.exchange):
+            return
+        sealed = terms.failure(code, terms.asker, self._sequence, self._previous).seal(node.entropy)
+        envelope = countersigned(sealed, node.key, None, None)
+        node.evidence.keep(terms.opening.exchange, sealed, envelope, "failed")
+
+
+def arrow_bytes(table: pa.Table) -> bytes:
+    """The Arrow IPC stream of a table in one batch: what a result commitment is over."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return sink.getvalue()
+
+
+def _next(frames: deque[Frame]) -> Frame:
+    if not frames:
+        raise PeerViolation("peer.release", "the sealed answer holds fewer frames than the protocol releases")
+    return frames.popleft()

@@ -1,0 +1,217 @@
+"""Evidence leaves through an outbox: kept with the state change it proves, delivered until it is recorded.
+
+`keep` writes a signed record and its deliveries in one transaction. A courier thread hands them to the
+witnesses; `witnessed` does so at once where a policy demands a witness before anything leaves. A proof counts
+only after its signature and inclusion were checked here. Nothing is delivered twice under another index: the
+witness answers a repeated envelope with the same one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from compute.errors import PeerViolation, Unavailable
+from connector.storage import EvidenceRecord, ExchangeRecord, OutboxRecord, Store
+from witness import canonical, dsse
+from witness.bundle import Opening
+from witness.checks import VerificationFailed
+from witness.client import WitnessClient, WitnessDishonest, WitnessRejected, WitnessUnavailable
+from witness.inclusion import check_inclusion
+from witness.note import parse_vkey
+from witness.policy import Policy
+from witness.record import Record, Sealed, exchange_tag
+from witness.tlog_proof import parse as parse_proof
+
+_log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2.0
+MOST_ATTEMPTS_LOGGED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A witness this connector submits to: how to reach it, and its log's verifier keys."""
+
+    client: WitnessClient
+    logs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one witness needs to record one envelope."""
+
+    envelope: bytes
+    tag: bytes
+
+
+class Evidence:
+    """A connector's evidence: kept in its store, delivered to its witnesses."""
+
+    def __init__(self, store: Store, witnesses: Mapping[str, Witness]) -> None:
+        self._store, self._witnesses = store, witnesses
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._courier = threading.Thread(target=self._run, name="evidence", daemon=True)
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        """The witnesses this connector submits to."""
+        return tuple(self._witnesses)
+
+    # --- keeping --------------------------------------------------------------------------------------
+
+    def is_open(self, exchange: str) -> bool:
+        """Whether the exchange has no outcome yet."""
+        found = self._store.exchange(exchange)
+        return found is not None and found.status == "open"
+
+    def keep(
+        self,
+        exchange: str,
+        sealed: Sealed,
+        envelope: dsse.Envelope,
+        status: str | None = None,
+        openings: Sequence[Opening] = (),
+    ) -> None:
+        """Keep a record for ever and put it into the outbox; `status` ends the exchange with it.
+
+        `openings` of its commitments are kept beside the disclosures, for a receipt that shows them.
+        """
+        record = sealed.record
+        private = {
+            "disclosures": [d.encode() for d in sealed.disclosures],
+            "openings": [o.to_json() for o in openings],
+        }
+        with self._store.atomic():
+            self._store.add_evidence(
+                exchange,
+                record.exchange.sequence,
+                record.event,
+                sealed.digest,
+                envelope.to_bytes(),
+                canonical.serialise(private),
+                self.witnesses,
+            )
+            if status is not None:
+                self._store.close_exchange(exchange, status)
+        self.wake()
+
+    # --- delivering -----------------------------------------------------------------------------------
+
+    def witnessed(self, exchange: str, sequence: int, minimum: int) -> bytes:
+        """Deliver one record now. Returns the proofs by witness id, for the peer.
+
+        Raises `Unavailable` when fewer than `minimum` witnesses have recorded it.
+        """
+        for item in self._store.receipts(exchange):
+            if item.sequence == sequence and item.status != "delivered":
+                self._deliver(item)
+        proofs = {
+            item.witness: item.proof.decode()
+            for item in self._store.receipts(exchange)
+            if item.sequence == sequence and item.proof is not None
+        }
+        if len(proofs) < minimum:
+            raise Unavailable(
+                "witness.unavailable",
+                f"the policy demands {minimum} witness(es) and {len(proofs)} recorded the exchange",
+            )
+        return canonical.serialise(proofs)
+
+    def proven(self, exchange: str, sequence: int, proofs: bytes, minimum: int) -> None:
+        """Check the proofs the owner sent for a record that we hold too. Raises unless enough hold."""
+        delivery = self._delivery(exchange, sequence)
+        held = 0
+        for name, proof in self._parsed(proofs).items():
+            witness = self._witnesses.get(name)
+            if witness is None:
+                continue  # not a witness that we know: its word does not count for us
+            policy = Policy(tuple(parse_vkey(text) for text in witness.logs))
+            try:
+                place = check_inclusion(proof, delivery.envelope, policy)
+            except VerificationFailed:
+                raise PeerViolation("peer.proof", "the witness's proof of the intent does not hold") from None
+            self._store.mark_delivered(exchange, sequence, name, place.index, proof.encode())
+            held += 1
+        if held < minimum:
+            raise Unavailable(
+                "witness.unavailable",
+                f"the policy demands {minimum} witness(es) and {held} of ours recorded the exchange",
+            )
+
+    def settle(self, exchange: str, seconds: float, now: Callable[[], float] = time.monotonic) -> bool:
+        """Wait until every record of the exchange is delivered, at most `seconds`; whether it is."""
+        deadline = now() + seconds
+        self.wake()
+        while any(item.status != "delivered" for item in self._store.receipts(exchange)):
+            if now() > deadline:
+                return False
+            self._stop.wait(0.02)
+        return True
+
+    def wake(self) -> None:
+        """There may be something to deliver."""
+        self._wake.set()
+
+    def start(self) -> None:
+        """Begin delivering in the background."""
+        self._courier.start()
+
+    def close(self) -> None:
+        """Stop delivering; what is left waits in the outbox."""
+        self._stop.set()
+        self._wake.set()
+        if self._courier.is_alive():
+            self._courier.join(timeout=5)
+        for witness in self._witnesses.values():
+            witness.client.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            pending = self._store.outbox()
+            for item in pending:
+                if self._stop.is_set():
+                    return
+                self._deliver(item)
+            left = bool(pending) and bool(self._store.outbox())
+            self._wake.wait(RETRY_SECONDS if left else None)
+
+    def _deliver(self, item: OutboxRecord) -> None:
+        witness = self._witnesses.get(item.witness)
+        if witness is None:
+            return
+        self._store.mark_attempt(item.exchange, item.sequence, item.witness)
+        delivery = self._delivery(item.exchange, item.sequence)
+        try:
+            recorded = witness.client.submit([(delivery.envelope, delivery.tag)])[0]
+            if recorded.rejection is not None:
+                raise recorded.rejection
+            proof = witness.client.await_proof(delivery.envelope, delivery.tag)
+        except (WitnessUnavailable, WitnessRejected, WitnessDishonest) as error:
+            if item.attempts < MOST_ATTEMPTS_LOGGED:
+                why = error.reason if isinstance(error, WitnessRejected) else type(error).__name__
+                _log.warning("evidence of exchange %s is not recorded yet: %s", item.exchange, why)
+            return
+        index = parse_proof(proof).index
+        self._store.mark_delivered(item.exchange, item.sequence, item.witness, index, proof.encode())
+
+    def _delivery(self, exchange: str, sequence: int) -> Delivery:
+        found: ExchangeRecord | None = self._store.exchange(exchange)
+        kept: EvidenceRecord = next(e for e in self._store.evidence(exchange) if e.sequence == sequence)
+        if found is None or kept.envelope is None:
+            raise Unavailable("evidence.erased", "the record has been erased and cannot be delivered again")
+        author = Record.parse(dsse.parse(kept.envelope).payload).author
+        return Delivery(kept.envelope, exchange_tag(found.key, sequence, author))
+
+    @staticmethod
+    def _parsed(proofs: bytes) -> dict[str, str]:
+        try:
+            value = json.loads(proofs)
+            return {str(k): str(v) for k, v in value.items()}
+        except (ValueError, AttributeError):
+            raise PeerViolation("peer.malformed", "the peer sent proofs that cannot be read") from None

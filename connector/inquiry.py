@@ -1,0 +1,274 @@
+"""An analyst's question on its way to another connector: resolve names, plan, decide, explain, ask.
+
+The asker's own connector derives plan and decision too, so a question that must be refused is refused here,
+with the same reasons, before anything leaves. It trusts no verdict of the other side's, only its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from compute import sql as sqltext
+from compute.dataset import DatasetInfo
+from compute.errors import PolicyRefusal, QueryError
+from compute.facts import Prepared
+from compute.inputs import LocalInput, Progress
+from compute.planner import prepare
+from connector.asking import Answer, Asking
+from connector.contract import Agreement
+from connector.node import Node, Offered, witnesses_demanded
+from connector.opening import Opening
+from connector.records import countersigned
+from connector.terms import Side, Terms, milliseconds
+from connector.transport import Headers, call
+from connector.v1 import query_pb2_grpc
+from policy_enforcer.disclosure import Party
+from policy_enforcer.explain import Language, sentence
+from policy_enforcer.facts import Decision, Reason
+from policy_enforcer.model import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """A question that could be planned, with the decision of every policy it meets."""
+
+    sql: str
+    purpose: str
+    agreement: Agreement
+    own: Offered | None  # our own dataset that the query joins
+    prepared: Prepared
+    decisions: Mapping[str, Decision]  # by participant.dataset
+
+    @property
+    def decision(self) -> Decision:
+        """The meet: every policy must permit."""
+        return Decision(tuple(reason for d in self.decisions.values() for reason in d.because))
+
+
+def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
+    """Resolve, plan and judge a question. Raises `QueryError` and, without an agreement, `PolicyRefusal`."""
+    sources = sqltext.parse(sql).sources
+    others = [s for s in sources if s.participant != node.id]
+    if len(others) != 1:
+        raise QueryError(
+            "query.participants",
+            "a query names exactly one dataset of another participant"
+            + ("; your own data alone needs no data space" if not others else " and at most one of your own"),
+        )
+    agreement = node.agreement_about(others[0].participant, others[0].dataset)
+    own = next((node.own_offer(s.dataset) for s in sources if s.participant == node.id), None)
+    catalogue: dict[str, DatasetInfo] = {agreement.full_name: agreement.dataset}
+    policies: dict[str, tuple[Policy, Agreement | None]] = {
+        agreement.full_name: (agreement.policy, agreement)
+    }
+    if own is not None:
+        catalogue[own.dataset.full_name] = own.dataset
+        policies[own.dataset.full_name] = (own.policy, None)
+    prepared = prepare(sql, node.id, catalogue)
+    return Inquiry(sql, purpose, agreement, own, prepared, _decisions(node, prepared, purpose, policies))
+
+
+def _decisions(
+    node: Node,
+    prepared: Prepared,
+    purpose: str,
+    policies: Mapping[str, tuple[Policy, Agreement | None]],
+) -> dict[str, Decision]:
+    requests = prepared.requests(
+        recipients=frozenset({node.id}),
+        purpose=purpose or None,
+        at=node.now(),
+        witnesses=len(node.evidence.witnesses),
+        processing=frozenset({node.jurisdiction_of(node.id), node.jurisdiction_of(prepared.plan.owner)}),
+        receiving=frozenset({node.jurisdiction_of(node.id)}),
+    )
+    return {
+        name: node.decide(policies[name][0], request, policies[name][1]) for name, request in requests.items()
+    }
+
+
+def ask(
+    node: Node,
+    inquiry: Inquiry,
+    progress: Progress,
+    interrupt: threading.Event,
+    on_call: Callable[[Any], object],
+    trace: str,
+) -> tuple[str, Answer]:
+    """Ask the owner. Returns the exchange's id and the answer."""
+    opening = _opening(node, inquiry, trace)
+    terms = _terms(node, inquiry, opening)
+    node.store.open_exchange(
+        opening.exchange,
+        inquiry.agreement.digest,
+        inquiry.agreement.provider,
+        "consumer",
+        "query",
+        terms.trace_id,
+        opening.exchange_key,
+    )
+    if not inquiry.decision.permitted:
+        _record_refusal(node, terms, inquiry.decision)
+        raise PolicyRefusal(inquiry.decision)
+    local = _local(node, inquiry, interrupt)
+    headers = Headers()
+    role = Asking(node, terms, inquiry.prepared, local, headers, progress).run()
+    stub = query_pb2_grpc.JointQueryStub(node.peers.channel(inquiry.agreement.provider))
+    timeout = node.config.limits.frame_timeout_seconds
+    answer = call(role, headers, stub.Run, inquiry.agreement.provider, timeout, on_call)
+    return opening.exchange, answer
+
+
+def _local(node: Node, inquiry: Inquiry, interrupt: threading.Event) -> LocalInput | None:
+    if inquiry.own is None:
+        return None
+    local = node.own_input(inquiry.prepared, inquiry.own.dataset.full_name, interrupt)
+    if not isinstance(local, LocalInput):
+        raise AssertionError("our side of a join is a join input")
+    return local
+
+
+def _opening(node: Node, inquiry: Inquiry, trace: str) -> Opening:
+    return Opening(
+        exchange=node.entropy(16).hex(),
+        exchange_key=node.entropy(32),
+        agreement=inquiry.agreement.digest,
+        members=node.members.digest,
+        sql=inquiry.sql,
+        purpose=inquiry.purpose,
+        dataset=inquiry.own.dataset if inquiry.own is not None else None,
+        plan_digest=inquiry.prepared.plan.digest,
+        query_salt=node.entropy(32),
+        plan_salt=node.entropy(32),
+        nonce=node.entropy(32),
+        build=node.build,
+        clock=milliseconds(node.now()),
+        trace=trace,
+    )
+
+
+def _terms(node: Node, inquiry: Inquiry, opening: Opening) -> Terms:
+    provider = inquiry.agreement.provider
+    return Terms(
+        space=node.space,
+        opening=opening,
+        agreement=inquiry.agreement,
+        plan=inquiry.prepared.plan,
+        asker=Side(node.id, node.key.public.id, node.build, opening.clock, node.jurisdiction_of(node.id)),
+        owner=Side(
+            provider,
+            node.key_of(provider).id,
+            "0" * 64,  # until the owner states its build
+            opening.clock,
+            node.jurisdiction_of(provider),
+        ),
+    )
+
+
+def _record_refusal(node: Node, terms: Terms, decision: Decision) -> None:
+    sealed = terms.refusal(decision.because[0].code, terms.asker).seal(node.entropy)
+    node.evidence.keep(
+        terms.opening.exchange,
+        sealed,
+        countersigned(sealed, node.key, None, None),
+        "refused",
+        terms.openings(),
+    )
+
+
+# --- explain ------------------------------------------------------------------------------------------
+
+
+def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, Any]:
+    """What `explain` shows, as JSON values: plan, verdict per column, who learns what, cost, budgets."""
+    plan, prepared = inquiry.prepared.plan, inquiry.prepared
+    cost = prepared.protocol.cost(plan)
+    names = {Party.RECEIVER: node.id, Party.SENDER: inquiry.agreement.provider}
+    return {
+        "verdict": "permit" if inquiry.decision.permitted else "refuse",
+        "reasons": [asdict(reason) for reason in inquiry.decision.because],
+        "protocol": {
+            "name": plan.protocol,
+            "version": plan.protocol_version,
+            "disclosure": plan.level.word,
+            "threat_model": prepared.protocol.threat_model,
+            "gates": sorted(prepared.protocol.gates),
+        },
+        "plan": _sides(inquiry),
+        "columns": _columns(inquiry),
+        "learns": [
+            {**event.as_json(), "who": names[event.to], "sentence": sentence(event, names, language)}
+            for event in plan.reveals
+        ],
+        "cost": {"seconds": round(cost.seconds, 2), "bytes": cost.bytes},
+        "budget": _budget(node, inquiry),
+        "evidence": {
+            "witnesses": list(node.evidence.witnesses),
+            "demanded": witnesses_demanded(inquiry.agreement.policy),
+        },
+        "agreement": inquiry.agreement.digest,
+    }
+
+
+def _sides(inquiry: Inquiry) -> list[dict[str, Any]]:
+    plan = inquiry.prepared.plan
+    return [
+        {
+            "dataset": side.dataset,
+            "keys": list(side.keys),
+            "filters": len(side.filters),
+            "groups_by": [d.sql for d in side.dimensions],
+            "measures": [m.sql for m in side.partials],
+            "rows_at_most": side.rows_bound,
+            "keys_padded_to": side.keys_bound,
+        }
+        for side in (plan.receiver, plan.sender)
+        if side is not None
+    ]
+
+
+def _columns(inquiry: Inquiry) -> list[dict[str, Any]]:
+    return [
+        {
+            "dataset": dataset,
+            "column": use.column,
+            "uses": _uses(use),
+            "verdict": "refuse" if reasons else "permit",
+            "reasons": [asdict(reason) for reason in reasons],
+        }
+        for dataset, uses in inquiry.prepared.uses.items()
+        for use in uses
+        for reasons in [_about(inquiry.decisions[dataset], use.column)]
+    ]
+
+
+def _about(decision: Decision, column: str) -> list[Reason]:
+    return [reason for reason in decision.because if reason.column == column]
+
+
+def _uses(use: Any) -> list[str]:
+    said = [f"filtered ({kind})" for kind in sorted(use.filtered)]
+    said += [f"aggregated ({measure})" for measure in sorted(use.aggregated)]
+    said += [f"through {function}" for function in sorted(use.functions)]
+    said += [
+        word for word in ("joined", "grouped", "listed", "conditional", "weighted") if getattr(use, word)
+    ]
+    return said
+
+
+def _budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
+    uses = inquiry.agreement.policy.uses
+    used = node.uses_of(inquiry.agreement)
+    limit = uses.count if uses is not None else None
+    return {
+        "uses": {
+            "used": used,
+            "costs": 1,
+            "limit": limit,
+            "per": uses.per if uses is not None else "agreement",
+            "left_after": None if limit is None else max(0, limit - used - 1),
+        }
+    }

@@ -1,0 +1,341 @@
+"""One connector's standing facilities: who it is, what it knows, what it has agreed, what it can compute.
+
+Sessions and services ask the node; only the node touches configuration, store, engine, clock and the
+operating system's generator. Refuses work under an agreement that is not in force.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from compute import local
+from compute.dataset import DatasetInfo
+from compute.errors import ConfigError, PeerViolation, PolicyRefusal, Unavailable
+from compute.facts import Prepared
+from compute.inputs import LocalInput
+from connector import datasets
+from connector.config import ConnectorConfig
+from connector.contract import Agreement
+from connector.enrolment import Members
+from connector.evidence import Evidence, Witness
+from connector.identity import channel_credentials, channel_options, load_evidence_key, utc_now
+from connector.peers import Peers
+from connector.records import countersigned, reopen
+from connector.storage import NegotiationRecord, Store
+from connector.terms import milliseconds, moment
+from connector.v1 import catalog_pb2, catalog_pb2_grpc
+from policy_enforcer import odrl
+from policy_enforcer.decide import decide
+from policy_enforcer.facts import Decision, LedgerView, Reason, Request
+from policy_enforcer.model import LogDuty, Policy
+from policy_enforcer.moments import period_start
+from policy_enforcer.problems import PolicyError
+from witness import dsse
+from witness.client import WitnessClient
+from witness.encoding import Entropy, system_entropy
+from witness.keys import PrivateKey, PublicKey
+from witness.members import MemberList
+from witness.record import Data, Exchange, Outcome
+
+UNLIMITED = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """An offer as its catalogue entry describes it."""
+
+    name: str
+    participant: str
+    dataset: DatasetInfo
+    policy: Policy
+    entry: bytes
+    policy_text: str
+
+    @property
+    def policy_digest(self) -> bytes:
+        """SHA-256 over the policy's canonical form."""
+        return odrl.digest(self.policy)
+
+    def as_message(self) -> catalog_pb2.Offer:
+        """The offer as the catalogue sends it."""
+        return catalog_pb2.Offer(
+            participant=self.participant,
+            name=self.name,
+            dataset=self.entry,
+            policy=odrl.canonical(self.policy),
+            policy_digest=self.policy_digest,
+            policy_text=self.policy_text,
+        )
+
+
+class Node:
+    """A connector's facilities. Close it when done."""
+
+    def __init__(self, config: ConnectorConfig) -> None:
+        self.config = config
+        self.space, self.id = config.space, config.participant
+        self.key: PrivateKey = load_evidence_key(config.evidence_key_path)
+        self.build = build_digest()
+        self.store = Store.open(config.state_url)
+        self.entropy: Entropy = system_entropy
+        self._members, self._kept = Members(config.seat.trust), ""
+        self.peers = Peers(config.tls, config.space, self._members.current)
+        self.evidence = Evidence(self.store, self._witnesses())
+
+    def close(self) -> None:
+        """Stop delivering evidence, close channels and state."""
+        self.evidence.close()
+        self.peers.close()
+        self.store.close()
+
+    @staticmethod
+    def now() -> datetime:
+        """The time, with its zone."""
+        return utc_now()
+
+    def recover(self) -> None:
+        """At start-up: queries of a process that died have failed, and their evidence says so."""
+        self.store.clear_running()
+        for found in self.store.exchanges(status="open"):
+            if found.kind == "query":
+                self._died(found.id)
+
+    def _died(self, exchange: str) -> None:
+        kept = self.store.evidence(exchange)
+        if not kept or kept[-1].envelope is None:
+            self.store.close_exchange(exchange, "failed")  # nothing was agreed yet, so nothing is owed
+            return
+        _, last = reopen(dsse.parse(kept[-1].envelope).payload, ())
+        statement = replace(
+            last,
+            event="query.failure",
+            exchange=Exchange(exchange, len(kept), kept[-1].digest),
+            parties=tuple(sorted(last.parties, key=lambda party: party.id != self.id)),
+            outcome=Outcome("failed", "process.died"),
+            data=Data(),
+        )
+        sealed = statement.seal(self.entropy)
+        self.evidence.keep(exchange, sealed, countersigned(sealed, self.key, None, None), "failed")
+
+    # --- members --------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> MemberList:
+        """The member list in force; every list ever seen is kept, for the receipts of its time."""
+        members = self._members.current()
+        if members.digest != self._kept:
+            envelope = self.config.members_path.read_bytes()
+            self.store.keep_members(members.digest, members.version, envelope)
+            self._kept = members.digest
+        return members
+
+    def key_of(self, participant: str) -> PublicKey:
+        """The evidence key a member signs with now. Raises `Unavailable` for a stranger."""
+        member = self.members.participant(participant)
+        now = milliseconds(self.now())
+        valid = [key.public for key in member.keys if key.valid_at(now)] if member else []
+        if not valid:
+            raise Unavailable("peer.unknown", f"the member list names no valid key of {participant!r}")
+        own = self.key.public
+        return own if participant == self.id and own in valid else valid[-1]
+
+    def jurisdiction_of(self, participant: str) -> str:
+        """Where a member computes and receives, as the space's operator certified it."""
+        member = self.members.participant(participant)
+        if member is None:
+            raise Unavailable("peer.unknown", f"the member list names no participant {participant!r}")
+        return member.jurisdiction
+
+    def _witnesses(self) -> dict[str, Witness]:
+        found = {}
+        for configured in self.config.witness:
+            member = self.members.participant(configured.id)
+            if member is None or not member.logs:
+                raise ConfigError("witness.unknown", f"the member list names no witness {configured.id!r}")
+            client = WitnessClient(
+                configured.address or member.address,
+                channel_credentials(self.config.tls),
+                member.logs,
+                channel_options(self.space, configured.id),
+            )
+            found[configured.id] = Witness(client, member.logs)
+        return found
+
+    # --- offers and agreements ------------------------------------------------------------------------
+
+    def own_offer(self, name: str) -> Offered:
+        """One of our own offers. Raises `ConfigError` when there is none of that name."""
+        record = self.store.offer(name)
+        if record is None or record.withdrawn:
+            raise ConfigError("offer.unknown", f"{self.id} offers nothing named {name!r}")
+        return Offered(
+            name=name,
+            participant=self.id,
+            dataset=DatasetInfo.from_json(json.loads(record.entry)["dataset"]),
+            policy=odrl.from_odrl(json.loads(record.policy)),
+            entry=record.entry,
+            policy_text=record.policy_text,
+        )
+
+    def offers_of(self, participant: str) -> list[Offered]:
+        """What a participant offers now, asked of its connector (or of our own store)."""
+        if participant == self.id:
+            return [self.own_offer(record.name) for record in self.store.offers()]
+        stub = catalog_pb2_grpc.CatalogStub(self.peers.channel(participant))
+        reply = self.peers.unary(participant, stub.ListOffers, catalog_pb2.ListOffersRequest())
+        return [_offered(participant, offer) for offer in reply.offers]
+
+    def offer_of(self, participant: str, name: str) -> Offered:
+        """One offer of a participant. Raises `ConfigError` when it offers nothing of that name."""
+        found = next((o for o in self.offers_of(participant) if o.name == name), None)
+        if found is None:
+            raise ConfigError("offer.unknown", f"{participant} offers nothing named {name!r}")
+        return found
+
+    def agreement(self, digest: str, *, role: str, peer: str) -> Agreement:
+        """The agreement, when it is in force between us and `peer`. Raises `PolicyRefusal`."""
+        record = self.store.agreement(digest)
+        if record is None or (record.role, record.peer) != (role, peer):
+            raise _refused("agreement.unknown", "there is no such agreement between these participants")
+        if record.state != "active":
+            raise _refused(f"agreement.{record.state}", f"the agreement is {record.state}")
+        return Agreement.parse(record.document)
+
+    def agreement_about(self, participant: str, offer: str) -> Agreement:
+        """Our newest agreement in force about `participant.offer`. Raises `PolicyRefusal`."""
+        found = [
+            record
+            for record in self.store.agreements(role="consumer", state="active")
+            if (record.peer, record.offer) == (participant, offer)
+        ]
+        if not found:
+            raise _refused(
+                "agreement.none",
+                f"{self.id} has no agreement in force about {participant}.{offer}",
+                allowed=f"bayspace contract request {participant}.{offer}",
+            )
+        return Agreement.parse(found[-1].document)
+
+    def contract_json(self, record: NegotiationRecord) -> dict[str, Any]:
+        """A contract as the command line shows it."""
+        agreement = self.store.agreement(record.agreement) if record.agreement else None
+        return {
+            "negotiation": record.id,
+            "agreement": record.agreement,
+            "role": record.role,
+            "peer": record.peer,
+            "offer": record.offer,
+            "state": record.state,
+            "in_force": agreement is not None and agreement.state == "active",
+            "agreement_state": agreement.state if agreement is not None else None,
+            "policy_digest": record.policy_digest,
+            "code": record.code,
+            "at": record.at,
+        }
+
+    # --- deciding and charging ------------------------------------------------------------------------
+
+    def decide(
+        self,
+        policy: Policy,
+        request: Request,
+        agreement: Agreement | None,
+    ) -> Decision:
+        """Judge one request with what the ledger says of its agreement now."""
+        view = LedgerView()
+        if agreement is not None:
+            used = self.store.used(agreement.digest, _period(policy, request.at))
+            # the query that is being judged is registered as running already
+            running = max(0, len(self.store.running(agreement.digest)) - 1)
+            view = LedgerView(uses=used, running=running, agreed=moment(agreement.agreed_at))
+        return decide(policy, request, view)
+
+    def uses_of(self, agreement: Agreement) -> int:
+        """Uses of an agreement counted in the current period."""
+        return self.store.used(agreement.digest, _period(agreement.policy, self.now()))
+
+    def charge(self, agreement: Agreement) -> None:
+        """Count one use; never refunded. Raises `PolicyRefusal` when none is left."""
+        uses = agreement.policy.uses
+        limit = uses.count if uses is not None and uses.count is not None else UNLIMITED
+        if not self.store.charge(agreement.digest, _period(agreement.policy, self.now()), limit):
+            raise _refused("uses.exhausted", "no use is left", rule="uses.count")
+
+    @contextmanager
+    def running(self, exchange: str, agreement: Agreement) -> Iterator[None]:
+        """Register a query as running. Raises `PolicyRefusal` when too many run already."""
+        uses = agreement.policy.uses
+        most = uses.max_concurrent if uses is not None and uses.max_concurrent is not None else UNLIMITED
+        total = self.config.limits.maximum_joint_queries
+        if not self.store.start_query(exchange, agreement.digest, most, total):
+            raise _refused("uses.concurrent", "too many queries are running", rule="uses.max_concurrent")
+        try:
+            yield
+        finally:
+            self.store.finish_query(exchange)
+
+    # --- computing ------------------------------------------------------------------------------------
+
+    def own_input(
+        self, prepared: Prepared, dataset: str, interrupt: threading.Event
+    ) -> LocalInput | pa.Table:
+        """Our own local part of a plan over our dataset `dataset` (the offer's full name)."""
+        plan = prepared.plan
+        side = plan.sender if plan.sender.dataset == dataset else plan.receiver
+        if side is None:
+            raise AssertionError("a plan without a side for its dataset")
+        published = datasets.open_offer(self.config, self.store, dataset.split(".", 1)[1])
+        limits = local.Limits(self.config.limits.threads, self.config.limits.memory_mib, interrupt)
+        if plan.receiver is None:
+            identity = published.policy.analysis.identity
+            return local.aggregate(side, identity, published.dataset, published.source, limits)
+        return local.join_input(side, published.dataset, published.source, limits)
+
+
+def witnesses_demanded(policy: Policy) -> int:
+    """How many witnesses must record an exchange before anything leaves."""
+    return max((d.minimum_witnesses for d in policy.duties if isinstance(d, LogDuty)), default=0)
+
+
+def build_digest() -> str:
+    """SHA-256 over the program's own files, in hexadecimal: which build signed a record."""
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for package in ("compute", "connector", "policy_enforcer", "witness"):
+        for path in sorted((root / package).rglob("*")):
+            if path.suffix in {".py", ".so", ".pyd"} and path.is_file():
+                name = path.relative_to(root).as_posix().encode()
+                digest.update(name + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _offered(participant: str, offer: catalog_pb2.Offer) -> Offered:
+    try:
+        policy = odrl.from_odrl(json.loads(offer.policy))
+        entry = json.loads(offer.dataset)
+        dataset = DatasetInfo.from_json(entry["dataset"])
+    except (ValueError, KeyError, TypeError, PolicyError):
+        raise PeerViolation("peer.offer", f"{participant} sent an offer that cannot be read") from None
+    if dataset.full_name != f"{participant}.{offer.name}" or policy.dataset != dataset.full_name:
+        raise PeerViolation("peer.offer", f"{participant} sent an offer of something else")
+    return Offered(offer.name, participant, dataset, policy, bytes(offer.dataset), offer.policy_text)
+
+
+def _period(policy: Policy, at: datetime) -> str:
+    per = policy.uses.per if policy.uses is not None else "agreement"
+    start = period_start(per, at)
+    return "agreement" if start is None else f"{per} {start.isoformat()}"
+
+
+def _refused(code: str, sentence: str, rule: str = "agreement", allowed: str | None = None) -> PolicyRefusal:
+    return PolicyRefusal(Decision((Reason(code, rule, sentence, allowed=allowed),)))

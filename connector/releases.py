@@ -1,0 +1,97 @@
+"""The answer in an envelope: sealed before the receipt is signed, opened by the key that follows it.
+
+The owner encrypts every release frame under a fresh key; the asker signs a receipt that names the sealed
+bytes and the commitment to what is inside; only then does the owner hand over key and salt. So there is no
+answer without a receipt, and no receipt for another answer than the one received. Refuses a key that does
+not open to the committed bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from compute.errors import PeerViolation
+from compute.protocols.base import Frame
+from witness.encoding import Entropy
+from witness.record import commit
+
+KEY_BYTES = SALT_BYTES = 32
+
+
+class _Envelope:
+    """What both ends note: the sealed bytes' digest and the receiver's commitment to its masks."""
+
+    def __init__(self, sid: bytes) -> None:
+        self._sid = sid
+        self._sealed = hashlib.sha256(b"bayspace sealed release v1\0")
+        self._masks: str | None = None
+
+    def observe(self, frame: Frame | None) -> None:
+        """Note the receiver's commitment to its mask totals when it goes by (protocols.md)."""
+        if frame is not None and frame.kind == "commitment":
+            self._masks = frame.body.hex()
+
+    def digests(self, transcript: bytes) -> dict[str, str]:
+        """The unsalted digests the release record states."""
+        named = {"sealed": self._sealed.hexdigest(), "transcript": transcript.hex()}
+        return named if self._masks is None else {**named, "masks": self._masks}
+
+
+class Sealer(_Envelope):
+    """The owner's end."""
+
+    def __init__(self, entropy: Entropy, sid: bytes) -> None:
+        super().__init__(sid)
+        self._key, self._salt = entropy(KEY_BYTES), entropy(SALT_BYTES)
+        self._plain = hashlib.sha256()
+        self._count = 0
+
+    def seal(self, frame: Frame) -> Frame:
+        """The same frame, encrypted. The key is fresh and the nonce counts: no pair occurs twice."""
+        nonce, self._count = self._count.to_bytes(12, "big"), self._count + 1
+        body = ChaCha20Poly1305(self._key).encrypt(nonce, frame.body, self._sid)
+        self._sealed.update(len(body).to_bytes(8, "big") + body)
+        self._plain.update(len(frame.body).to_bytes(8, "big") + frame.body)
+        return Frame("sealed", body)
+
+    @property
+    def commitment(self) -> str:
+        """The salted commitment to what is inside."""
+        return commit("release", self._salt, self._plain.digest())
+
+    @property
+    def opening(self) -> bytes:
+        """Key and salt: the body of the "key" frame."""
+        return self._key + self._salt
+
+
+class Opener(_Envelope):
+    """The asker's end: collects sealed frames, later opens them."""
+
+    def __init__(self, sid: bytes) -> None:
+        super().__init__(sid)
+        self._bodies: deque[bytes] = deque()
+
+    def collect(self, frame: Frame) -> None:
+        """Keep one sealed frame."""
+        self._sealed.update(len(frame.body).to_bytes(8, "big") + frame.body)
+        self._bodies.append(frame.body)
+
+    def open(self, opening: bytes, committed: str) -> deque[Frame]:
+        """The release frames. Raises `PeerViolation` when key or content are not what was committed to."""
+        key, salt = opening[:KEY_BYTES], opening[KEY_BYTES:]
+        plain, frames = hashlib.sha256(), deque[Frame]()
+        try:
+            for number, body in enumerate(self._bodies):
+                inside = ChaCha20Poly1305(key).decrypt(number.to_bytes(12, "big"), body, self._sid)
+                plain.update(len(inside).to_bytes(8, "big") + inside)
+                frames.append(Frame("release", inside))
+        except InvalidTag:
+            raise PeerViolation("peer.release-key", "the key does not open the sealed answer") from None
+        if commit("release", salt, plain.digest()) != committed:
+            raise PeerViolation("peer.release", "the answer is not the one the receipt was signed for")
+        return frames

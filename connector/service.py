@@ -1,0 +1,180 @@
+"""The connector's server: catalogue, negotiation, query streams, and the participant's own analysts.
+
+Every call is authenticated by mutual TLS and checked against the member list; the `Analyst` service answers
+to this participant's own certificate alone. Everything that goes wrong leaves through the error firewall.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from compute.errors import ConfigError, PeerViolation
+from connector.analyst import Analyst
+from connector.answering import Answering
+from connector.contract import State
+from connector.firewall import Firewall
+from connector.identity import peer_identity, server_credentials
+from connector.negotiating import Negotiating
+from connector.node import Node
+from connector.transport import WIRE_BYTES, Headers, serve
+from connector.v1 import (
+    analyst_pb2,
+    analyst_pb2_grpc,
+    catalog_pb2,
+    catalog_pb2_grpc,
+    frame_pb2,
+    negotiation_pb2,
+    negotiation_pb2_grpc,
+    query_pb2,
+    query_pb2_grpc,
+)
+
+THREADS = 64
+_OPTIONS = (
+    ("grpc.max_receive_message_length", WIRE_BYTES + 65536),
+    ("grpc.max_send_message_length", WIRE_BYTES + 65536),
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class _Catalog(catalog_pb2_grpc.CatalogServicer):
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def ListOffers(self, request: Any, context: Any) -> catalog_pb2.ListOffersResponse:  # noqa: N802, ARG002
+        return catalog_pb2.ListOffersResponse(
+            offers=[o.as_message() for o in self._node.offers_of(self._node.id)]
+        )
+
+
+class _Negotiation(negotiation_pb2_grpc.NegotiationServicer):
+    def __init__(self, node: Node) -> None:
+        self._negotiating = Negotiating(node)
+
+    def Request(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        signature = self._negotiating.on_request(_caller(context), request)
+        return _reply(request.negotiation, State.REQUESTED, signature)
+
+    def Agree(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        signature = self._negotiating.on_agree(_caller(context), request)
+        return _reply(request.negotiation, State.VERIFIED, signature)
+
+    def Finalize(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._negotiating.on_finalize(_caller(context), request.negotiation)
+        return _reply(request.negotiation, State.FINALIZED)
+
+    def Terminate(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        signature = self._negotiating.on_terminate(_caller(context), request)
+        return _reply(request.negotiation, State.TERMINATED, signature)
+
+    def Suspend(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self._negotiating.on_suspend(_caller(context), request.negotiation, suspended=request.suspended)
+        return _reply(request.negotiation, State.FINALIZED)
+
+
+class _JointQuery(query_pb2_grpc.JointQueryServicer):
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def Run(  # noqa: N802
+        self, request_iterator: Iterator[frame_pb2.Frame], context: grpc.ServicerContext
+    ) -> Iterator[frame_pb2.Frame]:
+        interrupt, headers = threading.Event(), Headers()
+        context.add_callback(interrupt.set)
+        role = Answering(self._node, _caller(context), headers, interrupt).run()
+        timeout = self._node.config.limits.frame_timeout_seconds
+        with self._node.telemetry.span("answer query"):
+            yield from serve(role, headers, request_iterator, context.cancel, timeout)
+
+
+def _reply(negotiation: str, state: State, signature: bytes = b"") -> negotiation_pb2.NegotiationReply:
+    return negotiation_pb2.NegotiationReply(negotiation=negotiation, state=state.value, signature=signature)
+
+
+def _caller(context: grpc.ServicerContext) -> str:
+    return peer_identity(context).participant
+
+
+class Server:
+    """A running connector. `start` returns once it listens; `stop` lets running calls end or cancels them."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._server = grpc.server(
+            ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
+            interceptors=[Firewall(self._authorise)],
+            options=_OPTIONS,
+        )
+        self._health = health.HealthServicer()
+        query_pb2_grpc.add_JointQueryServicer_to_server(_JointQuery(node), self._server)
+        catalog_pb2_grpc.add_CatalogServicer_to_server(_Catalog(node), self._server)
+        negotiation_pb2_grpc.add_NegotiationServicer_to_server(_Negotiation(node), self._server)
+        analyst_pb2_grpc.add_AnalystServicer_to_server(Analyst(node), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(_SERVICES, self._server)
+        address = node.config.network.listen
+        self.port = self._bound(address)
+
+    def start(self) -> None:
+        """Record the failures of a process that died, then serve."""
+        self._node.recover()
+        self._node.evidence.start()
+        self._server.start()
+        for service in _SERVICES:
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self, grace: float) -> None:
+        """Refuse new calls, give running ones `grace` seconds, then cancel them."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(grace).wait()
+
+    def _bound(self, address: str) -> int:
+        try:
+            port = self._server.add_secure_port(address, server_credentials(self._node.config.tls))
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise ConfigError("network.listen", f"cannot listen on {address}: is the port taken?")
+        return int(port)
+
+    def _authorise(self, context: grpc.ServicerContext, method: str) -> None:
+        identity = peer_identity(context)
+        member = self._node.members.participant(identity.participant)
+        if member is None or identity.space != self._node.space:
+            raise PeerViolation("peer.not-a-member", "the caller is not in the member list")
+        if member.certificate != identity.fingerprint or member.role != identity.role:
+            raise PeerViolation(
+                "peer.certificate", "the caller's certificate is not the one in the member list"
+            )
+        if method.startswith(f"/{_ANALYST}/") and identity.participant != self._node.id:
+            raise PeerViolation("peer.not-allowed", "this service answers to its own participant only")
+
+
+_ANALYST = analyst_pb2.DESCRIPTOR.services_by_name["Analyst"].full_name
+_SERVICES: tuple[str, ...] = (
+    catalog_pb2.DESCRIPTOR.services_by_name["Catalog"].full_name,
+    negotiation_pb2.DESCRIPTOR.services_by_name["Negotiation"].full_name,
+    query_pb2.DESCRIPTOR.services_by_name["JointQuery"].full_name,
+    _ANALYST,
+    health.SERVICE_NAME,
+    reflection.SERVICE_NAME,
+)
+
+
+def run(node: Node, stop: threading.Event, ready: Callable[[int], None]) -> None:
+    """Serve until `stop` is set. `ready` is called with the port once calls are answered."""
+    server = Server(node)
+    server.start()
+    ready(server.port)
+    stop.wait()
+    server.stop(grace=2.0)
+    node.close()

@@ -1,0 +1,199 @@
+"""What one query exchange is about, and what its evidence says: the same values on both sides.
+
+`Terms` are fixed once both have spoken; each record of the exchange is a `Statement` derived from them. The
+owner seals intent and release, the asker checks them against its own derivation. No data, no SQL: both stand
+in records as salted commitments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from compute.plan import Plan
+from compute.session import session_id
+from connector.contract import Agreement
+from connector.opening import Acceptance, Opening
+from connector.records import DONE, Statement
+from policy_enforcer import disclosure as d
+from witness import bundle
+from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Reveal, Sensitive, commit
+
+SESSION_VERSION = "bayspace query v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One participant as the records name it."""
+
+    id: str
+    key: str  # id of its evidence key
+    build: str
+    clock: int
+    jurisdiction: str
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One exchange. `plan` is None when the query was refused before there was one."""
+
+    space: str
+    opening: Opening
+    agreement: Agreement
+    plan: Plan | None
+    asker: Side
+    owner: Side
+
+    def session_id(self, owner_nonce: bytes) -> bytes:
+        """The sid of protocols.md, "Session"."""
+        return session_id(
+            version=SESSION_VERSION,
+            roles=(d.Party.RECEIVER, d.Party.SENDER),
+            participants=(self.asker.id, self.owner.id),
+            agreement=self.opening.agreement,
+            query_digest=bytes.fromhex(self.query_commitment()),
+            plan_digest=self.opening.plan_digest,
+            nonces=(self.opening.nonce, owner_nonce),
+        )
+
+    @property
+    def trace_id(self) -> str:
+        """The OpenTelemetry trace id that both sides' spans and records carry."""
+        return self.opening.trace.split("-")[1]
+
+    def query_commitment(self) -> str:
+        """The salted commitment to the SQL text."""
+        return commit("query", self.opening.query_salt, self.opening.sql.encode())
+
+    def plan_commitment(self) -> str:
+        """The salted commitment to the canonical plan. INVARIANT: there is a plan."""
+        if self.plan is None:
+            raise AssertionError("no plan to commit to")
+        return commit("plan", self.opening.plan_salt, self.plan.canonical())
+
+    def openings(self) -> tuple[bundle.Opening, ...]:
+        """What opens the commitments of the intent: for receipts that show query and plan."""
+        sql, opening = self.opening.sql.encode(), self.opening
+        found = (bundle.Opening("query", opening.query_salt, sql),)
+        if self.plan is None:
+            return found
+        return (*found, bundle.Opening("plan", opening.plan_salt, self.plan.canonical()))
+
+    def accepted(self, acceptance: Acceptance) -> Terms:
+        """These terms with what the owner says of itself."""
+        return replace(self, owner=replace(self.owner, build=acceptance.build, clock=acceptance.clock))
+
+    # --- the records ----------------------------------------------------------------------------------
+
+    def intent(self, sid: bytes) -> Statement:
+        """What both sign before anything that depends on data leaves."""
+        plan = self.plan
+        if plan is None:
+            raise AssertionError("an intent has a plan")
+        data = Data(
+            datasets=self._datasets(),
+            commitments={"query": self.query_commitment(), "plan": self.plan_commitment()},
+            digests={"session": sid.hex()},
+            protocol=f"{plan.protocol}/{plan.protocol_version}",
+            reveals=self._reveals(),
+        )
+        sides = {"sender-keys-bound": plan.sender.keys_bound, "sender-rows-bound": plan.sender.rows_bound}
+        if plan.receiver is not None:
+            sides["receiver-keys-bound"] = plan.receiver.keys_bound
+        return self._statement("query.intent", Exchange(self.opening.exchange, 0), DONE, data, figures=sides)
+
+    def release(
+        self, sid: bytes, previous: str, committed: str, digests: dict[str, str], figures: dict[str, int]
+    ) -> Statement:
+        """What both sign before the key to the sealed answer is handed over."""
+        data = Data(
+            datasets=self._datasets(),
+            commitments={"release": committed},
+            digests={"session": sid.hex(), **digests},
+            protocol=None if self.plan is None else f"{self.plan.protocol}/{self.plan.protocol_version}",
+            reveals=self._reveals(),
+        )
+        exchange = Exchange(self.opening.exchange, 1, previous)
+        return self._statement("query.release", exchange, DONE, data, figures=figures)
+
+    def result(self, previous: str, committed: str, clock: int) -> Statement:
+        """The asker's own assertion about the table it ended up with."""
+        data = Data(commitments={"result": committed})
+        exchange = Exchange(self.opening.exchange, 2, previous)
+        statement = self._statement("query.result", exchange, DONE, data)
+        mine = replace(self._parties()[1], clock=clock)
+        return replace(statement, parties=(mine,))
+
+    def refusal(self, code: str, author: Side) -> Statement:
+        """One side's statement that a policy refused this query."""
+        data = Data(commitments={"query": self.query_commitment()})
+        outcome = Outcome("refused", code)
+        statement = self._statement("query.refusal", Exchange(self.opening.exchange, 0), outcome, data)
+        return replace(statement, parties=self._parties(first=author))
+
+    def failure(self, code: str, author: Side, sequence: int, previous: str | None) -> Statement:
+        """One side's statement that the exchange broke off."""
+        exchange = Exchange(self.opening.exchange, sequence, previous)
+        statement = self._statement("query.failure", exchange, Outcome("failed", code), Data())
+        return replace(statement, parties=self._parties(first=author))
+
+    # --- shared parts ---------------------------------------------------------------------------------
+
+    def _statement(
+        self,
+        event: str,
+        exchange: Exchange,
+        outcome: Outcome,
+        data: Data,
+        figures: dict[str, int] | None = None,
+    ) -> Statement:
+        return Statement(
+            event=event,
+            space=self.space,
+            members=self.opening.members,
+            exchange=exchange,
+            parties=self._parties(),
+            outcome=outcome,
+            data=data,
+            contract=Contract(
+                policy=self.agreement.policy_digest.hex(),
+                version=self.agreement.policy.policy,
+                agreement=self.opening.agreement,
+            ),
+            sensitive=Sensitive(
+                correlation=self.trace_id,
+                purpose=(self.opening.purpose,) if self.opening.purpose else None,
+                source_jurisdictions=(self.owner.jurisdiction,),
+                destination_jurisdictions=(self.asker.jurisdiction,),
+                transfer_basis=self.agreement.transfer_basis,
+                filing_number=self.agreement.filing_number,
+                figures=figures or None,
+            ),
+        )
+
+    def _parties(self, first: Side | None = None) -> tuple[Party, ...]:
+        owner = Party(self.owner.id, "provider", (self.owner.key,), self.owner.build, self.owner.clock)
+        asker = Party(self.asker.id, "consumer", (self.asker.key,), self.asker.build, self.asker.clock)
+        return (asker, owner) if first is not None and first.id == self.asker.id else (owner, asker)
+
+    def _datasets(self) -> tuple[Dataset, ...]:
+        own = (Dataset(self.owner.id, self.agreement.dataset.commitment),)
+        joined = self.opening.dataset
+        return own if joined is None else (*own, Dataset(self.asker.id, joined.commitment))
+
+    def _reveals(self) -> tuple[Reveal, ...]:
+        names = {d.Party.RECEIVER: self.asker.id, d.Party.SENDER: self.owner.id}
+        return tuple(
+            Reveal(names[e.to], e.fact.value + ("" if e.gated else "+ungated"))
+            for e in (self.plan.reveals if self.plan else ())
+        )
+
+
+def milliseconds(at: datetime) -> int:
+    """A time as ms since 1970."""
+    return int(at.timestamp() * 1000)
+
+
+def moment(clock: int) -> datetime:
+    """The inverse of `milliseconds`."""
+    return datetime.fromtimestamp(clock / 1000, UTC)
