@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from compute import _native
 from compute.errors import DataError, PeerViolation, QueryError
+from compute.frames import Frame, Role, receive, receive_blob, send_blob
 from compute.inputs import Entropy, Gate
-from compute.protocols.base import Frame, Role, receive, receive_blob, send_blob
 
 IntColumn = NDArray[np.int64]
 
