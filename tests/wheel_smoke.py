@@ -20,7 +20,7 @@ AUDITOR_NEEDS = {"cryptography", "cffi", "_cffi_backend", "witness"}
 
 def fresh(code: str) -> str:
     """What this code prints in a new interpreter."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.strip()
 
 
