@@ -151,10 +151,13 @@ class Log:
             if self._broken:
                 raise LogRefused("an append failed half-way; restart the witness to check the log")
             known = self._database.indexes([s.digest for s in batch])
-            fresh = list({s.digest: s for s in reversed(batch) if s.digest not in known}.values())[::-1]
+            fresh: dict[bytes, Submission] = {}
+            for submission in batch:
+                if submission.digest not in known:
+                    fresh.setdefault(submission.digest, submission)
             if fresh:
                 self._broken = True
-                known |= self._record(fresh)
+                known |= self._record(list(fresh.values()))
                 self._broken = False
         return [known[s.digest] for s in batch]
 

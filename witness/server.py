@@ -92,7 +92,7 @@ tls_authority = "tls-authority.pem"
 # The member list as the space operator signed it. Replace the file to bring in a new version.
 members = "members.json"
 
-# The space operator's keys that sign member lists.
+# The space operator's keys that sign member lists: "ed25519:<base64>", or a PEM file of a public key.
 operator_keys = [{operator_keys}]
 """
 
@@ -103,7 +103,7 @@ def write_default(
     space: str,
     participant: str,
     origin: str,
-    operator_keys: Sequence[PublicKey] = (),
+    operator_keys: Sequence[PublicKey | str] = (),
     grpc_listen: str = "127.0.0.1:7443",
     http_listen: str = "127.0.0.1:7080",
 ) -> str:
@@ -115,7 +115,8 @@ def write_default(
         raise ConfigInvalid(f"{folder} already holds a witness")
     key = PrivateKey.from_seed(system_entropy(32))
     vkey = str(verifier_key(origin, key.public))
-    keys = ", ".join(f'"{k.algorithm}:{b64(k.raw)}"' for k in operator_keys)
+    named = (k if isinstance(k, str) else f"{k.algorithm}:{b64(k.raw)}" for k in operator_keys)
+    keys = ", ".join(f'"{matching(name, LINE, "operator_keys")}"' for name in named)
     text = _TEMPLATE.format(
         space=matching(space, ID, "space"),
         participant=matching(participant, ID, "participant"),
@@ -154,12 +155,15 @@ def _read(value: Any, base: Path) -> WitnessConfig:
             tls_certificate=base / str(f.take("tls_certificate")),
             tls_authority=base / str(f.take("tls_authority")),
             members=base / str(f.take("members")),
-            operator_keys=tuple(_operator_key(k) for k in f.items("operator_keys")),
+            operator_keys=tuple(_operator_key(k, base) for k in f.items("operator_keys")),
         )
 
 
-def _operator_key(value: Any) -> PublicKey:
-    algorithm, _, encoded = matching(value, LINE, "operator_keys").partition(":")
+def _operator_key(value: Any, base: Path) -> PublicKey:
+    text = matching(value, LINE, "operator_keys")
+    if text.endswith(".pem"):
+        return PublicKey.from_pem((base / text).read_bytes())
+    algorithm, _, encoded = text.partition(":")
     return PublicKey(algorithm, unb64(encoded))
 
 

@@ -1,0 +1,307 @@
+"""The log: what is acknowledged is provable, heads never contradict each other, rollbacks are refused."""
+
+import shutil
+import sqlite3
+
+import pytest
+
+from witness import checkpoint, leaf, merkle, note, tlog_proof
+from witness.database import Database, LockLost
+from witness.files import Folder
+from witness.log import LogRefused, Submission
+from witness.merkle import ProofInvalid, leaf_hash
+
+STEPS = ("staged", "locked", "tile", "tiled", "published", "dropped")
+
+
+def some(count, first=0):
+    return [
+        Submission(leaf_hash(b"%d" % i), b"envelope %d" % i, bytes([i % 256]) * 32)
+        for i in range(first, first + count)
+    ]
+
+
+def check_whole(log, known):
+    """fsck from outside: every known entry is provable in the signed tree, which its tiles make up."""
+    head = checkpoint.open_checkpoint(log.head, [log.vkey])
+    entries = log.database.leaves(0, head.size)
+    assert len(entries) == head.size == log.database.count()
+    assert merkle.root(head.size, merkle.nodes_of([leaf_hash(e) for e in entries])) == head.root
+    for submission, index in known.items():
+        proof = tlog_proof.parse(str(log.prove(index)))
+        parsed = leaf.parse(proof.extra)
+        assert (parsed.envelope, parsed.tag) == (submission.digest, submission.tag)
+        merkle.verify_inclusion(parsed.hash, index, head.size, proof.path, head.root)
+        assert log.database.envelope(submission.digest) == submission.envelope
+    return head
+
+
+def test_grows_and_opens_again(open_log):
+    log, known, size = open_log(), {}, 0
+    for count in (1, 2, 252, 1, 1, 300, 64):
+        batch = some(count, size)
+        known |= dict(zip(batch, log.append(batch), strict=True))
+        size += count
+        assert log.size == size
+        check_whole(log, dict(list(known.items())[-3:]))
+        log = open_log()
+    check_whole(log, known)
+    public = {str(p.relative_to(log.public.root)) for p in log.public.root.rglob("*") if p.is_file()}
+    assert public == {
+        "checkpoint",
+        "tile/0/000",
+        "tile/0/001",
+        "tile/0/002.p/45",
+        "tile/0/002.p/109",
+        "tile/1/000.p/2",
+        "tile/entries/000",
+        "tile/entries/001",
+        "tile/entries/002.p/45",
+        "tile/entries/002.p/109",
+    } | {"tile/1/000.p/1"}
+
+
+def test_duplicates_keep_their_index(open_log):
+    log = open_log()
+    a, b, c = some(3)
+    assert log.append([a, b, a]) == [0, 1, 0]
+    assert log.append([b]) == [1]
+    assert open_log().append([c, a, c, b]) == [2, 0, 2, 1]
+
+
+def test_time_never_runs_backwards(open_log, space):
+    log = open_log()
+    log.append(some(1))
+    space.now -= 60_000
+    log = open_log()
+    log.append(some(1, 1))
+    first, second = (leaf.parse(log.database.leaf(i)).received_at for i in (0, 1))
+    assert second == first
+
+
+def test_consistency_between_any_two_sizes(open_log):
+    log = open_log()
+    heads = []
+    for i in range(20):
+        log.append(some(i + 1, 1000 * i))
+        heads.append(checkpoint.parse(log.head.text))
+    for old in heads:
+        proof = log.prove_consistency(old.size)
+        merkle.verify_consistency(old.size, old.root, heads[-1].size, heads[-1].root, proof)
+    with pytest.raises(ProofInvalid):
+        log.prove(log.size)
+
+
+def test_one_process_per_log(open_log, space, tmp_path):
+    from witness.log import Log
+
+    open_log()
+    with pytest.raises(LogRefused, match="another process"):
+        Log(tmp_path / "log", "witness.example/gba", space.log_key, space.clock)
+
+
+class Crash(BaseException):
+    """Not an Exception, so that nothing between can handle it."""
+
+
+def crash_at(name, occurrence=1):
+    left = [occurrence]
+
+    def step(reached):
+        if reached == name:
+            left[0] -= 1
+            if not left[0]:
+                raise Crash
+
+    return step
+
+
+@pytest.mark.parametrize("before", [0, 5, 255, 256])
+@pytest.mark.parametrize(
+    ("step", "occurrence"), [*((s, 1) for s in STEPS), ("tile", 2), ("tile", 3)], ids=lambda v: str(v)
+)
+def test_a_crash_at_any_step_loses_nothing_and_forks_nothing(open_log, before, step, occurrence):
+    log, known = open_log(), {}
+    if before:
+        batch = some(before)
+        known |= dict(zip(batch, log.append(batch), strict=True))
+    first = check_whole(log, {})
+
+    batch = some(260, before)
+    with pytest.raises(Crash):
+        open_log(step=crash_at(step, occurrence)).append(batch)
+
+    log = open_log()
+    second = check_whole(log, known)
+    # Whatever was staged has been finished, under the same index, and growth goes on.
+    assert log.append(batch) == list(range(before, before + 260))
+    assert second.size == before + 260
+    if first.size:
+        merkle.verify_consistency(
+            first.size, first.root, second.size, second.root, log.prove_consistency(first.size)
+        )
+    known |= dict(zip(batch, range(before, before + 260), strict=True))
+    log.append(some(1, 9999))
+    check_whole(log, known)
+
+
+@pytest.mark.parametrize("step", STEPS[:-1])
+def test_a_crash_while_recovering_from_a_crash(open_log, step):
+    open_log().append(some(3))
+    with pytest.raises(Crash):
+        open_log(step=crash_at("staged")).append(some(300, 3))
+    with pytest.raises(Crash):
+        open_log(step=crash_at("locked"))
+    if step != "staged":
+        with pytest.raises(Crash):
+            open_log(step=crash_at(step))
+    assert open_log().size == 303
+    check_whole(open_log(), {})
+
+
+def test_a_crash_while_creating_the_log(open_log):
+    with pytest.raises(Crash):
+        open_log(step=crash_at("created"))
+    assert open_log().append(some(1)) == [0]
+
+
+def test_after_a_failed_append_only_a_restart_goes_on(open_log, monkeypatch):
+    log = open_log()
+    log.append(some(1))
+    real = Folder.write
+    monkeypatch.setattr(Folder, "write", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        log.append(some(1, 1))
+    monkeypatch.setattr(Folder, "write", real)
+    with pytest.raises(LogRefused, match="restart"):
+        log.append(some(1, 2))
+    log = open_log()
+    assert log.append(some(3)) == [0, 1, 2]
+    check_whole(log, {})
+
+
+def rolled(tmp_path, what):
+    """Paths of the parts that a rollback may touch."""
+    return {"database": tmp_path / "log" / "witness.sqlite", "tiles": tmp_path / "log" / "public"}[what]
+
+
+def snapshot(path):
+    """The state of a database file or of the tiles, to be put back later."""
+    copy = path.with_name(path.name + ".old")
+    if path.is_dir():
+        shutil.copytree(path, copy)
+    else:
+        live = sqlite3.connect(path)  # WAL: a plain copy would miss what is in the log file
+        live.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        live.close()
+        shutil.copy(path, copy)
+    return copy
+
+
+def put_back(path, copy):
+    for leftover in path.parent.glob(path.name + "-*"):
+        leftover.unlink()
+    if path.is_dir():
+        shutil.rmtree(path)
+        shutil.copytree(copy, path)
+    else:
+        shutil.copy(copy, path)
+
+
+@pytest.mark.parametrize("what", ["database", "tiles"])
+def test_a_rollback_of_one_part_is_refused(open_log, tmp_path, what):
+    log = open_log()
+    log.append(some(3))
+    copy = snapshot(rolled(tmp_path, what))
+    log.append(some(5, 3))
+    open_log.close()
+    put_back(rolled(tmp_path, what), copy)
+    with pytest.raises(LogRefused, match="rollback"):
+        open_log()
+
+
+@pytest.mark.parametrize("lost", ["database", "tiles", "checkpoint"])
+def test_a_lost_part_is_refused(open_log, tmp_path, lost):
+    log = open_log()
+    log.append(some(3))
+    open_log.close()
+    public = tmp_path / "log" / "public"
+    if lost == "database":
+        for part in (tmp_path / "log").glob("witness.sqlite*"):
+            part.unlink()
+    elif lost == "tiles":
+        shutil.rmtree(public / "tile")
+    else:
+        (public / "checkpoint").unlink()
+    with pytest.raises(LogRefused):
+        open_log()
+
+
+@pytest.mark.parametrize("path", ["tile/0/000.p/3", "tile/entries/000.p/3", "checkpoint"])
+def test_a_damaged_right_edge_is_refused(open_log, path):
+    log = open_log()
+    log.append(some(3))
+    data = bytearray(log.public.read(path))
+    data[-5] ^= 1
+    log.public.write(path, bytes(data))
+    with pytest.raises(LogRefused):
+        open_log()
+
+
+def test_another_key_or_origin_does_not_continue_the_log(open_log, space, tmp_path):
+    from witness.keys import PrivateKey
+    from witness.log import Log
+
+    log = open_log()
+    log.append(some(1))
+    open_log.close()
+    for origin, key in (("other.example", space.log_key), (log.origin, PrivateKey.from_seed(b"z" * 32))):
+        with pytest.raises(LogRefused, match="key did not sign"):
+            Log(tmp_path / "log", origin, key, space.clock)
+
+
+def test_two_signed_roots_for_one_size_are_a_fork(open_log, space):
+    log = open_log()
+    log.append(some(2))
+    other = checkpoint.sign(checkpoint.Checkpoint(log.origin, 2, leaf_hash(b"fork")), space.log_key)
+    log.public.write("checkpoint", str(other).encode())
+    with pytest.raises(LogRefused, match="fork"):
+        open_log()
+
+
+def test_the_lock_moves_only_from_the_head_last_seen(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    database.create("one")
+    database.advance("one", "two")
+    with pytest.raises(LockLost):
+        database.advance("one", "three")
+    assert database.locked() == "two"
+    database.close()
+
+
+def test_a_batch_whose_lock_was_lost_is_never_published(open_log):
+    log = open_log()
+    log.append(some(1))
+    before = str(log.head)
+    log.database.advance(before, "someone else's head")
+    with pytest.raises(LockLost):
+        log.append(some(1, 1))
+    assert str(log.head) == before == log.public.read("checkpoint").decode()
+
+
+def test_checkpoints_are_the_only_thing_signed(open_log, space):
+    log = open_log()
+    log.append(some(1))
+    assert note.verify(note.parse(log.public.read("checkpoint").decode()), [log.vkey]) == [log.vkey]
+
+
+def test_files_stay_in_their_folder(tmp_path):
+    folder = Folder(tmp_path / "f")
+    for path in ("../x", "/etc/x", "a/../../x"):
+        with pytest.raises(ValueError, match="leaves"):
+            folder.write(path, b"")
+        with pytest.raises(ValueError, match="leaves"):
+            folder.read(path)
+    folder.write("a/b/c", b"1", mode=0o600)
+    assert folder.read("a/b/c") == b"1"
+    assert (tmp_path / "f/a/b/c").stat().st_mode & 0o777 == 0o600
