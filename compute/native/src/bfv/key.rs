@@ -91,7 +91,7 @@ impl Key {
                 (self.ring.modulus(i), self.times_secret(i, Purpose::BlockUniform, index));
             let scaled = self.scale.residues(modulus, i, &remainders);
             for ((x, &m), &e) in values.iter_mut().zip(scaled.iter()).zip(errors.iter()) {
-                let message = modulus.add(m, modulus.reduce_signed(i64::from(e)));
+                let message = modulus.add(m, modulus.lift(e));
                 *x = modulus.subtract(message, *x);
             }
             out = append(modulus, &values, out);
@@ -194,9 +194,8 @@ impl Scale {
         let mut q = vec![0; limbs];
         q[0] = 1;
         for i in 0..ring.primes() {
-            let one = ring.modulus(i).p;
-            let product = multiply_low(&q, &[one]);
-            q = product;
+            let factor = std::mem::replace(&mut q, vec![0; limbs]);
+            multiply_low(&factor, &[ring.modulus(i).p], &mut q);
         }
         let plain_moduli: Vec<u64> =
             (0..ring.primes()).map(|i| ring.modulus(i).power(2, u64::from(plain_bits))).collect();
@@ -210,11 +209,11 @@ impl Scale {
 
     /// q m modulo t, for every message, as unsigned limbs.
     fn remainders(&self, messages: &[u64]) -> Zeroizing<Vec<u64>> {
-        let mut out = Zeroizing::new(Vec::with_capacity(messages.len()));
-        let unused = (64 - self.plain_bits % 64) % 64;
-        for message in messages.chunks_exact(self.limbs) {
-            out.extend(multiply_low(message, &self.q));
-            *out.last_mut().expect("at least one limb") &= u64::MAX >> unused;
+        let mut out = Zeroizing::new(vec![0; messages.len()]);
+        let top = u64::MAX >> ((64 - self.plain_bits % 64) % 64);
+        for (message, product) in messages.chunks_exact(self.limbs).zip(out.chunks_exact_mut(self.limbs)) {
+            multiply_low(message, &self.q, product);
+            product[self.limbs - 1] &= top;
         }
         out
     }
@@ -239,9 +238,8 @@ impl Scale {
     }
 }
 
-/// x * y modulo 2^(64 * len(x)); y may be shorter.
-fn multiply_low(x: &[u64], y: &[u64]) -> Vec<u64> {
-    let mut out = vec![0; x.len()];
+/// out += x * y modulo 2^(64 * len(out)); y may be shorter than x.
+fn multiply_low(x: &[u64], y: &[u64], out: &mut [u64]) {
     for (i, &a) in x.iter().enumerate() {
         let mut carry = 0;
         for (limb, &b) in out[i..].iter_mut().zip(y.iter().chain(std::iter::repeat(&0))) {
@@ -250,5 +248,4 @@ fn multiply_low(x: &[u64], y: &[u64]) -> Vec<u64> {
             carry = sum >> 64;
         }
     }
-    out
 }

@@ -51,6 +51,13 @@ impl Modulus {
         self.add(magnitude & !negative, self.negate(magnitude) & negative)
     }
 
+    /// A small signed coefficient modulo p.
+    #[inline(always)]
+    pub fn lift(&self, x: i8) -> u64 {
+        let wide = i64::from(x);
+        (wide as u64).wrapping_add(self.p & (wide >> 63) as u64)
+    }
+
     /// A signed sum of products modulo p.
     #[inline(always)]
     pub fn reduce_signed_wide(&self, x: i128) -> u64 {
@@ -166,6 +173,7 @@ mod tests {
                 let (a, w) = (x as u64, (x >> 64) as u64 % p);
                 let expected = (u128::from(a) * u128::from(w) % u128::from(p)) as u64;
                 assert_eq!(modulus.multiply_constant(a, w, modulus.companion(w)), expected);
+                assert_eq!(modulus.lift(a as i8 % 2), modulus.reduce_signed(i64::from(a as i8 % 2)));
                 let signed = i128::from(a as i64).rem_euclid(i128::from(p)) as u64;
                 assert_eq!(modulus.reduce_signed(a as i64), signed);
                 x = x.wrapping_mul(0x2545_f491_4f6c_dd1d).rotate_left(31) ^ 0xda94_2042_e4dd_58b5;

@@ -44,7 +44,7 @@ impl Ring {
 
     /// Small signed coefficients as residues modulo prime i.
     pub fn lift(&self, i: usize, small: &[i8]) -> Zeroizing<Vec<u64>> {
-        Zeroizing::new(small.iter().map(|&x| self.modulus(i).reduce_signed(i64::from(x))).collect())
+        Zeroizing::new(small.iter().map(|&x| self.modulus(i).lift(x)).collect())
     }
 
     /// As `lift`, transformed.
