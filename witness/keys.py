@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 
 ED25519 = "ed25519"
@@ -44,6 +45,18 @@ class PublicKey:
 
     def __post_init__(self) -> None:
         _ = self._key  # refuse at once what is no key
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> "PublicKey":
+        """The key in a SubjectPublicKeyInfo PEM file."""
+        try:
+            key = load_pem_public_key(pem)
+        except ValueError as error:
+            raise KeyInvalid("not a public key in PEM form") from error
+        for algorithm, kind in _PUBLIC.items():
+            if isinstance(key, kind):
+                return cls(algorithm, key.public_bytes_raw())
+        raise KeyInvalid("evidence is signed with Ed25519 or ML-DSA-44 keys only")
 
     @cached_property
     def id(self) -> str:

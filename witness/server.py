@@ -59,7 +59,13 @@ class WitnessConfig:
     tls_certificate: Path
     tls_authority: Path
     members: Path
-    operator_keys: tuple[PublicKey, ...]
+    operator_key_names: tuple[str, ...]
+    folder: Path
+
+    @property
+    def operator_keys(self) -> tuple[PublicKey, ...]:
+        """The space operator's keys; a key file appears when the first admission is installed."""
+        return tuple(_operator_key(name, self.folder) for name in self.operator_key_names)
 
 
 _TEMPLATE = """\
@@ -155,14 +161,14 @@ def _read(value: Any, base: Path) -> WitnessConfig:
             tls_certificate=base / str(f.take("tls_certificate")),
             tls_authority=base / str(f.take("tls_authority")),
             members=base / str(f.take("members")),
-            operator_keys=tuple(_operator_key(k, base) for k in f.items("operator_keys")),
+            operator_key_names=tuple(matching(k, LINE, "operator_keys") for k in f.items("operator_keys")),
+            folder=base,
         )
 
 
-def _operator_key(value: Any, base: Path) -> PublicKey:
-    text = matching(value, LINE, "operator_keys")
+def _operator_key(text: str, base: Path) -> PublicKey:
     if text.endswith(".pem"):
-        return PublicKey.from_pem((base / text).read_bytes())
+        return PublicKey.from_pem(_file(base / text))
     algorithm, _, encoded = text.partition(":")
     return PublicKey(algorithm, unb64(encoded))
 
@@ -196,7 +202,11 @@ def _serve(
     ready: Callable[[int, int], None],
     identify: PeerIdentity,
 ) -> None:
-    registry = Registry(log.database, config.members, config.space, config.operator_keys)
+    try:
+        operator_keys = config.operator_keys
+    except (EncodingError, KeyInvalid) as error:
+        raise ConfigInvalid(f"operator_keys: {error}") from error
+    registry = Registry(log.database, config.members, config.space, operator_keys)
     service = Service(log, sequencer, Admission(registry, _now), identify)
     server, port = _grpc_server(service, _credentials(config), config.grpc_listen)
     host, http_port = _address(config.http_listen)
