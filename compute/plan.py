@@ -29,16 +29,19 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """One additive figure per key and group: SUM over the rows of an integer expression.
+    """One figure per key and group: in a joint query always SUM over the rows of an integer expression.
 
-    `sql` gives per row an integer: the value times 10**scale, or 1 or 0 when rows are counted.
+    `sql` gives per row an integer (the value times 10**scale, or 1 or 0 when rows are counted) or NULL,
+    which adds nothing. In single-domain queries `function` may be another aggregate of DuckDB; where
+    the figure is no integer, `type` says what it is.
     """
 
     name: str  # m0, m1, ...
     sql: str
     scale: int  # the sum divided by 10**scale is in units of the column
-    row_bound: int  # |sql| <= row_bound on every row, after clamping
-    float: bool = False  # the SQL answer's type is float64 rather than decimal or integer
+    row_bound: int  # |sql| <= row_bound on every row, after clamping; 0 where `type` is not "integer"
+    function: str = "sum"  # single-domain only: "min", "max", "count_distinct", "var_samp", ...
+    type: str = "integer"  # or one of TYPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,31 @@ class Side:
     partials: tuple[Partial, ...]
     keys_bound: int
     rows_bound: int
+    distinct: bool = False  # a key counts once however many rows share it: SEMI JOIN
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """An exact number per cell: (sum over i of partials[i] * 2**(base_bits * i)) / 10**scale."""
+
+    partials: tuple[str, ...]  # m* from the lowest limb up, or "identities"
+    base_bits: int = 0
+    scale: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One aggregate of the answer, computed per released cell from exact totals."""
+
+    name: str  # f0, f1, ...
+    function: str  # one of compute/finish.py's FUNCTIONS
+    totals: tuple[Total, ...]  # what the function takes, in its order
+    type: str
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One column of the answer: SQL over dimensions `d*` and summed partials `m*`."""
+    """One column of the answer: SQL over dimensions `d*` and figures `f*`."""
 
     name: str
     sql: str
@@ -81,18 +104,29 @@ class Plan:
     maximum_cells: int  # most cells (receiver groups x sender groups) this plan may release
     parameters: Mapping[str, Any]  # protocol parameters, e.g. of the selection sum
     reveals: tuple[Disclosure, ...]
+    figures: tuple[Figure, ...] = ()  # what `outputs`, `having` and `order_by` are computed from
 
     def canonical(self) -> bytes:
         """RFC 8785 bytes of the plan."""
         fields = {k: v for k, v in asdict(self).items() if k != "reveals"}
-        return rfc8785.dumps(
-            {**fields, "level": self.level.word, "reveals": [r.as_json() for r in self.reveals]}
-        )
+        words = {"level": self.level.word, "reveals": [r.as_json() for r in self.reveals]}
+        return rfc8785.dumps(_plain({**fields, **words}))
 
     @property
     def digest(self) -> bytes:
         """SHA-256 over `canonical()`."""
         return hashlib.sha256(b"bayspace plan v1\0" + self.canonical()).digest()
+
+
+def _plain(value: Any) -> Any:
+    """JSON as RFC 8785 allows it: integers beyond 2**53 become strings of their digits."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, int) and abs(value) > 2**53 - 1:
+        return str(value)
+    return value
 
 
 Catalogue = Mapping[str, DatasetInfo]

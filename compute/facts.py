@@ -1,0 +1,154 @@
+"""What a query does with every column it names, as facts for the policies of both datasets.
+
+Facts are noted while the SQL is bound, at the place that understands each node, so no later reading
+can miss one. A column that occurs anywhere has an entry. Facts hold column names and closed words,
+never a literal, a value or SQL text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from compute.dataset import DatasetInfo
+from compute.plan import Plan
+from compute.protocols.base import Protocol
+from policy_enforcer.facts import ColumnUse, ProtocolUse, Request
+
+ColumnRef = tuple[str, str]
+"""(participant.dataset, column)."""
+
+
+@dataclass(slots=True)
+class _Noted:
+    """The facts about one column, while they are collected."""
+
+    filtered: set[str] = field(default_factory=set)
+    aggregated: set[str] = field(default_factory=set)
+    functions: set[str] = field(default_factory=set)
+    marks: set[str] = field(default_factory=set)  # the boolean facts that hold
+
+
+class Notes:
+    """Collects facts; `conditional` marks everything noted meanwhile as inside an aggregate's predicate."""
+
+    def __init__(self) -> None:
+        self._columns: dict[ColumnRef, _Noted] = {}
+        self.literals_on_total = False
+        self.conditional = False
+
+    def seen(self, columns: Iterable[ColumnRef]) -> Iterable[_Noted]:
+        """Entries of these columns, made if they are new."""
+        for column in sorted(columns):
+            entry = self._columns.setdefault(column, _Noted())
+            if self.conditional:
+                entry.marks.add("conditional")
+            yield entry
+
+    def compared(self, columns: Iterable[ColumnRef], how: str, *, literal: bool, column: bool) -> None:
+        """A comparison over these columns, with a literal, with another column, or both."""
+        for entry in self.seen(columns):
+            entry.filtered.add(how)
+            if literal:
+                entry.marks.add("compared_with_literal")
+            if column:
+                entry.marks.add("compared_with_column")
+
+    def applied(self, columns: Iterable[ColumnRef], function: str) -> None:
+        """A scalar function over these columns."""
+        for entry in self.seen(columns):
+            entry.functions.add(function)
+
+    def aggregated(self, columns: Iterable[ColumnRef], function: str) -> None:
+        """An aggregate over these columns."""
+        for entry in self.seen(columns):
+            entry.aggregated.add(function)
+
+    def marked(self, columns: Iterable[ColumnRef], mark: str) -> None:
+        """One of the boolean facts: joined, grouped."""
+        for entry in self.seen(columns):
+            entry.marks.add(mark)
+
+    def uses(self, dataset: str) -> tuple[ColumnUse, ...]:
+        """What the query does with each column of that dataset, in the order of their names."""
+        return tuple(
+            ColumnUse(
+                column=column,
+                filtered=frozenset(entry.filtered),
+                aggregated=frozenset(entry.aggregated),
+                functions=frozenset(entry.functions),
+                **dict.fromkeys(sorted(entry.marks), True),
+            )
+            for (owner, column), entry in sorted(self._columns.items())
+            if owner == dataset
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan with the facts that each dataset's policy decides on."""
+
+    plan: Plan
+    protocol: Protocol
+    datasets: tuple[DatasetInfo, ...]  # every dataset the query names
+    uses: dict[str, tuple[ColumnUse, ...]]  # by participant.dataset
+    literals_on_total: bool
+
+    def requests(
+        self,
+        *,
+        recipients: frozenset[str],
+        purpose: str | None,
+        at: datetime,
+        witnesses: int = 0,
+        processing: frozenset[str] = frozenset(),
+        receiving: frozenset[str] = frozenset(),
+        query_template: str | None = None,
+    ) -> dict[str, Request]:
+        """One request for each dataset's policy, by `participant.dataset`."""
+        return {
+            info.full_name: Request(
+                dataset=info.full_name,
+                owner=info.participant,
+                asker=self.plan.asker,
+                recipients=recipients,
+                purpose=purpose,
+                at=at,
+                kind="aggregate",
+                columns=self.uses[info.full_name],
+                protocol=self._protocol_use(),
+                joint=self.plan.receiver is not None,
+                asker_data=any(d.participant == self.plan.asker for d in self.datasets),
+                join_operators=frozenset({"and"} if len(self.plan.sender.keys) > 1 else ()),
+                identity_columns=self._identities(info),
+                peer_keys=self._peer_keys(info),
+                query_template=query_template,
+                witnesses=witnesses,
+                processing=processing,
+                receiving=receiving,
+                grades={column.name: column.grade for column in info.columns},
+                literals_on_total=self.literals_on_total,
+            )
+            for info in self.datasets
+        }
+
+    def _protocol_use(self) -> ProtocolUse:
+        p = self.protocol
+        return ProtocolUse(p.name, p.version, p.level, self.plan.reveals, p.gates)
+
+    def _identities(self, info: DatasetInfo) -> tuple[str, ...]:
+        """Columns whose distinct values the owner's gate can count for this query.
+
+        Alone, the owner counts any column. In a join only keys are counted: a composite key counts
+        tuples, of which there may be more than distinct values of one part, unless that part is unique.
+        """
+        if self.plan.receiver is None:
+            return tuple(column.name for column in info.columns)
+        sides = (self.plan.receiver, self.plan.sender)
+        keys = next(side.keys for side in sides if side.dataset == info.full_name)
+        unique = {column.name for column in info.columns if column.unique}
+        return keys if len(keys) == 1 else tuple(key for key in keys if key in unique)
+
+    def _peer_keys(self, info: DatasetInfo) -> int:
+        return sum(other.keys_bound for other in self.datasets if other.full_name != info.full_name)

@@ -1,0 +1,174 @@
+"""From released cells to the answer: exact figures, then HAVING, ORDER BY and LIMIT, at the asker.
+
+Every figure is computed from whole numbers of any size and rounded once, so a joint answer equals the
+same SQL over the pooled rows. Only what was released comes in; nothing here sees a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from decimal import Context, Decimal
+from fractions import Fraction
+from typing import Any
+
+import pyarrow as pa
+
+from compute.engine import Limits, locked, select
+from compute.inputs import Cells
+from compute.plan import Figure, Plan, Total
+from compute.types import Type, parse_type
+
+_EXACT = Context(prec=80)
+
+Exact = Fraction | int
+Function = Callable[..., Exact | float | None]
+
+
+def finish(plan: Plan, cells: Cells, limits: Limits | None = None) -> pa.Table:
+    """The answer's table. Its rows are in ORDER BY's order, then in that of the dimensions."""
+    table = cells.table
+    dimensions = [
+        d.name for side in (plan.receiver, plan.sender) if side is not None for d in side.dimensions
+    ]
+    columns = {name: table[name] for name in (*dimensions, "identities")}
+    columns |= {figure.name: _column(figure, table) for figure in plan.figures}
+    outputs = [
+        f"CAST({output.sql} AS {parse_type(output.type).duckdb}) AS x{i}"
+        for i, output in enumerate(plan.outputs)
+    ]
+    having = [plan.having] if plan.having is not None else []
+    order = ", ".join([*plan.order_by, *(f"{name} ASC NULLS LAST" for name in dimensions)])
+    ordered = f"ORDER BY {order}" if order else ""
+    limit = f" LIMIT {plan.limit}" if plan.limit is not None else ""
+    query = select(outputs, "cells", having, ordered + limit)
+    with locked({"cells": pa.table(columns)}, limits or Limits(threads=1)) as connection:
+        answer = connection.sql(query).to_arrow_table()
+    return answer.cast(_numbered_schema(plan)).rename_columns([output.name for output in plan.outputs])
+
+
+def answer_schema(plan: Plan) -> pa.Schema:
+    """The columns of the answer."""
+    return pa.schema([(output.name, parse_type(output.type).arrow) for output in plan.outputs])
+
+
+def _numbered_schema(plan: Plan) -> pa.Schema:
+    return pa.schema([(f"x{i}", parse_type(output.type).arrow) for i, output in enumerate(plan.outputs)])
+
+
+def _column(figure: Figure, table: pa.Table) -> pa.Array:
+    """One figure for every cell."""
+    kind = parse_type(figure.type)
+    if figure.function == "value":
+        return table[figure.totals[0].partials[0]].cast(kind.arrow)
+    totals = [_totals(total, table) for total in figure.totals]
+    function = FUNCTIONS[figure.function]
+    return pa.array([_typed(function(*values), kind) for values in zip(*totals, strict=True)], kind.arrow)
+
+
+def _totals(total: Total, table: pa.Table) -> list[Exact]:
+    """An exact number for every cell, from its limbs."""
+    limbs = [[int(v) for v in table[name].to_pylist()] for name in total.partials]
+    whole = [
+        sum(v << (total.base_bits * i) for i, v in enumerate(values)) for values in zip(*limbs, strict=True)
+    ]
+    return [Fraction(v, 10**total.scale) for v in whole] if total.scale else list(whole)
+
+
+def _typed(value: Exact | float | None, kind: Type) -> Any:
+    if value is None:
+        return None
+    if kind.kind == "decimal":
+        scaled = Fraction(value) * 10**kind.scale
+        assert scaled.denominator == 1
+        return _EXACT.scaleb(Decimal(scaled.numerator), -kind.scale)
+    return float(value) if kind.kind == "float64" else int(value)
+
+
+# --- aggregates from totals; n is how many rows had a value
+
+
+def _count(n: Exact) -> Exact:
+    return n
+
+
+def _sum(n: Exact, s: Exact) -> Exact | None:
+    return s if n else None
+
+
+def _average(n: Exact, s: Exact) -> Exact | None:
+    return Fraction(s) / n if n else None
+
+
+def _deviations(n: Exact, a: Exact, b: Exact, ab: Exact) -> Fraction:
+    """Sum over the rows of (a - mean a)(b - mean b)."""
+    return Fraction(ab) - Fraction(a) * b / n
+
+
+def _variance(sample: int) -> Callable[..., Exact | None]:
+    def function(n: Exact, s: Exact, q: Exact) -> Exact | None:
+        return _deviations(n, s, s, q) / (n - sample) if n > sample else None
+
+    return function
+
+
+def _deviation(sample: int) -> Callable[..., float | None]:
+    variance = _variance(sample)
+
+    def function(n: Exact, s: Exact, q: Exact) -> float | None:
+        squared = variance(n, s, q)
+        return None if squared is None else math.sqrt(squared)
+
+    return function
+
+
+def _covariance(sample: int) -> Callable[..., Exact | None]:
+    def function(n: Exact, y: Exact, x: Exact, _yy: Exact, _xx: Exact, yx: Exact) -> Exact | None:
+        return _deviations(n, y, x, yx) / (n - sample) if n > sample else None
+
+    return function
+
+
+def _correlation(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) -> float | None:
+    if not n:
+        return None
+    syy, sxx, syx = _deviations(n, y, y, yy), _deviations(n, x, x, xx), _deviations(n, y, x, yx)
+    # DuckDB says NaN where a column does not vary.
+    return math.copysign(math.sqrt(syx * syx / (syy * sxx)), syx) if syy and sxx else math.nan
+
+
+def _slope(n: Exact, y: Exact, x: Exact, _yy: Exact, xx: Exact, yx: Exact) -> Exact | None:
+    sxx = _deviations(n, x, x, xx) if n else 0
+    return _deviations(n, y, x, yx) / sxx if sxx else None
+
+
+def _intercept(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) -> Exact | None:
+    slope = _slope(n, y, x, yy, xx, yx)
+    return None if slope is None else Fraction(y - slope * x) / n
+
+
+def _r2(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) -> Exact | None:
+    sxx = _deviations(n, x, x, xx) if n else 0
+    if not sxx:
+        return None
+    syy, syx = _deviations(n, y, y, yy), _deviations(n, y, x, yx)
+    return syx * syx / (syy * sxx) if syy else 1
+
+
+FUNCTIONS: dict[str, Function] = {
+    "count": _count,
+    "sum": _sum,
+    "avg": _average,
+    "var_pop": _variance(0),
+    "var_samp": _variance(1),
+    "stddev_pop": _deviation(0),
+    "stddev_samp": _deviation(1),
+    "covar_pop": _covariance(0),
+    "covar_samp": _covariance(1),
+    "corr": _correlation,
+    "regr_slope": _slope,
+    "regr_intercept": _intercept,
+    "regr_r2": _r2,
+    "regr_count": lambda n, *_: n,
+}
+"""What a `Figure` may be, besides "value": a partial as it is."""

@@ -1,0 +1,229 @@
+"""The local part: one side of a plan over the participant's own rows, in DuckDB over Arrow.
+
+`join_input` gives what a joint protocol works on: canonical keys and per-key sums. `aggregate` gives
+the cells of a single-domain query. Both refuse data that does not fit what the catalogue declares
+(types, number of rows, number of keys): sizes are padded to those bounds, and exactness rests on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+from numpy.typing import NDArray
+
+from compute.dataset import Column, DatasetInfo
+from compute.engine import Limits, Rows, locked, select
+from compute.errors import DataError
+from compute.expressions import quoted
+from compute.inputs import LocalInput
+from compute.keys import canonical_keys
+from compute.plan import Partial, Side
+from compute.types import INT64, Type, parse_type, sum_type, type_of_arrow
+
+Source: TypeAlias = pa.Table | pa.dataset.Dataset | Callable[[], pa.RecordBatchReader]
+"""A participant's rows: whole in memory, files that Arrow scans, or a fresh stream per call."""
+
+ONE = "CAST(1 AS BIGINT)"
+"""How a plan counts rows."""
+
+_ROWS = 'count(*) AS "rows"'
+
+
+def join_input(side: Side, info: DatasetInfo, source: Source, limits: Limits) -> LocalInput:
+    """Filter, group by key and dimensions, sum; then canonical keys. Rows without a key are dropped."""
+    rows = _opened(source)
+    keys = [quoted(name) for name in side.keys]
+    selected = [*keys, *(d.sql for d in side.dimensions)]
+    figures = [f"CAST(coalesce({_aggregate(p)}, 0) AS BIGINT) AS {p.name}" for p in side.partials]
+    query = select(
+        [*_named(selected), *figures, _ROWS],
+        _view(info, rows.schema),
+        [*side.filters, *(f"{key} IS NOT NULL" for key in keys)],
+        _group_by(len(selected)),
+    )
+    with locked({"source": rows}, limits) as connection:
+        table = connection.sql(query).to_arrow_table()
+    return _input(side, info, table, limits)
+
+
+def aggregate(
+    side: Side, info: DatasetInfo, identity: str | None, source: Source, limits: Limits
+) -> pa.Table:
+    """Cells of a single-domain query: d*, `identities` (distinct values of that column, or rows), m*."""
+    rows = _opened(source)
+    dimensions = [d.sql for d in side.dimensions]
+    counted = f"count(DISTINCT {quoted(_checked(info, identity))})" if identity is not None else "count(*)"
+    figures = [f"{counted} AS identities", *(f"{_figure(p)} AS {p.name}" for p in side.partials)]
+    query = select(
+        [*_named(dimensions), *figures, _ROWS],
+        _view(info, rows.schema),
+        side.filters,
+        f"{_group_by(len(dimensions))} LIMIT {limits.maximum_groups + 1}",
+    )
+    with locked({"source": rows}, limits) as connection:
+        table = connection.sql(query).to_arrow_table()
+    if table.num_rows > limits.maximum_groups:
+        raise DataError(
+            "data.too-many-groups",
+            f"the answer has more than {limits.maximum_groups} groups; group more coarsely",
+        )
+    _check_rows(table["rows"], side)
+    schema = aggregate_schema(side)
+    return table.rename_columns([*schema.names, "rows"]).select(schema.names).cast(schema)
+
+
+def aggregate_schema(side: Side) -> pa.Schema:
+    """The columns that `aggregate` answers."""
+    dimensions = [(d.name, parse_type(d.type).arrow) for d in side.dimensions]
+    sums = [(p.name, sum_type(p.type)) for p in side.partials]
+    return pa.schema([*dimensions, ("identities", pa.int64()), *sums])
+
+
+# --- SQL over one source
+
+
+def _opened(source: Source) -> Rows:
+    return source() if callable(source) else source
+
+
+def _view(info: DatasetInfo, schema: pa.Schema) -> str:
+    """The source with exactly the declared columns in their declared types."""
+    columns = [_declared(info, column, schema) for column in info.columns]
+    return f"({select(columns, 'source')})"
+
+
+def _declared(info: DatasetInfo, column: Column, schema: pa.Schema) -> str:
+    kind = parse_type(column.type)
+    if schema.get_field_index(column.name) < 0:
+        raise DataError(
+            "data.column-missing", f"{info.full_name} has no column {column.name}, or has it twice"
+        )
+    data = schema.field(column.name).type
+    actual = type_of_arrow(data)
+    if actual is None or not _widens(actual, kind):
+        raise DataError(
+            "data.type", f"{info.full_name}.{column.name} is not of its declared type {column.type}"
+        )
+    name = quoted(column.name)
+    return name if data == kind.arrow else f"CAST({name} AS {kind.duckdb}) AS {name}"
+
+
+def _widens(actual: Type, declared: Type) -> bool:
+    """Does every value of one type have an exact equal in the other?"""
+    if actual == declared:
+        return True
+    if declared.kind != "decimal" or actual.kind not in ("decimal", "int64"):
+        return False
+    whole, scale = (19, 0) if actual == INT64 else (actual.precision - actual.scale, actual.scale)
+    return declared.scale >= scale and declared.precision - declared.scale >= whole
+
+
+def _checked(info: DatasetInfo, name: str) -> str:
+    if info.column(name) is None:
+        raise DataError("data.column-missing", f"{info.full_name} declares no column {name}")
+    return name
+
+
+def _named(expressions: Sequence[str]) -> list[str]:
+    """Output names by position; grouping goes by ordinal, so a column of the same name cannot interfere."""
+    return [f"{sql} AS x{i}" for i, sql in enumerate(expressions)]
+
+
+def _group_by(count: int) -> str:
+    return f"GROUP BY {', '.join(str(i + 1) for i in range(count))}" if count else ""
+
+
+def _aggregate(partial: Partial) -> str:
+    if partial.sql == ONE:
+        return "count(*)"
+    if partial.function == "count_distinct":
+        return f"count(DISTINCT {partial.sql})"
+    return f"{partial.function}({partial.sql})"
+
+
+def _figure(partial: Partial) -> str:
+    """Sums of integers are 0 where there is nothing to sum; other aggregates are NULL."""
+    return f"coalesce({_aggregate(partial)}, 0)" if partial.type == "integer" else _aggregate(partial)
+
+
+# --- keys and groups
+
+
+def _input(side: Side, info: DatasetInfo, table: pa.Table, limits: Limits) -> LocalInput:
+    _check_rows(table["rows"], side)
+    keys, normalised = _keys(side, info, table)
+    table, keys = table.filter(keys.is_valid()), keys.drop_null()
+    distinct, index = _numbered(keys)
+    if len(distinct) > side.keys_bound:
+        raise DataError(
+            "data.too-many-keys", f"{side.dataset} has more distinct keys than its catalogue declares"
+        )
+    labels, group, groups = _groups(side, table)
+    sums = [p.name for p in side.partials]
+    cells = pa.table({"key": index, "group": group, **{name: table[name] for name in (*sums, "rows")}})
+    if normalised:
+        cells = _merged(cells, sums, limits)
+    if side.distinct:
+        place = cells.schema.get_field_index("rows")
+        cells = cells.set_column(place, "rows", pa.array(np.ones(len(cells), np.int64)))
+    return LocalInput(distinct, cells, labels, groups)
+
+
+def _check_rows(rows: pa.ChunkedArray, side: Side) -> None:
+    if (pc.sum(rows).as_py() or 0) > side.rows_bound:
+        raise DataError("data.too-many-rows", f"{side.dataset} has more rows than its catalogue declares")
+
+
+def _keys(side: Side, info: DatasetInfo, table: pa.Table) -> tuple[pa.LargeBinaryArray, bool]:
+    """The canonical key of each row, and whether different values may have become one key."""
+    columns = [info.column(name) for name in side.keys]
+    assert all(column is not None and column.key is not None for column in columns)
+    normalisers = [column.key or () for column in columns if column is not None]
+    types = [parse_type(column.type) for column in columns if column is not None]
+    values = [table[f"x{i}"].combine_chunks() for i in range(len(side.keys))]
+    return canonical_keys(values, normalisers, types), any(normalisers)
+
+
+def _numbered(values: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
+    """Distinct values and, per row, the number of its value."""
+    encoded = values.dictionary_encode()
+    return encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+
+
+def _groups(side: Side, table: pa.Table) -> tuple[pa.Table, NDArray[np.int32], int]:
+    """Labels in ascending order of their values, the group of each row, and how many there are.
+
+    The order is that of the labels themselves: first appearance would say something about the rows.
+    """
+    group = np.zeros(len(table), np.int64)
+    if not side.dimensions:
+        return pa.table({"none": [0]}).select([]), group.astype(np.int32), 1
+    names = [d.name for d in side.dimensions]
+    columns = [
+        table[f"x{len(side.keys) + i}"].combine_chunks().cast(parse_type(d.type).arrow)
+        for i, d in enumerate(side.dimensions)
+    ]
+    for column in columns:
+        codes = column.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)
+        # Renumbering after each dimension keeps the product below rows x distinct values.
+        pairs = group * (int(codes.max(initial=0)) + 1) + codes
+        group = np.unique(pairs, return_inverse=True)[1].reshape(-1)
+    _, first = np.unique(group, return_index=True)
+    labels = pa.table([column.take(pa.array(first)) for column in columns], names=names)
+    order = pc.sort_indices(labels, sort_keys=[(name, "ascending") for name in names]).to_numpy()
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    return labels.take(pa.array(order)), rank[group], len(order)
+
+
+def _merged(cells: pa.Table, sums: Sequence[str], limits: Limits) -> pa.Table:
+    """One row per key and group, after normalisers made several values one key."""
+    added = [f"CAST(sum({name}) AS BIGINT) AS {name}" for name in (*sums, '"rows"')]
+    with locked({"cells": cells}, limits) as connection:
+        query = select(['"key"', '"group"', *added], "cells", tail=_group_by(2))
+        return connection.sql(query).to_arrow_table()

@@ -1,0 +1,691 @@
+"""From a question to the plan that both sides derive alone, and the facts that policies decide on.
+
+`prepare` is a function of the SQL text, the asker's name, the dataset descriptions and the protocol
+declarations: no clock, no data, no negotiation. It refuses what cannot be answered exactly, with the
+part that is at fault and what would work. Which side is the sender follows from who asks: the sender
+is the participant whose data is asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from sqlglot import exp
+
+from compute.dataset import Column, DatasetInfo
+from compute.errors import QueryError
+from compute.expressions import RELEASED, Bound, Scalar, quoted
+from compute.facts import Notes, Prepared
+from compute.keys import check_key
+from compute.measures import Measure, Number, Unbounded, guarded, square
+from compute.plan import Dimension, Figure, Output, Partial, Plan, Side, Total
+from compute.protocols import PROTOCOLS
+from compute.protocols.base import Protocol
+from compute.sql import Item, Source, Statement, parse
+from compute.types import FLOAT64, HUGE, INT64, Type, parse_type
+from policy_enforcer.disclosure import Level
+
+JOINT_CELLS = 4096
+"""Most cells of a joint answer: receiver groups x sender groups. The flooding bound grows with it."""
+
+OWN_CELLS = 65_536
+"""Most cells of a single-domain answer."""
+
+_JOINT_CAPACITY = 2**62
+"""A joint sum stays below this, so that every partial sum fits 64 bits; larger ones go in limbs."""
+
+_OWN_CAPACITY = 2**124
+"""Single-domain sums are HUGEINTs, answered as decimal128(38, 0)."""
+
+
+def plan(
+    sql: str, asker: str, catalogue: Mapping[str, DatasetInfo], protocols: Sequence[Protocol] = PROTOCOLS
+) -> Plan:
+    """The plan of a question. `QueryError` says what is wrong with it and what would work."""
+    return prepare(sql, asker, catalogue, protocols).plan
+
+
+def prepare(
+    sql: str, asker: str, catalogue: Mapping[str, DatasetInfo], protocols: Sequence[Protocol] = PROTOCOLS
+) -> Prepared:
+    """The plan of a question with the facts for every dataset it names."""
+    statement = parse(sql)
+    infos = tuple(_dataset(source, catalogue) for source in statement.sources)
+    scope = _Scope(statement.sources, infos, frozenset(name.name.casefold() for name in statement.using))
+    return _Planner(statement, scope, asker).prepared(protocols)
+
+
+def _dataset(source: Source, catalogue: Mapping[str, DatasetInfo]) -> DatasetInfo:
+    wanted = f"{source.participant}.{source.dataset}"
+    exact = catalogue.get(wanted)
+    folded = [info for name, info in sorted(catalogue.items()) if name.casefold() == wanted.casefold()]
+    if exact is None and len(folded) != 1:
+        known = ", ".join(sorted(catalogue)[:20]) or "none"
+        raise QueryError(
+            "query.unknown-dataset", f"FROM names a dataset no agreement covers; there are: {known}"
+        )
+    return exact or folded[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The datasets in FROM, and what a column's name means among them."""
+
+    sources: tuple[Source, ...]
+    infos: tuple[DatasetInfo, ...]
+    using: frozenset[str]  # USING makes one column of two, and the left one stands for it
+
+    def column(self, node: exp.Column) -> tuple[DatasetInfo, Column]:
+        """The one column that a name means."""
+        places = [i for i in range(len(self.infos)) if self._qualifies(i, node)]
+        if not places:
+            raise QueryError(
+                "query.unknown-column", "a column's prefix names no dataset of FROM; use its alias"
+            )
+        found = [(self.infos[i], c) for i in places if (c := _column(self.infos[i], node.name)) is not None]
+        if not found:
+            raise QueryError("query.unknown-column", f"a column is named that {self._listed(places)}")
+        if len(found) > 1 and node.name.casefold() not in self.using:
+            raise QueryError(
+                "query.ambiguous-column",
+                f"{found[0][1].name} exists in both datasets; put an alias before it",
+            )
+        return found[0]
+
+    def _qualifies(self, place: int, node: exp.Column) -> bool:
+        source = self.sources[place]
+        if node.db:
+            return (node.db.casefold(), node.table.casefold()) == (
+                source.participant.casefold(),
+                source.dataset.casefold(),
+            )
+        return not node.table or node.table.casefold() == source.alias.casefold()
+
+    def _listed(self, places: Iterable[int]) -> str:
+        """The columns there are; what was asked for is not repeated, since it may be a value."""
+        return " and ".join(
+            f"{info.full_name} does not have; it has {', '.join(c.name for c in info.columns[:30])}"
+            for info in (self.infos[i] for i in places)
+        )
+
+
+def _column(info: DatasetInfo, name: str) -> Column | None:
+    exact = info.column(name)
+    folded = [c for c in info.columns if c.name.casefold() == name.casefold()]
+    return exact or (folded[0] if len(folded) == 1 else None)
+
+
+@dataclass(slots=True)
+class _Partials:
+    """Partials and figures while they are collected; equal ones are shared."""
+
+    rows_bound: int
+    capacity: int
+    partials: dict[tuple[str, str], Partial] = field(default_factory=dict)
+    figures: dict[tuple[str, tuple[Total, ...]], Figure] = field(default_factory=dict)
+
+    def add(self, sql: str, scale: int, row_bound: int, function: str = "sum", kind: str = "integer") -> str:
+        name = f"m{len(self.partials)}"
+        return self.partials.setdefault(
+            (function, sql), Partial(name, sql, scale, row_bound, function, kind)
+        ).name
+
+    def total(self, number: Number) -> Total:
+        """The sum of a number, in as many limbs as keep each within the capacity."""
+        rows = max(1, self.rows_bound)
+        bits = self.capacity.bit_length() - 1 - rows.bit_length()
+        if bits < 8:
+            raise QueryError(
+                "query.overflow", "a dataset's declared number of rows leaves no room for exact sums"
+            )
+        if number.magnitude * rows < self.capacity:
+            return Total((self.add(number.sql, number.scale, number.magnitude),), 0, number.scale)
+        limbs, rest, shift = [], number.magnitude, 0
+        while rest:
+            last = rest < 2**bits
+            shifted = f"({number.sql} // {_power(shift)})" if shift else f"({number.sql})"
+            limb = shifted if last else f"({shifted} % {_power(bits)})"
+            limbs.append(self.add(f"CAST({limb} AS BIGINT)", number.scale, min(rest, 2**bits - 1)))
+            rest, shift = rest >> bits, shift + bits
+        return Total(tuple(limbs), bits, number.scale)
+
+    def figure(self, function: str, totals: Sequence[Total], kind: Type) -> Bound:
+        """One aggregate of the answer, as an expression over released cells."""
+        name = f"f{len(self.figures)}"
+        key = (function, tuple(totals))
+        found = self.figures.setdefault(key, Figure(name, function, tuple(totals), str(kind)))
+        return Bound(found.name, kind, frozenset({RELEASED}), frozenset())
+
+
+def _power(bits: int) -> str:
+    return f"CAST({2**bits} AS {'HUGEINT' if bits >= 63 else 'BIGINT'})"
+
+
+_IDENTITIES = Total(("identities",))
+
+
+class _Planner:
+    """One question on its way to a plan."""
+
+    def __init__(self, statement: Statement, scope: _Scope, asker: str) -> None:
+        self._statement, self._scope, self._asker = statement, scope, asker
+        self._notes = Notes()
+        self._sender, self._receiver = _roles(scope.infos, asker)
+        self._keys: list[tuple[str, str]] = []  # (receiver's column, sender's column)
+        self._filters: dict[str, list[str]] = {info.full_name: [] for info in scope.infos}
+        self._dimensions: list[tuple[Bound, Dimension]] = []
+        joint = self._receiver is not None
+        self._partials = _Partials(self._sender.rows_bound, _JOINT_CAPACITY if joint else _OWN_CAPACITY)
+
+    # --- the query's clauses, in the order in which they mean something
+
+    def prepared(self, protocols: Sequence[Protocol]) -> Prepared:
+        """Bind every clause and choose a protocol."""
+        self._conditions()
+        for number, node in enumerate(self._grouping(), 1):
+            self._dimension(node, f"GROUP BY item {number}")
+        outputs = [self._output(i, item) for i, item in enumerate(self._statement.select, 1)]
+        having = self._having()
+        order = [self._ordering(i, outputs) for i in range(len(self._statement.order))]
+        draft = self._draft(outputs, having, order)
+        chosen, final = _choose(draft, self._scope.infos, protocols)
+        uses = {info.full_name: self._notes.uses(info.full_name) for info in self._scope.infos}
+        return Prepared(final, chosen, self._scope.infos, uses, self._notes.literals_on_total)
+
+    def _conditions(self) -> None:
+        for name in self._statement.using:
+            self._using(name.name)
+        if self._statement.semi and self._scope.infos[0] is not self._sender:
+            raise QueryError(
+                "query.weighted-not-available",
+                "the rows left of SEMI JOIN are the asker's own; name the other participant's dataset first",
+            )
+        for part, nodes in (("ON", self._statement.on), ("WHERE", self._statement.where)):
+            for node in nodes:
+                self._condition(node, part)
+        if self._receiver is not None and not self._keys:
+            raise QueryError(
+                "query.no-join-key", "two datasets are joined on at least one pair of keys: ON a.key = b.key"
+            )
+
+    def _condition(self, node: exp.Expr, part: str) -> None:
+        pair = self._key_pair(node)
+        if pair is not None:
+            self._join(*pair)
+            return
+        bound = self._rows(part).predicate(node)
+        side = next(iter(bound.sides), self._sender.full_name)
+        self._filters[side].append(bound.sql)
+
+    def _key_pair(self, node: exp.Expr) -> tuple[tuple[DatasetInfo, Column], ...] | None:
+        """The two columns of `a.key = b.key` across the parties, receiver's first."""
+        if self._receiver is None or not isinstance(node, exp.EQ):
+            return None
+        sides = [_unwrapped(node.this), _unwrapped(node.expression)]
+        named = [self._scope.column(side) for side in sides if isinstance(side, exp.Column)]
+        found = {info.full_name: (info, column) for info, column in named}
+        return (
+            tuple(found[info.full_name] for info in (self._receiver, self._sender))
+            if len(found) == 2
+            else None
+        )
+
+    def _using(self, name: str) -> None:
+        assert self._receiver is not None
+        pair = [(info, _column(info, name)) for info in (self._receiver, self._sender)]
+        if any(column is None for _, column in pair):
+            raise QueryError(
+                "query.unknown-column", "USING names a column that is not in both datasets; use ON"
+            )
+        self._join(*((info, column) for info, column in pair if column is not None))
+
+    def _join(self, own: tuple[DatasetInfo, Column], other: tuple[DatasetInfo, Column]) -> None:
+        (a, x), (b, y) = own, other
+        for info, column in (own, other):
+            if column.key is None:
+                keys = ", ".join(c.name for c in info.columns if c.key is not None) or "none"
+                raise QueryError(
+                    "query.not-a-key",
+                    f"{info.full_name} offers no join on {column.name}; its join keys are: {keys}",
+                )
+            check_key(column.key, parse_type(column.type))
+        if x.type != y.type or x.key != y.key:
+            raise QueryError(
+                "query.key-mismatch",
+                f"{a.full_name}.{x.name} and {b.full_name}.{y.name} are declared with different types or "
+                "normalisers, so their keys never match; agree on one declaration",
+            )
+        self._notes.marked({(a.full_name, x.name), (b.full_name, y.name)}, "joined")
+        if (x.name, y.name) not in self._keys:
+            self._keys.append((x.name, y.name))
+
+    def _grouping(self) -> list[exp.Expr]:
+        if self._statement.group is None:
+            return [i.node for i in self._statement.select if not _has_aggregate(i.node)]
+        return [self._group_item(node) for node in self._statement.group]
+
+    def _group_item(self, node: exp.Expr) -> exp.Expr:
+        """Ordinals and aliases stand for SELECT items; a real column wins over an alias."""
+        select = self._statement.select
+        if isinstance(node, exp.Literal):
+            place = (
+                int(node.this) if not node.is_string and node.this.isdecimal() and len(node.this) < 4 else 0
+            )
+            if not 1 <= place <= len(select):
+                raise QueryError(
+                    "query.ordinal", "GROUP BY names a SELECT item by a number that does not exist"
+                )
+            return select[place - 1].node
+        return self._aliased(node) or node
+
+    def _aliased(self, node: exp.Expr) -> exp.Expr | None:
+        if not isinstance(node, exp.Column) or node.table:
+            return None
+        if any(_column(info, node.name) for info in self._scope.infos):
+            return None
+        return next(
+            (i.node for i in self._statement.select if i.name.casefold() == node.name.casefold()), None
+        )
+
+    def _dimension(self, node: exp.Expr, part: str) -> None:
+        if _has_aggregate(node):
+            raise QueryError(
+                "query.group", f"in {part}: an aggregate cannot be grouped by; filter it in HAVING"
+            )
+        bound = self._rows(part).bound(node)
+        if not bound.columns:
+            raise QueryError("query.group", f"in {part}: GROUP BY takes columns, not literals")
+        self._notes.marked(bound.columns, "grouped")
+        sql = f"({bound.sql} + 0.0e0)" if bound.type == FLOAT64 else bound.sql  # -0.0 and 0.0 are one group
+        if all(known.sql != bound.sql or known.sides != bound.sides for known, _ in self._dimensions):
+            dimension = Dimension(f"d{len(self._dimensions)}", sql, str(bound.type))
+            self._dimensions.append((bound, dimension))
+
+    def _output(self, number: int, item: Item) -> tuple[Output, Bound]:
+        bound = self._answer(f"SELECT item {number}").bound(item.node)
+        return Output(item.name, bound.sql, str(bound.type)), bound
+
+    def _having(self) -> str | None:
+        node = self._statement.having
+        return self._answer("HAVING", aliases=True).predicate(node).sql if node is not None else None
+
+    def _ordering(self, place: int, outputs: Sequence[tuple[Output, Bound]]) -> str:
+        order = self._statement.order[place]
+        part = f"ORDER BY item {place + 1}"
+        named = _named_output(order.node, outputs, part)
+        bound = named or self._answer(part, aliases=True).bound(order.node)
+        direction = "DESC" if order.descending else "ASC"
+        return f"{bound.sql} {direction} NULLS {'FIRST' if order.nulls_first else 'LAST'}"
+
+    # --- expressions over rows, and over the answer
+
+    def _rows(self, part: str) -> Scalar:
+        return Scalar(self._row_leaf, self._notes, part)
+
+    def _row_leaf(self, node: exp.Expr) -> Bound | None:
+        if not isinstance(node, exp.Column):
+            return None
+        info, column = self._scope.column(node)
+        ref = (info.full_name, column.name)
+        list(self._notes.seen({ref}))
+        return Bound(
+            quoted(column.name),
+            parse_type(column.type),
+            frozenset({info.full_name}),
+            frozenset({ref}),
+            column.nullable,
+        )
+
+    def _answer(self, part: str, *, aliases: bool = False) -> Scalar:
+        def leaf(node: exp.Expr) -> Bound | None:
+            return self._answer_leaf(node, part, aliases=aliases)
+
+        return Scalar(leaf, self._notes, part, released=True)
+
+    def _answer_leaf(self, node: exp.Expr, part: str, *, aliases: bool) -> Bound | None:
+        """Aggregates become figures, grouped expressions dimensions; the rest is computed from them."""
+        if isinstance(node, exp.Filter):
+            return self._aggregate(node.this, node.expression.this, part)
+        if isinstance(node, _AGGREGATES):
+            return self._aggregate(node, None, part)
+        if _has_aggregate(node) or node.find(exp.Column) is None:
+            return None
+        if aliases and (named := self._aliased(node)) is not None:
+            return self._answer(part).bound(named)
+        dimension = self._matching(node, part)
+        if dimension is None and isinstance(node, exp.Column):
+            raise QueryError("query.not-grouped", f"in {part}: {self._ungrouped()}")
+        return dimension
+
+    def _ungrouped(self) -> str:
+        if any(_has_aggregate(i.node) for i in self._statement.select) or self._dimensions:
+            return "a column is neither aggregated nor in GROUP BY; add it to GROUP BY or aggregate it"
+        return "rows cannot be listed, only aggregates are answered; use COUNT, SUM or AVG with GROUP BY"
+
+    def _matching(self, node: exp.Expr, part: str) -> Bound | None:
+        """The dimension that this expression repeats."""
+        try:
+            bound = Scalar(self._row_leaf, Notes(), part).bound(node)
+        except QueryError:
+            if isinstance(node, exp.Column):
+                raise
+            return None
+        if isinstance(node, exp.Column):
+            self._row_leaf(node)
+        for known, dimension in self._dimensions:
+            if known.sql == bound.sql and known.sides == bound.sides:
+                return Bound(dimension.name, known.type, frozenset({RELEASED}), frozenset(), known.nullable)
+        return None
+
+    # --- aggregates
+
+    def _aggregate(self, node: exp.Expr, condition: exp.Expr | None, part: str) -> Bound:
+        keep = self._condition_of(condition, part)
+        if isinstance(node, exp.Count):
+            return self._count(node, keep, part)
+        if isinstance(node, exp.CountIf):
+            inner = self._condition_of(node.this, part)
+            assert inner is not None
+            both = inner if keep is None else replace(inner, sql=f"({inner.sql} AND {keep.sql})")
+            return self._count_rows(both, part)
+        if isinstance(node, exp.Min | exp.Max):
+            return self._extreme(node, keep, part)
+        if type(node) in _PAIRS:
+            return self._paired(node, keep, part)
+        function = _FUNCTIONS[type(node)]
+        try:
+            return self._exact(node.this, function, keep, part)
+        except Unbounded:
+            # Where the owner computes alone, DuckDB can sum floats of unknown size itself.
+            if self._receiver is not None:
+                raise
+            return self._native(node.this, function, keep, part)
+
+    def _condition_of(self, node: exp.Expr | None, part: str) -> Bound | None:
+        """A predicate inside an aggregate: noted, so that a policy can forbid it."""
+        if node is None:
+            return None
+        outer, self._notes.conditional = self._notes.conditional, True
+        bound = self._rows(part).predicate(node)
+        self._notes.conditional = outer
+        self._notes.marked(bound.columns, "conditional")
+        self._must_be_senders(bound.sides, part)
+        return bound
+
+    def _must_be_senders(self, sides: Iterable[str], part: str) -> None:
+        if any(side != self._sender.full_name for side in sides):
+            raise QueryError(
+                "query.weighted-not-available",
+                f"in {part}: an aggregate over {self._asker}'s own columns needs weights, which are not "
+                f"available yet; aggregate columns of {self._sender.full_name}, or group by your own columns",
+            )
+
+    def _count(self, node: exp.Count, keep: Bound | None, part: str) -> Bound:
+        if node.this is None or isinstance(node.this, exp.Star):
+            return self._count_rows(keep, part)
+        if isinstance(node.this, exp.Distinct):
+            return self._count_distinct(node.this.expressions, keep, part)
+        bound = self._rows(part).bound(node.this)
+        self._notes.aggregated(bound.columns, "count")
+        if self._is_key(bound) and keep is None:
+            return self._count_rows(None, part)
+        self._must_be_senders(bound.sides, part)
+        if not bound.nullable:
+            return self._count_rows(keep, part)
+        present = f"({bound.sql} IS NOT NULL)"
+        condition = present if keep is None else f"({keep.sql} AND {present})"
+        return self._count_rows(replace(bound, sql=condition), part)
+
+    def _count_rows(self, keep: Bound | None, part: str) -> Bound:  # noqa: ARG002
+        sql = "CAST(1 AS BIGINT)" if keep is None else f"CASE WHEN {keep.sql} THEN 1 ELSE 0 END"
+        return self._partials.figure("count", [Total((self._partials.add(sql, 0, 1),))], INT64)
+
+    def _is_key(self, bound: Bound) -> bool:
+        """A join column by itself: after the join it is never NULL, and the same on both sides."""
+        keys = {quoted(column) for pair in self._keys for column in pair}
+        return self._receiver is not None and bound.sql in keys and len(bound.columns) == 1
+
+    def _count_distinct(self, nodes: Sequence[exp.Expr], keep: Bound | None, part: str) -> Bound:
+        if len(nodes) != 1:
+            raise QueryError("query.count-distinct", f"in {part}: COUNT(DISTINCT …) takes one column")
+        bound = self._rows(part).bound(nodes[0])
+        self._notes.aggregated(bound.columns, "count_distinct")
+        if self._receiver is None:
+            value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
+            name = self._partials.add(value, 0, 1, "count_distinct")
+            return self._partials.figure("count", [Total((name,))], INT64)
+        if keep is None and len(self._keys) == 1 and self._is_key(bound):
+            return self._partials.figure("count", [_IDENTITIES], INT64)
+        raise QueryError(
+            "query.count-distinct",
+            f"in {part}: a joint query counts distinct values of its single join key only, without FILTER",
+        )
+
+    def _extreme(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
+        function = "min" if isinstance(node, exp.Min) else "max"
+        bound = self._rows(part).bound(node.this)
+        self._notes.aggregated(bound.columns, function)
+        if self._receiver is not None:
+            raise QueryError(
+                "query.extreme-joint",
+                f"in {part}: {function.upper()} is not a sum, so no joint protocol computes it; "
+                "count rows over fixed buckets instead: GROUP BY floor(column / width)",
+            )
+        value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
+        name = self._partials.add(value, 0, 0, function, str(bound.type))
+        return self._partials.figure("value", [Total((name,))], bound.type)
+
+    def _measured(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Number:
+        joint = self._receiver is not None
+        number = Measure(self._rows(part), self._scope.column, self._notes, joint=joint).number(node)
+        if not number.columns:
+            raise QueryError(
+                "query.measure", f"in {part}: an aggregate reads at least one column; use COUNT(*)"
+            )
+        self._notes.aggregated(number.columns, function)
+        self._must_be_senders(number.sides, part)
+        return number if keep is None else guarded(number, keep)
+
+    def _present(self, number: Number) -> Total:
+        """How many rows have a value."""
+        if not number.nullable:
+            return Total((self._partials.add("CAST(1 AS BIGINT)", 0, 1),))
+        return Total((self._partials.add(f"CASE WHEN {number.present} THEN 1 ELSE 0 END", 0, 1),))
+
+    def _exact(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Bound:
+        number = self._measured(node, _POLICY_WORDS[function], keep, part)
+        if function == "sum":
+            # Only whether there was any value matters; where none can be NULL, the cell's count tells.
+            count = self._present(number) if number.nullable else _IDENTITIES
+            return self._partials.figure("sum", [count, self._partials.total(number)], _sum_type(number))
+        totals = [self._present(number), self._partials.total(number)]
+        if function != "avg":
+            totals.append(self._partials.total(_checked(square(number, number))))
+        return self._partials.figure(function, totals, FLOAT64)
+
+    def _paired(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
+        """COVAR, CORR, REGR over two columns of one party: y first, as in SQL; a NULL in either skips."""
+        function = _PAIRS[type(node)]
+        word = _POLICY_WORDS[function]
+        y, x = (self._measured(arg, word, keep, part) for arg in (node.this, node.expression))
+        if len(y.sides | x.sides) > 1:
+            raise QueryError("query.weighted-not-available", f"in {part}: both columns must be of one party")
+        both = f"({y.present} AND {x.present})"
+        y, x = (replace(n, sql=f"CASE WHEN {both} THEN {n.sql} END", nullable=True, alias="") for n in (y, x))
+        count = Total((self._partials.add(f"CASE WHEN {both} THEN 1 ELSE 0 END", 0, 1),))
+        products = [_checked(square(a, b)) for a, b in ((y, y), (x, x), (y, x))]
+        totals = [count, *(self._partials.total(n) for n in (y, x, *products))]
+        return self._partials.figure(function, totals, INT64 if function == "regr_count" else FLOAT64)
+
+    def _native(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Bound:
+        bound = self._rows(part).bound(node)
+        if not bound.type.numeric:
+            raise QueryError("query.type", f"in {part}: a number is needed here")
+        self._notes.aggregated(bound.columns, _POLICY_WORDS[function])
+        value = f"CAST({bound.sql} AS DOUBLE)"
+        value = value if keep is None else f"CASE WHEN {keep.sql} THEN {value} END"
+        name = self._partials.add(value, 0, 0, function, str(FLOAT64))
+        return self._partials.figure("value", [Total((name,))], FLOAT64)
+
+    # --- the plan
+
+    def _draft(
+        self, outputs: Sequence[tuple[Output, Bound]], having: str | None, order: Sequence[str]
+    ) -> Plan:
+        """The plan without a protocol."""
+        joint = self._receiver is not None
+        cells = (JOINT_CELLS if joint else OWN_CELLS) if self._dimensions else 1
+        return Plan(
+            protocol="",
+            protocol_version=0,
+            level=Level.HIDDEN,
+            asker=self._asker,
+            owner=self._sender.participant,
+            receiver=self._side(self._receiver) if self._receiver is not None else None,
+            sender=self._side(self._sender),
+            outputs=tuple(output for output, _ in outputs),
+            having=having,
+            order_by=tuple(order),
+            limit=self._statement.limit,
+            maximum_cells=cells,
+            parameters={},
+            reveals=(),
+            figures=tuple(self._partials.figures.values()),
+        )
+
+    def _side(self, info: DatasetInfo) -> Side:
+        sender = info is self._sender
+        partials = tuple(self._partials.partials.values())
+        return Side(
+            dataset=info.full_name,
+            keys=tuple(pair[1 if sender else 0] for pair in self._keys),
+            filters=tuple(self._filters[info.full_name]),
+            dimensions=tuple(d for bound, d in self._dimensions if bound.sides == {info.full_name}),
+            partials=partials if sender else (),
+            keys_bound=info.keys_bound,
+            rows_bound=info.rows_bound,
+            # Without sums nothing depends on how many rows of the receiver share a key.
+            distinct=not sender and (self._statement.semi or not partials),
+        )
+
+
+def _roles(infos: Sequence[DatasetInfo], asker: str) -> tuple[DatasetInfo, DatasetInfo | None]:
+    """(sender, receiver): whose data is asked about, and the asker's own dataset in a join."""
+    if len(infos) == 1:
+        return infos[0], None
+    own = [info for info in infos if info.participant == asker]
+    others = [info for info in infos if info.participant != asker]
+    if not own:
+        raise QueryError(
+            "query.asker-not-joined", f"a join needs a dataset of {asker}, who asks, on one side"
+        )
+    if not others:
+        raise QueryError(
+            "query.one-party", "both datasets are the asker's own; publish their join as one dataset"
+        )
+    return others[0], own[0]
+
+
+def _unwrapped(node: exp.Expr) -> exp.Expr:
+    while isinstance(node, exp.Paren):
+        node = node.this
+    return node
+
+
+def _has_aggregate(node: exp.Expr) -> bool:
+    return node.find(*_AGGREGATES) is not None
+
+
+def _named_output(node: exp.Expr, outputs: Sequence[tuple[Output, Bound]], part: str) -> Bound | None:
+    """ORDER BY 2, or ORDER BY an alias."""
+    if isinstance(node, exp.Literal):
+        place = int(node.this) if not node.is_string and node.this.isdecimal() and len(node.this) < 4 else 0
+        if not 1 <= place <= len(outputs):
+            raise QueryError("query.ordinal", f"in {part}: the number of a SELECT item is needed")
+        return outputs[place - 1][1]
+    if isinstance(node, exp.Column) and not node.table:
+        return next((b for o, b in outputs if o.name.casefold() == node.name.casefold()), None)
+    return None
+
+
+def _sum_type(number: Number) -> Type:
+    if number.inexact:
+        return FLOAT64
+    if number.scale > 30:
+        raise QueryError(
+            "query.overflow", "a sum has more than 30 digits after the point; multiply fewer decimals"
+        )
+    return Type("decimal", 38, number.scale) if number.scale else HUGE
+
+
+def _checked(number: Number) -> Number:
+    if number.magnitude >= 2**126:
+        raise QueryError("query.overflow", "a square can exceed 126 bits; ask the owner for tighter bounds")
+    return number
+
+
+_FUNCTIONS: dict[type[exp.Expr], str] = {
+    exp.Sum: "sum",
+    exp.Avg: "avg",
+    exp.Variance: "var_samp",
+    exp.VariancePop: "var_pop",
+    exp.Stddev: "stddev_samp",
+    exp.StddevSamp: "stddev_samp",
+    exp.StddevPop: "stddev_pop",
+}
+_PAIRS: dict[type[exp.Expr], str] = {
+    exp.CovarPop: "covar_pop",
+    exp.CovarSamp: "covar_samp",
+    exp.Corr: "corr",
+    exp.RegrSlope: "regr_slope",
+    exp.RegrIntercept: "regr_intercept",
+    exp.RegrR2: "regr_r2",
+    exp.RegrCount: "regr_count",
+}
+_AGGREGATES: tuple[type[exp.Expr], ...] = (exp.Count, exp.CountIf, exp.Min, exp.Max, *_FUNCTIONS, *_PAIRS)
+_POLICY_WORDS = {name: name.split("_")[0] for name in (*_FUNCTIONS.values(), *_PAIRS.values())}
+
+
+def _choose(
+    draft: Plan, infos: Sequence[DatasetInfo], protocols: Sequence[Protocol]
+) -> tuple[Protocol, Plan]:
+    """The cheapest protocol that both datasets tolerate and that the sums fit."""
+    joint = draft.receiver is not None
+    able = [p for p in protocols if p.joint == joint and "aggregate" in p.kinds]
+    limit = min(info.disclosure for info in infos)
+    tolerated = [p for p in able if not joint or p.level <= limit]
+    if not tolerated:
+        raise _no_protocol(able, infos, limit)
+    candidates, refusals = [], []
+    for protocol in tolerated:
+        try:
+            candidates.append((protocol, _with(draft, protocol)))
+        except QueryError as refusal:
+            refusals.append(refusal)
+    if not candidates:
+        raise refusals[0]
+    return min(candidates, key=lambda pair: (pair[0].cost(pair[1]).seconds, pair[0].name))
+
+
+def _with(draft: Plan, protocol: Protocol) -> Plan:
+    return replace(
+        draft,
+        protocol=protocol.name,
+        protocol_version=protocol.version,
+        level=protocol.level,
+        parameters=protocol.parameters(draft.receiver, draft.sender, draft.maximum_cells),
+        reveals=protocol.reveals,
+    )
+
+
+def _no_protocol(able: Sequence[Protocol], infos: Sequence[DatasetInfo], limit: Level) -> QueryError:
+    if not able:
+        return QueryError("protocol.none", "no protocol answers a question of this shape")
+    needed = min(protocol.level for protocol in able)
+    strict = ", ".join(info.full_name for info in infos if info.disclosure < needed)
+    return QueryError(
+        "protocol.level",
+        f"this join needs disclosure level {needed.word!r}; {strict} tolerates at most {limit.word!r}. "
+        "Ask the owner for an offer at that level, or ask a question over one dataset",
+    )

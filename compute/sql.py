@@ -1,0 +1,453 @@
+"""The analyst's SQL, parsed against an allow-list: one SELECT over one or two datasets.
+
+Refuses everything that is not on the list below, node by node and argument by argument: other
+statements, several statements, subqueries, WITH, set operations, window functions, table functions,
+files, parameters, stars, and any function that is not named here. sqlglot reads far more SQL than
+this, so what is absent from `_ALLOWED` is refused even where it would be harmless.
+
+INVARIANT: no message holds a literal or an identifier that the catalogue does not know: an analyst may
+type a person's name as either.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+from sqlglot.tokenizer_core import Token, TokenType
+
+from compute.errors import QueryError
+
+MAX_BYTES = 100_000
+MAX_TOKENS = 20_000
+MAX_DEPTH = 120
+MAX_ITEMS = 128
+MAX_LIMIT = 10**9
+
+# sqlglot logs the text of what it cannot parse, literals included.
+logging.getLogger("sqlglot").setLevel(logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A dataset named in FROM, and the name by which columns refer to it."""
+
+    participant: str
+    dataset: str
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One SELECT item: the name of the answer's column and its expression."""
+
+    name: str
+    node: exp.Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """One ORDER BY item."""
+
+    node: exp.Expr
+    descending: bool
+    nulls_first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """The shape of the question; names are not resolved yet."""
+
+    sources: tuple[Source, ...]
+    semi: bool  # FROM a SEMI JOIN b: rows of a that have a match
+    using: tuple[exp.Identifier, ...]
+    on: tuple[exp.Expr, ...]  # conjuncts
+    where: tuple[exp.Expr, ...]  # conjuncts
+    select: tuple[Item, ...]
+    group: tuple[exp.Expr, ...] | None  # None: GROUP BY ALL
+    having: exp.Expr | None
+    order: tuple[Ordering, ...]
+    limit: int | None
+
+
+_THIS = frozenset({"this"})
+_BINARY = frozenset({"this", "expression"})
+_LIST = frozenset({"this", "expressions"})
+
+# Every node that may appear, with the arguments it may carry. What a node carries beyond these is
+# refused too: that is where sqlglot keeps TABLESAMPLE, PIVOT, QUALIFY, ESCAPE and the like.
+_ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
+    exp.Select: frozenset({"expressions", "from_", "joins", "where", "group", "having", "order", "limit"}),
+    exp.From: _THIS,
+    exp.Join: frozenset({"this", "on", "using", "kind"}),
+    exp.Table: frozenset({"this", "db", "alias"}),
+    exp.TableAlias: _THIS,
+    exp.Where: _THIS,
+    exp.Group: frozenset({"expressions", "all"}),
+    exp.Having: _THIS,
+    exp.Order: frozenset({"expressions"}),
+    exp.Ordered: frozenset({"this", "desc", "nulls_first"}),
+    exp.Limit: frozenset({"expression"}),
+    exp.Alias: frozenset({"this", "alias"}),
+    exp.Column: frozenset({"this", "table", "db"}),
+    exp.Identifier: frozenset({"this", "quoted"}),
+    exp.Literal: frozenset({"this", "is_string"}),
+    exp.Boolean: _THIS,
+    exp.Null: frozenset(),
+    exp.Star: frozenset(),
+    exp.Var: _THIS,
+    exp.Paren: _THIS,
+    exp.And: _BINARY,
+    exp.Or: _BINARY,
+    exp.Not: _THIS,
+    exp.EQ: _BINARY,
+    exp.NEQ: _BINARY,
+    exp.GT: _BINARY,
+    exp.GTE: _BINARY,
+    exp.LT: _BINARY,
+    exp.LTE: _BINARY,
+    exp.NullSafeEQ: _BINARY,
+    exp.NullSafeNEQ: _BINARY,
+    exp.Between: frozenset({"this", "low", "high"}),
+    exp.In: _LIST,
+    exp.Is: _BINARY,
+    exp.Like: frozenset({"this", "expression", "negate"}),
+    exp.ILike: frozenset({"this", "expression", "negate"}),
+    exp.Add: _BINARY,
+    exp.Sub: _BINARY,
+    exp.Mul: _BINARY,
+    exp.Div: _BINARY,
+    exp.IntDiv: _BINARY,
+    exp.Mod: _BINARY,
+    exp.Neg: _THIS,
+    exp.Cast: frozenset({"this", "to"}),
+    exp.DataType: frozenset({"this", "expressions"}),
+    exp.DataTypeParam: _THIS,
+    exp.Interval: frozenset({"this", "unit"}),
+    exp.Case: frozenset({"this", "ifs", "default"}),
+    exp.If: frozenset({"this", "true", "false"}),
+    exp.Coalesce: _LIST,
+    exp.Nullif: _BINARY,
+    exp.Greatest: _LIST | {"ignore_nulls"},
+    exp.Least: _LIST | {"ignore_nulls"},
+    exp.Abs: _THIS,
+    exp.Floor: _THIS,
+    exp.Ceil: _THIS,
+    exp.Round: frozenset({"this", "decimals"}),
+    exp.Lower: _THIS,
+    exp.Upper: _THIS,
+    exp.Trim: frozenset({"this", "position"}),
+    exp.Substring: frozenset({"this", "start", "length"}),
+    exp.Left: _BINARY,
+    exp.Right: _BINARY,
+    exp.Length: _THIS,
+    exp.DateTrunc: frozenset({"this", "unit"}),
+    exp.TimestampTrunc: frozenset({"this", "unit"}),
+    exp.Extract: _BINARY,
+    exp.Year: _THIS,
+    exp.Quarter: _THIS,
+    exp.Month: _THIS,
+    exp.Week: _THIS,
+    exp.Day: _THIS,
+    exp.DayOfMonth: _THIS,
+    exp.DayOfWeek: _THIS,
+    exp.DayOfWeekIso: _THIS,
+    exp.Hour: _THIS,
+    exp.Anonymous: _LIST,  # only the names in _ANONYMOUS
+    exp.Count: frozenset({"this", "big_int"}),
+    exp.CountIf: _THIS,
+    exp.Distinct: frozenset({"expressions"}),
+    exp.Filter: _BINARY,
+    exp.Sum: _THIS,
+    exp.Avg: _THIS,
+    exp.Min: _THIS,
+    exp.Max: _THIS,
+    exp.Variance: _THIS,
+    exp.VariancePop: _THIS,
+    exp.Stddev: _THIS,
+    exp.StddevPop: _THIS,
+    exp.StddevSamp: _THIS,
+    exp.CovarPop: _BINARY,
+    exp.CovarSamp: _BINARY,
+    exp.Corr: _BINARY,
+    exp.RegrSlope: _BINARY,
+    exp.RegrIntercept: _BINARY,
+    exp.RegrR2: _BINARY,
+    exp.RegrCount: _BINARY,
+}
+_ANONYMOUS = frozenset({"date_part", "datepart"})
+
+# What to say about the constructs people try first: (what it is, what to write instead).
+_ADVICE: dict[str, tuple[str, str]] = {
+    "Subquery": ("a subquery", "one SELECT over the datasets themselves"),
+    "CTE": ("WITH", "one SELECT over the datasets themselves"),
+    "With": ("WITH", "one SELECT over the datasets themselves"),
+    "Exists": ("EXISTS", "FROM a SEMI JOIN b USING (key)"),
+    "Window": ("a window function", "GROUP BY with an aggregate"),
+    "Qualify": ("QUALIFY", "HAVING"),
+    "Union": ("UNION", "one question for each SELECT"),
+    "Except": ("EXCEPT", "one question for each SELECT"),
+    "Intersect": ("INTERSECT", "one question for each SELECT"),
+    "Lateral": ("LATERAL", "one SELECT over the datasets themselves"),
+    "Values": ("VALUES", "a dataset of your own, published in your connector"),
+    "Parameter": ("a parameter", "the value itself"),
+    "Placeholder": ("a parameter", "the value itself"),
+    "PositionalColumn": ("a positional column", "the column's name"),
+    "Offset": ("OFFSET", "LIMIT alone"),
+    "TableSample": ("sampling", "a filter in WHERE"),
+    "Pivot": ("PIVOT", "GROUP BY"),
+    "Rollup": ("ROLLUP", "one question for each level of grouping"),
+    "Cube": ("CUBE", "one question for each level of grouping"),
+    "GroupingSets": ("GROUPING SETS", "one question for each level of grouping"),
+    "TryCast": ("a cast", "the column in its declared type"),
+    "RegexpLike": ("a regular expression", "LIKE or ILIKE with a fixed pattern"),
+    "Escape": ("ESCAPE", "LIKE with a pattern that needs none"),
+    "DPipe": ("joining strings", "grouping by both columns"),
+    "Median": ("a median", "counts over fixed buckets: GROUP BY floor(column / width)"),
+    "PercentileCont": ("a quantile", "counts over fixed buckets: GROUP BY floor(column / width)"),
+    "Command": ("this statement", "a SELECT"),
+}
+
+
+def parse(sql: str) -> Statement:
+    """Parse one question. `QueryError` when it is anything but a SELECT made of allowed parts."""
+    select = _read(sql)
+    _check_nodes(select)
+    return Statement(
+        sources=_sources(select),
+        semi=any(join.args.get("kind") == "SEMI" for join in select.args.get("joins") or ()),
+        using=tuple(name for join in select.args.get("joins") or () for name in join.args.get("using") or ()),
+        on=tuple(c for join in select.args.get("joins") or () for c in _conjuncts(join.args.get("on"))),
+        where=tuple(_conjuncts(_inner(select, "where"))),
+        select=_items(select),
+        group=_group(select),
+        having=_inner(select, "having"),
+        order=_order(select),
+        limit=_limit(select),
+    )
+
+
+def _read(sql: str) -> exp.Select:
+    """SQL text to one syntax tree; sqlglot's own messages quote the text and never leave here."""
+    _check_text(sql)
+    try:
+        text = _quote_hyphenated(sql, sqlglot.tokenize(sql, read="duckdb"))
+        _check_tokens(sqlglot.tokenize(text, read="duckdb"))
+        statements = sqlglot.parse(text, read="duckdb")
+    except (SqlglotError, RecursionError, ValueError):
+        raise QueryError("query.syntax", "the text is not SQL that can be read") from None
+    if len(statements) != 1 or statements[0] is None:
+        raise QueryError("query.one-statement", "a question is exactly one SELECT statement")
+    if type(statements[0]) is not exp.Select:
+        what, instead = _advice(statements[0])
+        raise QueryError("query.not-a-select", f"{what} is not available; write {instead}")
+    return statements[0]
+
+
+def _check_text(sql: str) -> None:
+    try:
+        size = len(sql.encode())
+    except UnicodeEncodeError:
+        raise QueryError("query.syntax", "the text is not valid Unicode") from None
+    if size > MAX_BYTES:
+        raise QueryError("query.too-long", f"a question has at most {MAX_BYTES} bytes")
+    if any(ord(c) < 32 and c not in "\t\n\r" for c in sql):
+        raise QueryError("query.syntax", "the text holds control characters")
+
+
+def _check_tokens(tokens: list[Token]) -> None:
+    if len(tokens) > MAX_TOKENS:
+        raise QueryError("query.too-long", f"a question has at most {MAX_TOKENS} words and signs")
+    for left, right in pairwise(tokens):
+        # sqlglot reads 0x10 as `0 AS x10`: a number glued to a word means something else to everybody.
+        glued = left.token_type is TokenType.NUMBER and left.end + 1 == right.start
+        if glued and right.token_type in (TokenType.VAR, TokenType.NUMBER):
+            raise QueryError("query.syntax", "a number is followed by letters; write it in decimal digits")
+
+
+_HYPHENATED = re.compile(r"\s*([^\W\d]\w*(?:-\w+)*)\s*\.\s*([^\W\d]\w*(?:-\w+)*)")
+
+
+def _quote_hyphenated(sql: str, tokens: list[Token]) -> str:
+    """Let FROM and JOIN name `sz-trade.invoices` without quotes: participants' names have hyphens."""
+    pieces, done, in_from = [], 0, False
+    for token in tokens:
+        if token.token_type in (TokenType.FROM, TokenType.JOIN):
+            in_from = True
+        elif token.token_type in _AFTER_FROM:
+            in_from = False
+        elif not (in_from and token.token_type is TokenType.COMMA):
+            continue
+        found = _HYPHENATED.match(sql, token.end + 1) if in_from else None
+        if found and "-" in found[1] + found[2]:
+            pieces += [sql[done : found.start()], f' "{found[1]}"."{found[2]}"']
+            done = found.end()
+    return "".join([*pieces, sql[done:]])
+
+
+_AFTER_FROM = frozenset(
+    {TokenType.WHERE, TokenType.GROUP_BY, TokenType.ON, TokenType.USING, TokenType.SELECT, TokenType.HAVING}
+)
+
+
+def _check_nodes(select: exp.Select) -> None:
+    """Refuse any node or argument that is not on the list; iterative, so that depth cannot hurt."""
+    todo: list[tuple[exp.Expr, int]] = [(select, 0)]
+    while todo:
+        node, depth = todo.pop()
+        if depth > MAX_DEPTH:
+            raise QueryError("query.too-deep", f"expressions may nest at most {MAX_DEPTH} deep")
+        allowed = _ALLOWED.get(type(node))
+        if allowed is None or (isinstance(node, exp.Select) and depth):
+            what, instead = _advice(node)
+            raise QueryError("query.construct", f"{what} is not available; write {instead}")
+        if isinstance(node, exp.Anonymous) and node.name.lower() not in _ANONYMOUS:
+            raise QueryError("query.function", f"an unknown function is used; {_FUNCTIONS}")
+        for name, value in node.args.items():
+            if value and name not in allowed:
+                _refuse_argument(node, name, value)
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, exp.Expr):
+                    todo.append((child, depth + 1))
+
+
+_FUNCTIONS = "docs/reference/sql.md lists the functions that are available"
+
+
+def _advice(node: object) -> tuple[str, str]:
+    name = type(node).__name__
+    if name in _ADVICE:
+        return _ADVICE[name]
+    if isinstance(node, exp.Func):
+        return f"the function {node.sql_names()[0].lower()}", "one of the functions in docs/reference/sql.md"
+    return f"{name.upper()} in this place", "a SELECT as docs/reference/sql.md describes"
+
+
+def _refuse_argument(node: exp.Expr, name: str, value: object) -> None:
+    first = value[0] if isinstance(value, list) else value
+    if type(first).__name__ in _ADVICE:
+        what, instead = _advice(first)
+        raise QueryError("query.construct", f"{what} is not available; write {instead}")
+    if isinstance(node, exp.Join):
+        raise QueryError("query.join", _JOINS)
+    what = f"{name.strip('_').upper().replace('_', ' ')} in {type(node).__name__.upper()}"
+    raise QueryError("query.construct", f"{what} is not available; see docs/reference/sql.md")
+
+
+_JOINS = "two datasets are joined by INNER JOIN or SEMI JOIN with ON or USING; other joins are not available"
+
+
+def _inner(select: exp.Select, clause: str) -> exp.Expr | None:
+    node = select.args.get(clause)
+    return cast(exp.Expr, node.this) if node is not None else None
+
+
+def _conjuncts(node: exp.Expr | None) -> Iterator[exp.Expr]:
+    """The conditions that AND connects, left to right."""
+    todo = [node] if node is not None else []
+    while todo:
+        head = todo.pop()
+        if isinstance(head, exp.And):
+            todo += [head.expression, head.this]
+        elif isinstance(head, exp.Paren):
+            todo.append(head.this)
+        else:
+            yield head
+
+
+def _sources(select: exp.Select) -> tuple[Source, ...]:
+    start = select.args.get("from_")
+    if start is None:
+        raise QueryError("query.no-dataset", "FROM must name a dataset as participant.dataset")
+    joins: list[exp.Join] = select.args.get("joins") or []
+    for join in joins:
+        if join.args.get("kind") not in (None, "", "INNER", "SEMI"):
+            raise QueryError("query.join", _JOINS)
+    tables = [start.this, *(join.this for join in joins)]
+    if len(tables) > 2:
+        raise QueryError(
+            "query.join", "a question joins at most two datasets; ask the owner for a joined one"
+        )
+    found = tuple(_source(table) for table in tables)
+    if len({source.alias.casefold() for source in found}) < len(found):
+        raise QueryError("query.alias", "two datasets have the same name here; give each its own alias")
+    return found
+
+
+def _source(table: exp.Expr) -> Source:
+    if not isinstance(table, exp.Table) or not isinstance(table.this, exp.Identifier):
+        raise QueryError("query.no-dataset", "FROM must name a dataset as participant.dataset")
+    if table.args.get("db") is None:
+        raise QueryError("query.no-dataset", "a dataset is named with its participant: participant.dataset")
+    return Source(table.db, table.name, table.alias or table.name)
+
+
+def _items(select: exp.Select) -> tuple[Item, ...]:
+    nodes: list[exp.Expr] = select.expressions
+    if not 1 <= len(nodes) <= MAX_ITEMS:
+        raise QueryError("query.too-long", f"SELECT has between one and {MAX_ITEMS} items")
+    names: dict[str, int] = {}
+    return tuple(
+        Item(_unique(_name(node), names), node.this if isinstance(node, exp.Alias) else node)
+        for node in nodes
+    )
+
+
+def _name(node: exp.Expr) -> str:
+    """The column's name in the answer: its alias, the column's own, or the function's."""
+    if node.alias_or_name and isinstance(node, exp.Alias | exp.Column):
+        return node.alias_or_name
+    node = node.this if isinstance(node, exp.Filter) else node
+    if isinstance(node, exp.Count) and isinstance(node.this, exp.Star):
+        return "count_star()"
+    if isinstance(node, exp.Func) and not isinstance(node, exp.Case | exp.Cast | exp.Anonymous):
+        inner = node.find(exp.Column)
+        return f"{node.sql_names()[0].lower()}({inner.name if inner else ''})"
+    return "expression"
+
+
+def _unique(name: str, taken: dict[str, int]) -> str:
+    """Arrow allows two columns of one name; people's tools do not."""
+    seen = taken.get(name.casefold(), 0)
+    taken[name.casefold()] = seen + 1
+    return name if not seen else _unique(f"{name}_{seen}", taken)
+
+
+def _group(select: exp.Select) -> tuple[exp.Expr, ...] | None:
+    group = select.args.get("group")
+    if group is None:
+        return ()
+    if group.args.get("all"):
+        return None
+    if len(group.expressions) > MAX_ITEMS:
+        raise QueryError("query.too-long", f"GROUP BY has at most {MAX_ITEMS} items")
+    return tuple(group.expressions)
+
+
+def _order(select: exp.Select) -> tuple[Ordering, ...]:
+    order = select.args.get("order")
+    nodes = order.expressions if order is not None else []
+    return tuple(
+        Ordering(node.this, bool(node.args.get("desc")), bool(node.args.get("nulls_first"))) for node in nodes
+    )
+
+
+def _limit(select: exp.Select) -> int | None:
+    limit = select.args.get("limit")
+    if limit is None:
+        return None
+    count = limit.expression
+    if (
+        not isinstance(count, exp.Literal)
+        or count.is_string
+        or not re.fullmatch(r"\d{1,10}", count.this, re.ASCII)
+    ):
+        raise QueryError("query.limit", "LIMIT takes a whole number")
+    return min(int(count.this), MAX_LIMIT)
