@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from compute.protocols import single_domain
+from compute.protocols import private_join_and_compute, psi_aggregate, single_domain
 from compute.protocols.base import Protocol
 
-PROTOCOLS: tuple[Protocol, ...] = (single_domain.PROTOCOL,)
+PROTOCOLS: tuple[Protocol, ...] = (
+    single_domain.PROTOCOL,
+    psi_aggregate.PROTOCOL,
+    private_join_and_compute.PROTOCOL,
+)
 """Every protocol a plan may name; planner, policy and explain read only these declarations."""
 
 

@@ -14,7 +14,7 @@ or number of frames than the padded sizes give.
 Order of frames. Both sides stream their points at once, in chunks of 32,768 (one mebibyte). Each sends
 its chunk i before it takes the peer's chunk i - WINDOW, so both compute at the same time and neither
 runs further ahead. INVARIANT for the transport: it reads while its role sends, and holds at least
-2 * WINDOW + 1 frames for it; then two roles can never both be stuck in a send. When one side has no
+2 * WINDOW + 2 frames for it; then two roles can never both be stuck in a send. When one side has no
 chunks left the other streams against the transport's back-pressure. Tags follow at the end, after S
 has seen every point: a repeated point is noticed before anything of S's scalar is given back.
 """
@@ -38,6 +38,10 @@ POINT_BYTES = 32
 CHUNK = FRAME_BYTES // POINT_BYTES
 WINDOW = 2
 """How many chunks a side may send ahead of what it has taken. Two absorb jitter; more only buffers."""
+
+MASKS_PER_SECOND = 350_000
+"""On two cores of the reference machine (AVX-512 IFMA), hashing included. Not of the machine at hand:
+both parties choose the protocol by its cost, each alone, and must choose the same."""
 
 Indices = NDArray[np.int64]
 
@@ -81,7 +85,7 @@ def receiver(context: Context, keys: pa.LargeBinaryArray) -> Role[Matches]:
 def sender(context: Context, keys: pa.LargeBinaryArray) -> Role[Indices]:
     """S's side: returns the key index in each slot, or an index >= len(keys) where a dummy stands."""
     order, tags = yield from sender_tags(context, keys)
-    yield from send_blob("tags", packed(tags))
+    yield from send_tags(tags)
     return order
 
 
@@ -107,6 +111,11 @@ def sender_tags(context: Context, keys: pa.LargeBinaryArray) -> Role[tuple[Indic
     return order, tags
 
 
+def send_tags(tags: pa.FixedSizeBinaryArray) -> Role[None]:
+    """Give R the tags of its points, in whatever order the protocol has."""
+    yield from send_blob("tags", packed(tags))
+
+
 def match(sent_tags: pa.FixedSizeBinaryArray, slot_tags: pa.FixedSizeBinaryArray) -> tuple[Indices, Indices]:
     """Positions in R's sending order and in S's order that hold the same key."""
     left, right = kernel.match(sent_tags, slot_tags)
@@ -122,9 +131,14 @@ def matches(keys: Indices, slots: Indices, real: int) -> Matches:
 
 def padded_order(real: int, padded: int, entropy: Entropy) -> Indices:
     """A uniform order of `padded` places; index >= `real` is a dummy."""
+    within_bound(real, padded)
+    return permutation(padded, entropy)
+
+
+def within_bound(real: int, padded: int) -> None:
+    """Refuse a set that its padding cannot hide."""
     if real > padded:
         raise DataError("data.keys-bound", "the table has more distinct keys than its catalogue declares")
-    return permutation(padded, entropy)
 
 
 def permutation(n: int, entropy: Entropy) -> Indices:
@@ -229,6 +243,11 @@ def _double_tags(body: bytes, scalar: bytes, sid: bytes, width: int) -> pa.Fixed
     except kernel.InvalidPoint:
         raise PeerViolation("peer.invalid-point", "the peer sent a value that is no point") from None
     return kernel.truncated_tags(doubly, sid, width)
+
+
+def seconds(sizes: Sizes) -> float:
+    """Both parties' work on the two cores of the reference machine: each point is masked twice."""
+    return 2 * (sizes.receiver + sizes.sender) / MASKS_PER_SECOND
 
 
 def frame_bytes(sizes: Sizes) -> int:

@@ -19,7 +19,6 @@ from compute.protocols._release import (
     RELEASE_BYTES,
     SUM_TYPE,
     Gated,
-    arrow_type,
     decode_table,
     encode_table,
     receive_release,
@@ -27,6 +26,7 @@ from compute.protocols._release import (
 )
 from compute.protocols.base import Cost, Protocol, Role
 from compute.protocols.psi import permutation
+from compute.types import parse_type
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
 _HEAD = struct.Struct(">QQ")  # released cells, suppressed cells
@@ -58,10 +58,16 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
 
 
 def schema(plan: Plan) -> pa.Schema:
-    """Columns of the release: the owner's dimensions, identities, sums."""
-    dimensions = [(d.name, arrow_type(d.type)) for d in plan.sender.dimensions]
-    sums = [(m.name, SUM_TYPE) for m in plan.sender.partials]
-    return pa.schema([*dimensions, ("identities", pa.int64()), *sums])
+    """Columns of the release: the owner's dimensions, identities, figures."""
+    dimensions = [(d.name, parse_type(d.type).arrow) for d in plan.sender.dimensions]
+    figures = [
+        (m.name, SUM_TYPE if m.type == "integer" else parse_type(m.type).arrow) for m in plan.sender.partials
+    ]
+    return pa.schema([*dimensions, ("identities", pa.int64()), *figures])
+
+
+def _figure_type(word: str) -> pa.DataType:
+    return SUM_TYPE if word == "integer" else parse_type(word).arrow
 
 
 def _shuffled(context: Context, own: pa.Table) -> pa.Table:

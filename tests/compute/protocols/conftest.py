@@ -16,6 +16,7 @@ from compute.inputs import Cells, Context, LocalInput
 from compute.plan import Dimension, Output, Partial, Plan, Side
 from compute.protocols import PROTOCOLS
 from compute.protocols.base import Frame, Receive, Role
+from compute.session import Header, Transcript
 from policy_enforcer.disclosure import Party
 
 Row = tuple[Any, ...]  # (key, dimension, measure...); key None never matches
@@ -71,6 +72,8 @@ class Scene:
     sender_input: LocalInput | pa.Table
     seed: str = "seed"
     minimum: int = 1
+    group_minimum: int | None = None  # None: as the gate's
+    sender_seed: str | None = None  # None: as the receiver's
 
     def gate(self, counts: np.ndarray) -> np.ndarray:
         self.counts = counts.copy()
@@ -78,8 +81,9 @@ class Scene:
 
     def context(self, party: Party) -> Context:
         sid = hashlib.sha256(b"sid" + self.seed.encode()).digest()
-        entropy = Stream(f"{self.seed} {party.value}")
-        return Context(sid, self.plan, entropy, lambda *_: None, minimum_group=self.minimum)
+        seed = self.sender_seed if party is Party.SENDER and self.sender_seed else self.seed
+        minimum = self.minimum if self.group_minimum is None else self.group_minimum
+        return Context(sid, self.plan, Stream(f"{seed} {party.value}"), lambda *_: None, minimum)
 
     def roles(self) -> tuple[Role[Cells], Role[Any]]:
         protocol = next(p for p in PROTOCOLS if p.name == self.plan.protocol)
@@ -171,6 +175,30 @@ def relay(
     return outcome, wire
 
 
+def transcribed(role: Role[Any], transcript: Transcript) -> Role[Any]:
+    """The role as the transport drives it: each body behind the header that the transcript gives it."""
+    try:
+        item = role.send(None)
+        while True:
+            if isinstance(item, Frame):
+                header = transcript.sending(item)
+                yield Frame(item.kind, header.sequence.to_bytes(8, "big") + header.digest + item.body)
+                item = role.send(None)
+                continue
+            got = yield item
+            assert got is not None
+            frame = Frame(got.kind, got.body[40:])
+            transcript.receiving(Header(int.from_bytes(got.body[:8], "big"), got.body[8:40]), frame)
+            item = role.send(frame)
+    except StopIteration as end:
+        return end.value
+
+
+def shapes(wire: list[Sent]) -> list[tuple[Party, str, int]]:
+    """What an eavesdropper and the peer's transport see of a run."""
+    return [(sent.author, sent.frame.kind, len(sent.frame.body)) for sent in wire]
+
+
 def other(party: Party) -> Party:
     return Party.SENDER if party is Party.RECEIVER else Party.RECEIVER
 
@@ -183,8 +211,37 @@ class Kit:
     make_plan = staticmethod(make_plan)
     relay = staticmethod(relay)
     other = staticmethod(other)
+    transcribed = staticmethod(transcribed)
+    shapes = staticmethod(shapes)
 
 
 @pytest.fixture(scope="session")
 def kit() -> type[Kit]:
     return Kit
+
+
+@pytest.fixture(scope="session")
+def scene() -> Callable[..., Scene]:
+    """A joint query over rows (key, label) of the receiver and (key, label, measure...) of the sender."""
+
+    def make(
+        protocol: str,
+        left: Sequence[Row],
+        right: Sequence[Row],
+        *,
+        r_dim: bool = True,
+        s_dim: bool = True,
+        measures: int = 1,
+        minimum: int = 1,
+        group_minimum: int | None = None,
+        seed: str = "s",
+        **plan: Any,
+    ) -> Scene:
+        made = make_plan(
+            protocol, receiver_dimension=r_dim, sender_dimension=s_dim, measures=measures, **plan
+        )
+        own = aggregate(left, "d0" if r_dim else None, 0)
+        owned = aggregate(right, "d1" if s_dim else None, measures)
+        return Scene(made, own, owned, seed, minimum, group_minimum)
+
+    return make

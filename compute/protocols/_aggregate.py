@@ -1,0 +1,256 @@
+"""The second half of both joint aggregates: groups, selection sum, gate, release.
+
+After the key exchange the receiver knows, for each group of its own, which of the sender's slots it
+selects, and the sender where in its order each of its keys stands. Both bring their groups in a fresh
+order, so that numbers and positions say nothing about labels. Refused: more cells than the plan has, a
+peer's answer that no honest run gives.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from itertools import pairwise
+from math import isqrt
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from compute import selection_sum
+from compute.errors import DataError, PeerViolation
+from compute.inputs import Cells, Context, Gate, LocalInput, Summary
+from compute.plan import Plan, Side
+from compute.protocols import psi
+from compute.protocols._release import (
+    SUM_TYPE,
+    Gated,
+    decode_table,
+    encode_table,
+    receive_release,
+    send_release,
+)
+from compute.protocols.base import Cost, Frame, Role, receive
+from compute.selection_sum import Parameters, ReceiverGroup, SenderGroup, Shape, SumBound
+from compute.types import parse_type
+from policy_enforcer.disclosure import Party
+
+Indices = NDArray[np.int64]
+
+NOMINAL_GROUPS = 10
+"""Groups assumed for a side that groups when a cost is estimated: their number is data."""
+
+ENCRYPT_SECONDS = 0.0004
+MULTIPLY_SECONDS = 0.0001
+
+_HEAD = struct.Struct(">QQ")  # suppressed cells, length of the answers
+
+
+def derive(receiver: Side | None, sender: Side, maximum_cells: int) -> Parameters:
+    """The selection sum's parameters: every sum of any group is exact, every answer is flooded."""
+    assert receiver is not None
+    return Parameters.derive(
+        slots=sender.keys_bound,
+        selected=receiver.keys_bound,
+        returned=maximum_cells,
+        bounds=[SumBound(partial.row_bound * sender.rows_bound) for partial in sender.partials],
+    )
+
+
+def parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:
+    """What of them enters the plan digest."""
+    return derive(receiver, sender, maximum_cells).canonical()
+
+
+def send_groups(party: Party, count: int) -> Role[None]:
+    """Announce how many groups this side has. The kinds differ: a reflected count is out of order."""
+    yield Frame(f"{party.value}-groups", count.to_bytes(4, "big"))
+
+
+def receive_groups(context: Context, party: Party) -> Role[int]:
+    """Take the peer's number of groups; no honest peer has more than the plan has cells."""
+    count = int.from_bytes((yield from receive(f"{party.value}-groups", 4)), "big")
+    return checked_groups(context, count)
+
+
+def checked_groups(context: Context, count: int) -> int:
+    """The peer's number of groups, within the plan."""
+    if count > context.plan.maximum_cells:
+        raise PeerViolation("peer.too-many-groups", "the peer has more groups than the plan has cells")
+    return count
+
+
+def shape(context: Context, receiver_groups: int, sender_groups: int) -> Shape | None:
+    """The table of cells, None when a side has no group at all: then there is nothing to ask."""
+    if receiver_groups * sender_groups > context.plan.maximum_cells:
+        raise DataError(
+            "data.too-many-cells", "the groups of both sides make more cells than the plan allows"
+        )
+    return Shape(receiver_groups, sender_groups) if receiver_groups and sender_groups else None
+
+
+def send_nothing() -> Role[Summary]:
+    """The release when a side has no group: no cell exists."""
+    yield from send_release(_HEAD.pack(0, 0))
+    return Summary(0, 0)
+
+
+def receive_nothing(context: Context, labels: pa.Table, left_out: int = 0) -> Role[Cells]:
+    """Take that release."""
+    if (yield from receive_release()) != _HEAD.pack(0, 0):
+        raise _malformed()
+    none = label_schema(context.plan.sender).empty_table()
+    return Cells(_table(context.plan, labels, none, {}), left_out)
+
+
+def send_sums(
+    context: Context, own: LocalInput, order: Indices, announced: Shape, gate: Gate
+) -> Role[Summary]:
+    """S's side: `order` is the key index in each slot."""
+    plan = context.plan
+    numbering = psi.permutation(own.groups, context.entropy)
+    parameters = derive(plan.receiver, plan.sender, plan.maximum_cells)
+    gated = Gated(plan, gate)
+    groups = _sender_groups(plan, own, order, numbering)
+    answers = yield from selection_sum.sender(parameters, announced, groups, gated, context.entropy)
+    encoded = answers.encode(parameters, announced)
+    # A label leaves only with a released cell; the order of the others is not told either.
+    shown = own.labels.take(pa.array(numbering[answers.released.any(axis=0)]))
+    labels = encode_table(shown, label_schema(plan.sender))
+    yield from send_release(_HEAD.pack(gated.suppressed, len(encoded)) + encoded + labels)
+    return Summary(gated.released, gated.suppressed)
+
+
+def receive_sums(
+    context: Context, labels: pa.Table, selections: Sequence[Indices], announced: Shape, left_out: int = 0
+) -> Role[Cells]:
+    """R's side: `selections` holds, per own group as in `labels`, the selected slots in ascending order.
+
+    `left_out` own groups were never asked about; each counts as one suppressed cell.
+    """
+    plan = context.plan
+    parameters = derive(plan.receiver, plan.sender, plan.maximum_cells)
+    groups = [ReceiverGroup(positions) for positions in selections]
+    opening = yield from selection_sum.receiver(parameters, announced, groups, context.entropy)
+    release = yield from receive_release()
+    if len(release) < _HEAD.size:
+        raise _malformed()
+    suppressed, length = _HEAD.unpack_from(release)
+    encoded, rest = release[_HEAD.size : _HEAD.size + length], release[_HEAD.size + length :]
+    cells = selection_sum.open_answers(parameters, announced, opening, encoded)
+    _plausible(parameters, cells, selections, suppressed, announced)
+    shown = {s: row for row, s in enumerate(sorted({s for _, s in cells}))}
+    sender_labels = decode_table(rest, label_schema(plan.sender), len(shown))
+    rows = {(r, shown[s]): sums for (r, s), sums in cells.items() if sums.count}
+    return Cells(_table(plan, labels, sender_labels, rows), suppressed + left_out)
+
+
+def label_schema(side: Side) -> pa.Schema:
+    """The columns of a side's labels."""
+    return pa.schema([(d.name, parse_type(d.type).arrow) for d in side.dimensions])
+
+
+def cost(plan: Plan, group_frames: int) -> Cost:
+    """Padded sizes, and ten groups for each side that groups: how many there are is not known before."""
+    assert plan.receiver is not None
+    nominal = nominal_shape(plan)
+    sizes = psi.Sizes(plan.receiver.keys_bound, plan.sender.keys_bound)
+    parameters = derive(plan.receiver, plan.sender, plan.maximum_cells)
+    seconds = psi.seconds(sizes) + _sum_seconds(parameters, nominal)
+    return Cost(seconds, psi.frame_bytes(sizes) + group_frames + sum_bytes(parameters, nominal))
+
+
+def sum_bytes(parameters: Parameters, shape: Shape) -> int:
+    """Body bytes of a selection sum in both directions, the release aside."""
+    columns = shape.sender_groups * parameters.blocks * parameters.key_bytes
+    answers = shape.receiver_groups * shape.sender_groups * parameters.answer_bytes
+    return 32 + parameters.key_bytes + columns + 32 + answers
+
+
+def nominal_shape(plan: Plan) -> Shape:
+    """Ten groups on each side that groups, one on a side that does not, within the plan's cells."""
+    assert plan.receiver is not None
+    receiver, sender = (NOMINAL_GROUPS if side.dimensions else 1 for side in (plan.receiver, plan.sender))
+    if receiver * sender > plan.maximum_cells:
+        receiver, sender = min(receiver, isqrt(plan.maximum_cells)), min(sender, isqrt(plan.maximum_cells))
+    return Shape(receiver, sender)
+
+
+def _sum_seconds(parameters: Parameters, shape: Shape) -> float:
+    """Encrypting a block, and multiplying it into every selection and prime."""
+    blocks = shape.sender_groups * parameters.blocks * len(parameters.moduli) * (parameters.degree / 4096)
+    return blocks * (ENCRYPT_SECONDS + MULTIPLY_SECONDS * shape.receiver_groups)
+
+
+def _sender_groups(plan: Plan, own: LocalInput, order: Indices, numbering: Indices) -> list[SenderGroup]:
+    """Per group in `numbering`'s order, its slots and their measures: views into one sorted table."""
+    slot_of = np.empty(len(order), np.int64)
+    slot_of[order] = np.arange(len(order))
+    number_of = np.empty(own.groups, np.int64)
+    number_of[numbering] = np.arange(own.groups)
+    slots, groups = slot_of[column(own, "key")], number_of[column(own, "group")]
+    by = np.lexsort((slots, groups))
+    slots, edges = slots[by], np.searchsorted(groups[by], np.arange(own.groups + 1))
+    measures = [column(own, partial.name)[by] for partial in plan.sender.partials]
+    return [
+        SenderGroup(slots[low:high], tuple(values[low:high] for values in measures))
+        for low, high in pairwise(edges)
+    ]
+
+
+def column(own: LocalInput, name: str) -> Indices:
+    """A column of the long table as int64."""
+    values = own.cells[name].combine_chunks()
+    if values.null_count:
+        raise DataError("data.null-in-cells", "a local aggregate is NULL where a number is due")
+    return np.ascontiguousarray(values.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def once_per_group(own: LocalInput) -> None:
+    """The asker's side must be unique: a key in two rows of a group would count the owner's rows twice."""
+    if np.any(column(own, "rows") != 1):
+        raise DataError(
+            "data.asker-key-not-unique", "the asker's join key occurs in more than one row of a group"
+        )
+
+
+def _plausible(
+    parameters: Parameters,
+    cells: dict[tuple[int, int], selection_sum.CellSums],
+    selections: Sequence[Indices],
+    suppressed: int,
+    shape: Shape,
+) -> None:
+    """Refuse answers outside what was declared: the table below could not hold them."""
+    if suppressed > shape.receiver_groups * shape.sender_groups - len(cells):
+        raise _malformed()
+    for (r, _), sums in cells.items():
+        within = all(
+            abs(x) <= b.magnitude + b.tail for x, b in zip(sums.measures, parameters.bounds, strict=True)
+        )
+        if not within or sums.count > len(selections[r]):
+            raise _malformed()
+
+
+def _table(
+    plan: Plan,
+    labels: pa.Table,
+    sender_labels: pa.Table,
+    rows: dict[tuple[int, int], selection_sum.CellSums],
+) -> pa.Table:
+    """One row per released cell: dimensions of both sides, identities, sums."""
+    assert plan.receiver is not None
+    columns: dict[str, Any] = {}
+    for side, table, at in ((plan.receiver, labels, 0), (plan.sender, sender_labels, 1)):
+        indices = pa.array([cell[at] for cell in rows], pa.int64())
+        for field in label_schema(side):
+            columns[field.name] = table[field.name].cast(field.type).take(indices)
+    columns["identities"] = pa.array([sums.count for sums in rows.values()], pa.int64())
+    for i, partial in enumerate(plan.sender.partials):
+        columns[partial.name] = pa.array([sums.measures[i] for sums in rows.values()], SUM_TYPE)
+    return pa.table(columns)
+
+
+def _malformed() -> PeerViolation:
+    return PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")

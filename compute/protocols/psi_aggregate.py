@@ -1,0 +1,99 @@
+"""Aggregates over a join: the receiver learns which of its own rows matched, and the released cells.
+
+The receiver learns, before any gate, which of its keys the sender holds, and the sender's number of
+groups and padded set size; then the sums of released cells, and how many cells were held back. The
+sender learns the exact match count of every cell (for its gate) under opaque group numbers, and the
+receiver's padded set size. Semi-honest.
+
+    both   number of groups
+    psi    R learns its matches and their slots in S's secret order
+    sums   per cell (g, h): Σ_slots w_g · v_h, where w_g is R's 0/1 mask and v_h S's column; S gates on
+           the counts before it releases anything
+
+Weights are not available: a key in two rows of a receiver's group is refused as the asker's data error.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from compute.inputs import Cells, Context, Gate, LocalInput, Summary
+from compute.plan import Plan
+from compute.protocols import _aggregate as aggregate
+from compute.protocols import psi
+from compute.protocols.base import Cost, Protocol, Role
+from compute.protocols.psi import Indices, Matches
+from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
+
+
+def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
+    """R's side."""
+    assert own is not None
+    aggregate.once_per_group(own)
+    numbering = psi.permutation(own.groups, context.entropy)
+    labels = own.labels.take(pa.array(numbering))
+    yield from aggregate.send_groups(Party.RECEIVER, own.groups)
+    sender_groups = yield from aggregate.receive_groups(context, Party.SENDER)
+    shape = aggregate.shape(context, own.groups, sender_groups)
+    if shape is None:
+        return (yield from aggregate.receive_nothing(context, labels))
+    matches = yield from psi.receiver(context, own.keys)
+    selections = _selections(own, matches, numbering)
+    return (yield from aggregate.receive_sums(context, labels, selections, shape))
+
+
+def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
+    """S's side."""
+    assert isinstance(own, LocalInput)
+    yield from aggregate.send_groups(Party.SENDER, own.groups)
+    receiver_groups = yield from aggregate.receive_groups(context, Party.RECEIVER)
+    shape = aggregate.shape(context, receiver_groups, own.groups)
+    if shape is None:
+        return (yield from aggregate.send_nothing())
+    order = yield from psi.sender(context, own.keys)
+    return (yield from aggregate.send_sums(context, own, order, shape, gate))
+
+
+def _selections(own: LocalInput, matches: Matches, numbering: Indices) -> list[Indices]:
+    """Per own group in `numbering`'s order, the slots of its matched keys, ascending."""
+    slot_of = np.full(len(own.keys), -1, np.int64)
+    slot_of[matches.keys] = matches.slots
+    slots, groups = slot_of[aggregate.column(own, "key")], aggregate.column(own, "group")
+    slots, groups = slots[slots >= 0], groups[slots >= 0]
+    by = np.lexsort((slots, groups))
+    edges = np.searchsorted(groups[by], np.arange(own.groups + 1))
+    return [slots[by][edges[g] : edges[g + 1]] for g in numbering]
+
+
+def _cost(plan: Plan) -> Cost:
+    return aggregate.cost(plan, group_frames=8)
+
+
+PROTOCOL = Protocol(
+    name="psi_aggregate",
+    version=1,
+    level=Level.RECEIVER,
+    joint=True,
+    kinds=frozenset({"aggregate"}),
+    threat_model=(
+        "Both connectors follow the protocol and may study what they see. A deviating receiver can ask "
+        "about keys it does not hold and can select other slots than those that matched."
+    ),
+    reveals=(
+        Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS, gated=True),
+        Disclosure(Party.RECEIVER, Fact.SUPPRESSED_CELLS),
+        Disclosure(Party.RECEIVER, Fact.OWN_MATCHES),
+        Disclosure(Party.RECEIVER, Fact.GROUP_COUNT),
+        Disclosure(Party.RECEIVER, Fact.PADDED_SIZE),
+        Disclosure(Party.SENDER, Fact.CELL_MATCH_COUNTS),
+        Disclosure(Party.SENDER, Fact.GROUP_COUNT),
+        Disclosure(Party.SENDER, Fact.PADDED_SIZE),
+    ),
+    gates=frozenset({"minimum-identities"}),
+    weighted=False,
+    cost=_cost,
+    parameters=aggregate.parameters,
+    receiver=receiver,
+    sender=sender,
+)
