@@ -1,0 +1,148 @@
+"""The vectors under tests/vectors/policy: each request gets exactly the reasons that stand there."""
+
+from copy import deepcopy
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from policy_enforcer import decide as deciding
+from policy_enforcer.codes import REASONS
+from policy_enforcer.columns import COLUMN_RULES
+from policy_enforcer.decide import decide
+from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
+from policy_enforcer.facts import ColumnUse, LedgerView, ProtocolUse, Request
+from policy_enforcer.load import load
+from policy_enforcer.model import Policy
+
+FOLDER = Path(__file__).parents[1] / "vectors" / "policy"
+POLICY = yaml.safe_load((FOLDER / "invoices.yaml").read_text("utf-8"))
+VECTORS = yaml.safe_load((FOLDER / "decisions.yaml").read_text("utf-8"))
+SETS = {"recipients", "join_operators", "processing", "receiving", "filtered", "aggregated", "functions"}
+
+
+def changed(data, changes):
+    data = deepcopy(data)
+    for dotted, value in changes.items():
+        group = data
+        *path, last = dotted.split(".")
+        for word in path:
+            group = group.setdefault(word, {})
+        if value is None:
+            group.pop(last, None)
+        else:
+            group[last] = value
+    return data
+
+
+def policy_of(case, shape):
+    data = changed(changed(POLICY, shape.get("policy", {})), case.get("policy", {}))
+    for word in ("from", "until"):
+        if word in data.get("when", {}):
+            data["when"][word] = str(data["when"][word])
+    return Policy.model_validate(data)
+
+
+def as_sets(fields):
+    return {name: frozenset(value) if name in SETS else value for name, value in fields.items()}
+
+
+def protocol_of(case, shape):
+    fields = {**VECTORS["protocol"], **shape.get("protocol", {}), **case.get("protocol", {})}
+    level = Level.parse(fields["level"]) if isinstance(fields["level"], str) else fields["level"]
+    reveals = tuple(
+        Disclosure(Party(to), Fact(fact) if fact in set(Fact) else fact, gated=bool(gated))
+        for to, fact, *gated in fields["reveals"]
+    )
+    return ProtocolUse(fields["name"], fields["version"], level, reveals, frozenset(fields["gates"]))
+
+
+def request_of(case, shape):
+    fields = {**VECTORS["request"], **shape.get("request", {}), **case.get("request", {})}
+    columns = (*fields.pop("columns"), *case.get("add", ()))
+    fields["at"] = datetime.fromisoformat(fields["at"])
+    fields["identity_columns"] = tuple(fields["identity_columns"])
+    uses = tuple(ColumnUse(**as_sets(use)) for use in columns)
+    return Request(**as_sets(fields), columns=uses, protocol=protocol_of(case, shape))
+
+
+def ledger_of(case, shape):
+    fields = {**VECTORS["ledger"], **shape.get("ledger", {}), **case.get("ledger", {})}
+    agreed = fields.pop("agreed")
+    return LedgerView(**fields, agreed=datetime.fromisoformat(agreed) if agreed else None)
+
+
+def inputs(case):
+    shape = VECTORS["shapes"].get(case.get("shape"), {})
+    return policy_of(case, shape), request_of(case, shape), ledger_of(case, shape)
+
+
+def expected(case):
+    return [] if case["expect"] == "permit" else sorted(case["expect"])
+
+
+def codes(decision):
+    return sorted(r.code + (f"@{r.column}" if r.column else "") for r in decision.because)
+
+
+CASES = VECTORS["cases"]
+
+
+def test_there_are_enough_cases_and_names_tell_them_apart():
+    assert len({case["name"] for case in CASES}) == len(CASES) >= 120
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_reasons(case):
+    decision = decide(*inputs(case))
+    assert codes(decision) == expected(case)
+    assert decision.permitted == (case["expect"] == "permit")
+
+
+def test_the_start_policy_loads():
+    text = (FOLDER / "invoices.yaml").read_text("utf-8")
+    assert load(text) == policy_of({}, {})
+
+
+def test_every_reason_code_is_expected_somewhere():
+    seen = {code.split("@")[0] for case in CASES for code in expected(case)}
+    assert seen == set(REASONS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_reasons_are_sentences_with_a_rule_and_no_literal(case):
+    for reason in decide(*inputs(case)).because:
+        assert reason.code in REASONS
+        assert reason.rule
+        assert reason.sentence
+        assert not reason.sentence.endswith(".")
+
+
+def all_codes():
+    return [codes(decide(*inputs(case))) for case in CASES]
+
+
+@pytest.mark.parametrize("name", ["_ALWAYS", "_OWN_USE", "_RULES"])
+def test_every_rule_is_needed(monkeypatch, name):
+    """Leaving any one rule out changes the answer to some vector: each is tested."""
+    before, rules = all_codes(), getattr(deciding, name)
+    for rule in rules:
+        monkeypatch.setattr(deciding, name, tuple(other for other in rules if other is not rule))
+        assert all_codes() != before, rule.__name__
+
+
+def test_every_column_rule_is_needed(monkeypatch):
+    before = all_codes()
+    for rule in COLUMN_RULES:
+        rules = tuple(other for other in COLUMN_RULES if other is not rule)
+        monkeypatch.setattr(deciding, "COLUMN_RULES", rules)
+        assert all_codes() != before, rule.__name__
+
+
+def test_the_meet_keeps_every_reason(invoices, joint, ledger):
+    one = decide(invoices, replace(joint, purpose=None), ledger)
+    two = decide(invoices, replace(joint, witnesses=0), ledger)
+    assert [r.code for r in one.meet(two).because] == ["purpose.missing", "witness.too-few"]
+    assert not one.meet(decide(invoices, joint, ledger)).permitted

@@ -1,0 +1,533 @@
+"""The decision against a small evaluator written from docs/reference/policy.md alone, and its properties.
+
+The evaluator below shares nothing with `policy_enforcer` but the facts' types: it works on the YAML data,
+answers yes or no, and is one conjunction after another.
+"""
+
+from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from policy_enforcer.check import errors
+from policy_enforcer.decide import decide
+from policy_enforcer.describe import matrix
+from policy_enforcer.diff import diff
+from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
+from policy_enforcer.facts import ColumnUse, LedgerView, ProtocolUse, Request
+from policy_enforcer.load import load
+from policy_enforcer.model import Policy
+from policy_enforcer.odrl import digest, from_odrl, to_odrl
+from policy_enforcer.write import to_yaml
+
+SPEED = settings(max_examples=250, deadline=None)
+
+# -- the independent evaluator
+
+LEVELS = ["hidden", "cardinality", "receiver", "rows"]
+EVENT_LEVELS = {
+    "released-cells": 0,
+    "suppressed-cells": 0,
+    "padded-size": 0,
+    "group-count": 1,
+    "group-sizes": 1,
+    "cell-match-counts": 1,
+    "own-matches": 2,
+    "weight-figures": 2,
+    "matched-rows": 3,
+}
+
+
+def permits(p, q, used):
+    if q.dataset != p["dataset"] or q.owner != p["dataset"].split(".")[0]:
+        return False
+    if q.asker == q.owner and set(q.recipients) == {q.owner}:
+        return not q.joint or (
+            in_time(p, q, used) and witnessed(p, q) and q.kind in p["analysis"]["kinds"] and join_fits(p, q)
+        )
+    return (
+        who_fits(p, q)
+        and in_time(p, q, used)
+        and has_uses(p, used)
+        and witnessed(p, q)
+        and places_fit(p, q)
+        and q.kind in p["analysis"]["kinds"]
+        and join_fits(p, q)
+        and asker_fits(p, q)
+        and gate_fits(p, q)
+        and all(column_fits(p["analysis"], q, use) for use in q.columns)
+        and (q.kind != "list" or (q.joint and any(use.joined for use in q.columns)))
+        and not q.literals_on_total
+        and grades_fit(p, q)
+    )
+
+
+def who_fits(p, q):
+    everybody = p["assignee"] == "any"
+    named = everybody or q.asker in p["assignee"]
+    receivers = q.recipients and (everybody or all(r in [*p["assignee"], q.owner] for r in q.recipients))
+    return named and receivers and (p["purpose"] == "any" or q.purpose in p["purpose"])
+
+
+def in_time(p, q, used):
+    when = p.get("when", {})
+    if not when:
+        return True
+    if q.at.tzinfo is None:
+        return False
+    if "from" in when and q.at < datetime.fromisoformat(when["from"] + "T00:00:00+00:00"):
+        return False
+    if "until" in when:
+        last = datetime.fromisoformat(when["until"] + "T00:00:00+00:00")
+        if q.at - last >= timedelta(days=1):
+            return False
+    if "elapsed" in when:
+        days = int(when["elapsed"][1:-1])
+        return used.agreed is not None and timedelta(0) <= q.at - used.agreed < timedelta(days=days)
+    return True
+
+
+def has_uses(p, used):
+    limits = p.get("uses", {})
+    return used.uses < limits.get("count", 10**9) and used.running < limits.get("max_concurrent", 10**9)
+
+
+def witnessed(p, q):
+    return all(q.witnesses >= d.get("minimum_witnesses", 1) for d in p.get("duties", []) if "log" in d)
+
+
+def places_fit(p, q):
+    for word, actual in (("processing", q.processing), ("recipients", q.receiving)):
+        allowed = p.get("where", {}).get(word)
+        if allowed is not None and not actual:
+            return False
+        if allowed is not None and not all(x in allowed or x[:2] in allowed for x in actual):
+            return False
+    return True
+
+
+def join_fits(p, q):
+    join = p["analysis"].get("join")
+    joined = [use.column for use in q.columns if use.joined]
+    if q.joint and (join is None or not joined):
+        return False
+    if any(column not in (join or {}).get("columns", []) for column in joined):
+        return False
+    most = p["analysis"].get("maximum_peer_keys")
+    if q.joint and most is not None and not 1 <= q.peer_keys <= most:
+        return False
+    tolerated = LEVELS.index(join["disclosure"]) if join else 0
+    facts = [EVENT_LEVELS.get(str(event.fact)) for event in q.protocol.reveals]
+    return q.protocol.level in range(4) and None not in facts and max([q.protocol.level, *facts]) <= tolerated
+
+
+def asker_fits(p, q):
+    join = p["analysis"].get("join", {})
+    if join.get("required") == "asker" and not (q.joint and q.asker_data):
+        return False
+    return set(q.join_operators) <= set(join.get("operators", []))
+
+
+def gate_fits(p, q):
+    a = p["analysis"]
+    if "minimum_identities" not in a:
+        return True
+    shown = [e.gated for e in q.protocol.reveals if str(e.fact) in ("released-cells", "matched-rows")]
+    return "minimum-identities" in q.protocol.gates and a["identity"] in q.identity_columns and all(shown)
+
+
+def column_fits(a, q, use):
+    name, keys = use.column, a.get("join", {}).get("columns", [])
+    identity, dimension = name == a.get("identity"), name in a.get("dimensions", [])
+    ways = set(a.get("filters", {}).get(name, []))
+    if "range" in ways:
+        ways |= {"equality"}
+    if dimension:
+        ways |= {"equality", "membership", "null"}
+    used = use.filtered or use.compared_with_literal or use.compared_with_column or use.joined
+    return (
+        bool(used or use.grouped or use.listed or use.aggregated)
+        and not use.conditional
+        and (not use.grouped or (dimension and not identity and name not in keys))
+        and (not (use.filtered or use.compared_with_literal) or (bool(ways) and not identity))
+        and set(use.filtered) <= ways
+        and (not use.compared_with_column or "column" in ways)
+        and set(use.aggregated) <= set(a.get("measures", {}).get(name, []))
+        and set(use.functions) <= set(a.get("scalar_functions", []))
+        and (not use.weighted or (a.get("weighted", False) and bool(use.aggregated)))
+        and (not use.listed or (name in a.get("payload", []) and q.kind == "list"))
+    )
+
+
+def grades_fit(p, q):
+    most = p.get("transfer", {}).get("grade_at_most")
+    names = {use.column for use in q.columns} - {"*"}
+    return most is None or all(name in q.grades and q.grades[name] <= most for name in names)
+
+
+# -- policies and requests
+
+COLUMNS = ["company", "industry", "quarter", "amount", "note"]
+FILTERS = ["equality", "range", "membership", "null", "pattern", "column"]
+MEASURES = ["sum", "count", "avg", "max"]
+FUNCTIONS = ["date_trunc", "coalesce"]
+
+
+def some(words, least=1):
+    return st.lists(st.sampled_from(words), min_size=least, unique=True)
+
+
+def per_column(values):
+    return st.dictionaries(st.sampled_from(COLUMNS[1:]), values, max_size=3)
+
+
+def sometimes(**words):
+    return st.fixed_dictionaries({}, optional=words)
+
+
+def joins():
+    words = {"columns": some(["company", "note"]), "disclosure": st.sampled_from(LEVELS)}
+    return st.fixed_dictionaries(
+        words, optional={"required": st.just("asker"), "operators": some(["and", "or"])}
+    )
+
+
+@st.composite
+def policies(draw):
+    """YAML data of policies that load."""
+    kinds = draw(st.sampled_from([["aggregate"], ["aggregate"], ["aggregate", "list"]]))
+    analysis = {
+        "kinds": kinds,
+        "measures": draw(per_column(some(MEASURES))) | {"*": ["count"]},
+        "filters": draw(per_column(some(FILTERS))),
+        "dimensions": draw(some(["industry", "quarter", "note"])),
+        "scalar_functions": draw(some(FUNCTIONS, least=0)),
+        **draw(
+            sometimes(
+                join=joins(),
+                weighted=st.booleans(),
+                maximum_peer_keys=st.integers(1, 3),
+                identity=st.sampled_from(["company", "quarter"]),
+            )
+        ),
+    }
+    if "identity" in analysis and draw(st.booleans()):
+        analysis["minimum_identities"] = draw(st.integers(1, 20))
+    if "list" in kinds:
+        analysis["payload"] = draw(some(["note", "amount"]))
+    policy = {
+        "policy": "p",
+        "dataset": "owner.data",
+        "assignee": draw(st.sampled_from([["asker"], ["asker", "other"], "any"])),
+        "purpose": draw(st.sampled_from([["why"], ["why", "else"], "any"])),
+        "analysis": analysis,
+        "uses": {"count": draw(st.integers(1, 3)), **draw(sometimes(max_concurrent=st.integers(1, 2)))},
+        **draw(
+            sometimes(
+                where=st.sampled_from([{"processing": ["CN", "HK"]}, {"recipients": ["HK"]}]),
+                when=st.sampled_from([{"from": "2026-05-01"}, {"until": "2026-06-15"}, {"elapsed": "P40D"}]),
+                transfer=st.sampled_from([{"grade_at_most": 1}, {"grade_at_most": 2}]),
+                duties=st.sampled_from([[{"log": "witness"}], [{"log": "witness", "minimum_witnesses": 2}]]),
+            )
+        ),
+    }
+    assume(not errors(Policy.model_validate(policy)))
+    return policy
+
+
+@st.composite
+def uses_of_columns(draw):
+    """What a query does with a column: mostly one thing, mostly something a policy may allow."""
+    flags = draw(
+        st.sampled_from(
+            [("grouped", True), ("aggregated", None), ("filtered", None), ("joined", True), ("listed", True)]
+            * 2
+            + [("conditional", True), ("compared_with_literal", True), ("compared_with_column", True)]
+        )
+    )
+    values = {"aggregated": MEASURES, "filtered": FILTERS[:5]}
+    value = frozenset(draw(some(values[flags[0]]))) if flags[0] in values else True
+    functions = frozenset(draw(st.sampled_from([[], [], [], ["coalesce"], ["date_trunc", "coalesce"]])))
+    weighted = flags[0] == "aggregated" and draw(st.sampled_from([False, False, True]))
+    name = draw(st.sampled_from(COLUMNS[1:] if flags[0] != "joined" else ["company", "company", "note"]))
+    return ColumnUse(column=name, functions=functions, weighted=weighted, **{flags[0]: value})
+
+
+REVEALS = st.lists(
+    st.builds(Disclosure, st.sampled_from(Party), st.sampled_from(Fact), st.just(True)), max_size=2
+).map(tuple)
+PROTOCOLS = st.builds(
+    ProtocolUse,
+    st.just("p"),
+    st.just(1),
+    st.sampled_from([Level.HIDDEN, Level.HIDDEN, Level.CARDINALITY, *Level]),
+    st.one_of(st.just(()), st.just((Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS, True),)), REVEALS),
+    st.sampled_from([frozenset({"minimum-identities"}), frozenset({"minimum-identities"}), frozenset()]),
+)
+
+
+@st.composite
+def requests(draw):
+    """A plausible request, with up to two facts replaced by odd ones."""
+    joint = draw(st.booleans())
+    columns = (
+        *([ColumnUse("company", joined=True)] if joint else []),
+        *draw(st.lists(uses_of_columns(), max_size=2)),
+    )
+    request = Request(
+        dataset="owner.data",
+        owner="owner",
+        asker="asker",
+        recipients=frozenset({"asker"}),
+        purpose="why",
+        at=datetime(2026, 6, 1, tzinfo=UTC),
+        kind="aggregate",
+        columns=columns or (ColumnUse("*", aggregated=frozenset({"count"})),),
+        protocol=draw(PROTOCOLS),
+        joint=joint,
+        asker_data=joint,
+        identity_columns=("company", "quarter"),
+        peer_keys=1,
+        witnesses=2,
+        processing=frozenset({"CN-SZ", "HK"}),
+        receiving=frozenset({"HK"}),
+        grades=dict.fromkeys(COLUMNS, 1),
+    )
+    for name, value in draw(st.lists(st.sampled_from(ODDITIES), max_size=2)):
+        request = replace(request, **{name: value})
+    return request
+
+
+ODDITIES = [
+    ("dataset", "owner.other"),
+    ("owner", "other"),
+    ("asker", "other"),
+    ("asker", "owner"),
+    ("recipients", frozenset({"owner"})),
+    ("recipients", frozenset({"owner", "asker"})),
+    ("recipients", frozenset({"other"})),
+    ("recipients", frozenset()),
+    ("purpose", None),
+    ("purpose", "else"),
+    ("at", datetime(2026, 4, 30, 23, 59, 59, tzinfo=UTC)),
+    ("at", datetime(2026, 6, 15, 23, 59, 59, tzinfo=UTC)),
+    ("at", datetime(2026, 6, 16, tzinfo=UTC)),
+    ("at", datetime(2026, 7, 1, tzinfo=UTC)),
+    ("at", datetime(2026, 6, 1)),
+    ("kind", "list"),
+    ("kind", "unheard-of"),
+    ("joint", True),
+    ("joint", False),
+    ("asker_data", False),
+    ("join_operators", frozenset({"and"})),
+    ("join_operators", frozenset({"or", "unheard-of"})),
+    ("identity_columns", ()),
+    ("identity_columns", ("quarter",)),
+    ("peer_keys", 0),
+    ("peer_keys", 2),
+    ("peer_keys", 4),
+    ("witnesses", 0),
+    ("witnesses", 1),
+    ("processing", frozenset()),
+    ("processing", frozenset({"US"})),
+    ("receiving", frozenset({"CN-SZ"})),
+    ("grades", {}),
+    ("grades", dict.fromkeys(COLUMNS, 2)),
+    ("literals_on_total", True),
+]
+LEDGERS = st.builds(
+    LedgerView,
+    st.integers(0, 3),
+    st.integers(0, 2),
+    st.sampled_from([None, datetime(2026, 5, 20, tzinfo=UTC), datetime(2026, 6, 2, tzinfo=UTC)]),
+)
+
+
+def allowed(data, request, ledger):
+    return decide(Policy.model_validate(data), request, ledger).permitted
+
+
+# -- properties
+
+
+@settings(max_examples=1500, deadline=None)
+@given(policies(), requests(), LEDGERS)
+def test_the_decision_is_the_evaluators(policy, request, ledger):
+    assert allowed(policy, request, ledger) == bool(permits(policy, request, ledger))
+
+
+def shorter(words):
+    return words if words == "any" or len(words) < 2 else words[1:]
+
+
+def drop_one(mapping):
+    return dict(list(mapping.items())[1:])
+
+
+TIGHTEN = {
+    "assignee": lambda p: p.update(assignee=["asker"] if p["assignee"] == "any" else shorter(p["assignee"])),
+    "purpose": lambda p: p.update(purpose=["why"] if p["purpose"] == "any" else shorter(p["purpose"])),
+    "kinds": lambda p: p["analysis"].update(kinds=shorter(p["analysis"]["kinds"])),
+    "dimensions": lambda p: p["analysis"].update(dimensions=p["analysis"]["dimensions"][1:]),
+    "filters": lambda p: p["analysis"].update(filters=drop_one(p["analysis"]["filters"])),
+    "filter": lambda p: p["analysis"].update(
+        filters={c: shorter(kinds) for c, kinds in p["analysis"]["filters"].items()}
+    ),
+    "measures": lambda p: p["analysis"].update(measures=drop_one(p["analysis"]["measures"])),
+    "measure": lambda p: p["analysis"].update(
+        measures={c: shorter(m) for c, m in p["analysis"]["measures"].items()}
+    ),
+    "functions": lambda p: p["analysis"].update(scalar_functions=p["analysis"]["scalar_functions"][1:]),
+    "payload": lambda p: p["analysis"].update(payload=p["analysis"].get("payload", [])[1:]),
+    "no join": lambda p: p["analysis"].pop("join", None),
+    "join column": lambda p: (
+        p["analysis"].get("join", {}).update(columns=["company"])
+        if p["analysis"].get("join", {}).get("columns", ["x"]) != ["note"]
+        else None
+    ),
+    "level": lambda p: p["analysis"].get("join", {}).update(disclosure="hidden"),
+    "required": lambda p: p["analysis"].get("join", {}).update(required="asker"),
+    "operators": lambda p: p["analysis"].get("join", {}).pop("operators", None),
+    "weights": lambda p: p["analysis"].update(weighted=False),
+    "keys": lambda p: p["analysis"].update(maximum_peer_keys=1),
+    "identity": lambda p: p["analysis"].setdefault("identity", "company"),
+    "minimum": lambda p: (
+        p["analysis"].setdefault("identity", "company") and p["analysis"].update(minimum_identities=20)
+    ),
+    "uses": lambda p: p["uses"].update(count=1),
+    "concurrent": lambda p: p["uses"].update(max_concurrent=1),
+    "from": lambda p: p.setdefault("when", {}).update({"from": "2026-06-01"}),
+    "until": lambda p: p.setdefault("when", {}).update(until="2026-06-01"),
+    "elapsed": lambda p: p.setdefault("when", {}).update(elapsed="P5D"),
+    "processing": lambda p: p.setdefault("where", {}).update(processing=["HK"]),
+    "recipients": lambda p: p.setdefault("where", {}).update(recipients=["HK"]),
+    "grade": lambda p: p.setdefault("transfer", {}).update(grade_at_most=0),
+    "witnesses": lambda p: p.update(duties=[{"log": "witness", "minimum_witnesses": 3}]),
+    "noise": lambda p: p["analysis"].update(
+        noise={"mechanism": "discrete-gaussian", "rho_per_query": "0.1", "budget": {"rho": 1}}
+    ),
+    "masking": lambda p: p.update(masking={"note": "redact"}),
+    "templates": lambda p: p["analysis"].update(templates=["reviewed"]),
+    "consent": lambda p: p.setdefault("transfer", {}).update(consent="set-1"),
+    "role": lambda p: p.update(assignee=["role:bank"]),
+    "notify": lambda p: p.update(duties=[*p.get("duties", []), {"notify": "owner"}]),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies(), st.lists(requests(), min_size=6, max_size=6), LEDGERS)
+@pytest.mark.parametrize("step", TIGHTEN)
+def test_adding_a_constraint_never_permits_more(step, policy, requests, ledger):
+    tighter = deepcopy(policy)
+    TIGHTEN[step](tighter)
+    for request in requests:
+        assert allowed(policy, request, ledger) or not allowed(tighter, request, ledger)
+
+
+UNKNOWN_USES = [
+    ColumnUse("elsewhere", grouped=True),
+    ColumnUse("elsewhere", aggregated=frozenset({"sum"})),
+    ColumnUse("elsewhere", filtered=frozenset({"equality"})),
+    ColumnUse("elsewhere", joined=True),
+    ColumnUse("elsewhere", listed=True),
+    ColumnUse("elsewhere", compared_with_literal=True),
+    ColumnUse("elsewhere", compared_with_column=True),
+    ColumnUse("elsewhere"),
+    ColumnUse("industry", filtered=frozenset({"unheard-of"})),
+    ColumnUse("industry", aggregated=frozenset({"unheard-of"})),
+    ColumnUse("industry", grouped=True, functions=frozenset({"unheard-of"})),
+    ColumnUse("industry", grouped=True, conditional=True),
+]
+
+
+def unknown(request):
+    yield replace(request, kind="unheard-of")
+    yield replace(request, join_operators=frozenset({"unheard-of"}))
+    yield replace(request, protocol=replace(request.protocol, level=9))
+    event = Disclosure(Party.RECEIVER, "unheard-of", gated=True)
+    yield replace(request, protocol=replace(request.protocol, reveals=(event,)))
+    for use in UNKNOWN_USES:
+        yield replace(request, columns=(*request.columns, use))
+
+
+@SPEED
+@given(policies(), requests(), LEDGERS)
+def test_what_is_unknown_never_permits(policy, request, ledger):
+    assume(request.asker != request.owner)
+    for odd in unknown(request):
+        assert not allowed(policy, odd, ledger)
+
+
+@SPEED
+@given(policies(), policies(), requests(), LEDGERS)
+def test_the_meet_permits_only_what_both_do(one, two, request, ledger):
+    first, second = (decide(Policy.model_validate(p), request, ledger) for p in (one, two))
+    assert first.meet(second).permitted == (permits(one, request, ledger) and permits(two, request, ledger))
+
+
+@SPEED
+@given(policies(), policies(), st.lists(requests(), min_size=4, max_size=4), LEDGERS)
+def test_diff_names_whatever_becomes_allowed(old, new, requests, ledger):
+    found = diff(Policy.model_validate(old), Policy.model_validate(new))
+    for request in requests:
+        if allowed(new, request, ledger) and not allowed(old, request, ledger):
+            assert found.allowed or found.other
+
+
+@SPEED
+@given(policies(), LEDGERS)
+def test_the_matrix_says_what_the_decision_says(policy, ledger):
+    parsed = Policy.model_validate(policy)
+    grades = {"company": 0, "industry": 1, "quarter": 2, "amount": 3, "note": None}
+    base = {"kind": "list" if "payload" in policy["analysis"] else "aggregate"}
+    for row in matrix(parsed, grades):
+        for name in ("joined", "grouped", "listed"):
+            assert getattr(row, name) == column_allowed(parsed, row.column, grades, base, **{name: True})
+        for words, name in ((FILTERS[:5], "filtered"), (MEASURES, "aggregated")):
+            shown = row.filtered if name == "filtered" else row.measured
+            for word in words:
+                use = {name: frozenset({word})}
+                assert (word in shown) == column_allowed(parsed, row.column, grades, base, **use)
+
+
+def column_allowed(policy, column, grades, base, **use):
+    """What `decide` says about the column itself, other rules aside."""
+    known = {name: grade for name, grade in grades.items() if grade is not None}
+    request = Request(
+        dataset="owner.data",
+        owner="owner",
+        asker="asker",
+        recipients=frozenset({"asker"}),
+        purpose="why",
+        at=datetime(2026, 6, 1, tzinfo=UTC),
+        columns=(ColumnUse(column, **use),),
+        protocol=ProtocolUse("p", 1, Level.HIDDEN, (), frozenset()),
+        joint=False,
+        asker_data=False,
+        grades=known,
+        **base,
+    )
+    return not any(reason.column == column for reason in ledgerless(policy, request))
+
+
+def ledgerless(policy, request):
+    own = [r for r in decide(policy, request, LedgerView()).because if not r.code.startswith("gate.")]
+    return own
+
+
+@SPEED
+@given(policies())
+def test_all_forms_are_the_same_policy(data):
+    policy = Policy.model_validate(data)
+    assert from_odrl(to_odrl(policy)) == policy
+    assert load(to_yaml(policy)) == policy
+
+
+@SPEED
+@given(policies(), policies())
+def test_digests_differ_when_policies_do(one, two):
+    one, two = Policy.model_validate(one), Policy.model_validate(two)
+    assert (digest(one) == digest(two)) == (one == two)
