@@ -32,7 +32,7 @@ class _Envelope:
 
     def observe(self, frame: Frame | None) -> None:
         """Note the receiver's commitment to its mask totals when it goes by (protocols.md)."""
-        if frame is not None and frame.kind == "commitment":
+        if frame is not None and frame.kind == "selection-commitment":
             self._masks = frame.body.hex()
 
     def digests(self, transcript: bytes) -> dict[str, str]:
