@@ -21,6 +21,7 @@ from connector.negotiating import Negotiating
 from connector.node import Node
 from connector.receipts import receipt
 from connector.v1 import analyst_pb2, analyst_pb2_grpc, catalog_pb2
+from policy_enforcer.explain import Language
 from witness.members import CONNECTOR
 
 RECEIPT_SECONDS = 5.0
@@ -55,7 +56,7 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
     def Explain(self, request: Any, context: Any) -> analyst_pb2.ExplainResponse:  # noqa: N802, ARG002
         """The verdict and everything behind it, before anything runs."""
         inquiry = inquire(self._node, request.sql, request.purpose)
-        language = "zh" if request.language == "zh" else "en"
+        language: Language = "zh" if request.language == "zh" else "en"
         return analyst_pb2.ExplainResponse(explanation=_json(explanation(self._node, inquiry, language)))
 
     def Query(self, request: Any, context: grpc.ServicerContext) -> Iterator[analyst_pb2.QueryEvent]:  # noqa: N802
@@ -123,10 +124,10 @@ class _Running:
 
     def _ask(self) -> None:
         node = self._node
-        with node.telemetry.query_span(self._trace) as trace:
-            self._progress("plan", 0, 1)
-            inquiry = inquire(node, self._sql, self._purpose)
-            exchange, answer = ask(node, inquiry, self._progress, self._interrupt, self._calling, trace)
+        trace = self._trace or f"00-{node.entropy(16).hex()}-{node.entropy(8).hex()}-01"
+        self._progress("plan", 0, 1)
+        inquiry = inquire(node, self._sql, self._purpose)
+        exchange, answer = ask(node, inquiry, self._progress, self._interrupt, self._calling, trace)
         for part in _parts(arrow_bytes(answer.table)):
             self._events.put(analyst_pb2.QueryEvent(arrow=part))
         self._progress("evidence", 0, 1)

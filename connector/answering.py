@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -201,7 +202,7 @@ class Answering:
                     sealer.observe(frame)
                     item = role.send(frame)
         except StopIteration as end:
-            return end.value
+            return cast(Summary, end.value)
         finally:
             role.close()
 

@@ -106,7 +106,7 @@ class Space:
         return explanation
 
     def query(self, sql: str, purpose: str = "", watch: Watch | None = None) -> Answer:
-        """Ask. Raises `PolicyRefusal` with reasons, `QueryError`, `DataError`, `PeerViolation`, `Unavailable`.
+        """Ask. Raises `PolicyRefusal` with reasons, or another of `compute.errors`.
 
         Interrupting it (Ctrl-C) cancels the query on both sides.
         """

@@ -11,12 +11,13 @@ import io
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import pyarrow as pa
-from compute.finish import finish
 
 from compute.errors import BayspaceError, PeerViolation, PolicyRefusal
 from compute.facts import Prepared
+from compute.finish import finish
 from compute.inputs import Cells, Context, LocalInput, Progress
 from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Receive, Role, receive
@@ -143,7 +144,7 @@ class Asking:
         except StopIteration as end:
             if release is None or opened:
                 raise PeerViolation("peer.release", "the answer is not what the protocol releases") from None
-            return end.value, release
+            return cast(Cells, end.value), release
         finally:
             role.close()
 

@@ -9,7 +9,7 @@ time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from compute.errors import ConfigError, PeerViolation, Unavailable
 from connector.contract import CONSUMER, PROVIDER, Agreement, Message, State, advance
@@ -290,7 +290,8 @@ class Negotiating:
 
     def _send(self, peer: str, method: str, message: Any) -> negotiation_pb2.NegotiationReply:
         stub = negotiation_pb2_grpc.NegotiationStub(self._node.peers.channel(peer))
-        return self._node.peers.unary(peer, getattr(stub, method), message)
+        reply = self._node.peers.unary(peer, getattr(stub, method), message)
+        return cast(negotiation_pb2.NegotiationReply, reply)
 
     # --- records --------------------------------------------------------------------------------------
 

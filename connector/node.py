@@ -16,10 +16,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pyarrow as pa
 
 from compute import local
 from compute.dataset import DatasetInfo
+from compute.engine import Limits
 from compute.errors import ConfigError, PeerViolation, PolicyRefusal, Unavailable
 from compute.facts import Prepared
 from compute.inputs import LocalInput
@@ -28,7 +30,13 @@ from connector.config import ConnectorConfig
 from connector.contract import Agreement
 from connector.enrolment import Members
 from connector.evidence import Evidence, Witness
-from connector.identity import channel_credentials, channel_options, load_evidence_key, utc_now
+from connector.identity import (
+    channel_credentials,
+    channel_options,
+    load_evidence_key,
+    peer_participant,
+    utc_now,
+)
 from connector.peers import Peers
 from connector.records import countersigned, reopen
 from connector.storage import NegotiationRecord, Store
@@ -138,6 +146,10 @@ class Node:
             self.store.keep_members(members.digest, members.version, envelope)
             self._kept = members.digest
         return members
+
+    def caller(self, context: grpc.ServicerContext) -> str:
+        """The connector that calls. Raises `PeerViolation` for anybody who is not a member."""
+        return peer_participant(context, self.space, self.members)
 
     def key_of(self, participant: str) -> PublicKey:
         """The evidence key a member signs with now. Raises `Unavailable` for a stranger."""
@@ -295,10 +307,10 @@ class Node:
         if side is None:
             raise AssertionError("a plan without a side for its dataset")
         published = datasets.open_offer(self.config, self.store, dataset.split(".", 1)[1])
-        limits = local.Limits(self.config.limits.threads, self.config.limits.memory_mib, interrupt)
+        limits = Limits(self.config.limits.threads, self.config.limits.memory_mib << 20, stop=interrupt)
         if plan.receiver is None:
             identity = published.policy.analysis.identity
-            return local.aggregate(side, identity, published.dataset, published.source, limits)
+            return local.aggregate(side, published.dataset, identity, published.source, limits)
         return local.join_input(side, published.dataset, published.source, limits)
 
 

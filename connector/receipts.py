@@ -9,10 +9,13 @@ import json
 from collections.abc import Collection
 
 from compute.errors import ConfigError, Unavailable
+from connector.config import ConnectorConfig
+from connector.enrolment import load_members, pinned_operator
 from connector.storage import Store
 from witness import bundle, dsse
 from witness.bundle import Item, Opening
 from witness.record import Record
+from witness.trust import of_logs
 
 
 def receipt(store: Store, exchange: str, show: Collection[str] = (), *, redacted: bool = False) -> bytes:
@@ -40,3 +43,15 @@ def receipt(store: Store, exchange: str, show: Collection[str] = (), *, redacted
         lists.add(Record.parse(envelope.payload).members)
     members = [dsse.parse(envelope) for digest, envelope in store.member_lists() if digest in lists]
     return bundle.build(items, members)
+
+
+def trust_file(config: ConnectorConfig) -> bytes:
+    """What this participant trusts, as a verifier's trust file: operator key and witnesses' log keys."""
+    operator = pinned_operator(config.trust)
+    if operator is None:
+        raise ConfigError("enrolment.not-installed", "install an admission first: no operator key is known")
+    members = load_members(config.trust)
+    logs = [vkey for participant in members.participants for vkey in participant.logs]
+    if not logs:
+        raise ConfigError("witness.unknown", "the member list names no witness")
+    return of_logs(config.space, [operator], logs).to_bytes()

@@ -20,7 +20,7 @@ from connector.analyst import Analyst
 from connector.answering import Answering
 from connector.contract import State
 from connector.firewall import Firewall
-from connector.identity import peer_identity, server_credentials
+from connector.identity import server_credentials
 from connector.negotiating import Negotiating
 from connector.node import Node
 from connector.transport import WIRE_BYTES, Headers, serve
@@ -58,26 +58,28 @@ class _Catalog(catalog_pb2_grpc.CatalogServicer):
 
 class _Negotiation(negotiation_pb2_grpc.NegotiationServicer):
     def __init__(self, node: Node) -> None:
-        self._negotiating = Negotiating(node)
+        self._node, self._negotiating = node, Negotiating(node)
 
     def Request(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        signature = self._negotiating.on_request(_caller(context), request)
+        signature = self._negotiating.on_request(self._node.caller(context), request)
         return _reply(request.negotiation, State.REQUESTED, signature)
 
     def Agree(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        signature = self._negotiating.on_agree(_caller(context), request)
+        signature = self._negotiating.on_agree(self._node.caller(context), request)
         return _reply(request.negotiation, State.VERIFIED, signature)
 
     def Finalize(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        self._negotiating.on_finalize(_caller(context), request.negotiation)
+        self._negotiating.on_finalize(self._node.caller(context), request.negotiation)
         return _reply(request.negotiation, State.FINALIZED)
 
     def Terminate(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        signature = self._negotiating.on_terminate(_caller(context), request)
+        signature = self._negotiating.on_terminate(self._node.caller(context), request)
         return _reply(request.negotiation, State.TERMINATED, signature)
 
     def Suspend(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        self._negotiating.on_suspend(_caller(context), request.negotiation, suspended=request.suspended)
+        self._negotiating.on_suspend(
+            self._node.caller(context), request.negotiation, suspended=request.suspended
+        )
         return _reply(request.negotiation, State.FINALIZED)
 
 
@@ -90,18 +92,13 @@ class _JointQuery(query_pb2_grpc.JointQueryServicer):
     ) -> Iterator[frame_pb2.Frame]:
         interrupt, headers = threading.Event(), Headers()
         context.add_callback(interrupt.set)
-        role = Answering(self._node, _caller(context), headers, interrupt).run()
+        role = Answering(self._node, self._node.caller(context), headers, interrupt).run()
         timeout = self._node.config.limits.frame_timeout_seconds
-        with self._node.telemetry.span("answer query"):
-            yield from serve(role, headers, request_iterator, context.cancel, timeout)
+        yield from serve(role, headers, request_iterator, context.cancel, timeout)
 
 
 def _reply(negotiation: str, state: State, signature: bytes = b"") -> negotiation_pb2.NegotiationReply:
     return negotiation_pb2.NegotiationReply(negotiation=negotiation, state=state.value, signature=signature)
-
-
-def _caller(context: grpc.ServicerContext) -> str:
-    return peer_identity(context).participant
 
 
 class Server:
@@ -147,15 +144,8 @@ class Server:
         return int(port)
 
     def _authorise(self, context: grpc.ServicerContext, method: str) -> None:
-        identity = peer_identity(context)
-        member = self._node.members.participant(identity.participant)
-        if member is None or identity.space != self._node.space:
-            raise PeerViolation("peer.not-a-member", "the caller is not in the member list")
-        if member.certificate != identity.fingerprint or member.role != identity.role:
-            raise PeerViolation(
-                "peer.certificate", "the caller's certificate is not the one in the member list"
-            )
-        if method.startswith(f"/{_ANALYST}/") and identity.participant != self._node.id:
+        caller = self._node.caller(context)
+        if method.startswith(f"/{_ANALYST}/") and caller != self._node.id:
             raise PeerViolation("peer.not-allowed", "this service answers to its own participant only")
 
 

@@ -46,7 +46,7 @@ def check_contents() -> None:
 
 def check_demo_policies() -> None:
     load = importlib.import_module("policy_enforcer.load").load
-    with as_file(resources("connector") / "demo_files") as folder:
+    with as_file(resources("connector") / "demo_files" / "policies") as folder:
         texts = {path.name: path.read_text("utf-8") for path in folder.glob("*.yaml")}
     for name in ("invoices.yaml", "invoices_matched.yaml", "credit.yaml"):
         assert load(texts[name]).dataset

@@ -15,7 +15,7 @@ import connector
 from connector.demo_data import DemoData, is_uscc, uscc_check_character, write_demo_data
 from policy_enforcer.load import lint, load
 
-POLICIES = Path(connector.__file__).with_name("demo_files")
+POLICIES = Path(connector.__file__).with_name("demo_files") / "policies"
 
 
 @pytest.fixture(scope="module")

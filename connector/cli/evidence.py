@@ -1,0 +1,183 @@
+"""`bayspace evidence` and `bayspace witness`: receipts, their offline verification, the witness service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from connector.cli.report import Config, Json, configuration, print_json, say, show
+
+app = typer.Typer(no_args_is_help=True)
+witnesses = typer.Typer(no_args_is_help=True)
+
+
+# --- receipts -----------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(config: Config = Path(), json: Json = False) -> None:
+    """Exchanges of this connector, their records, and whether they are witnessed."""
+    with _store(config) as store:
+        rows = [_exchange_row(store, exchange) for exchange in store.exchanges()]
+    show(rows, ["exchange", "kind", "role", "peer", "status", "records", "witnessed", "at"], as_json=json)
+
+
+def _exchange_row(store: Any, exchange: Any) -> dict[str, Any]:
+    receipts = store.receipts(exchange.id)
+    return {
+        "exchange": exchange.id,
+        "kind": exchange.kind,
+        "role": exchange.role,
+        "peer": exchange.peer,
+        "status": exchange.status,
+        "records": [record.event for record in store.evidence(exchange.id)],
+        "witnessed": bool(receipts) and all(r.status == "delivered" for r in receipts),
+        "trace": exchange.trace_id,
+        "at": exchange.at,
+    }
+
+
+@app.command()
+def export(
+    exchange: Annotated[str, typer.Argument(help="exchange id")],
+    out: Annotated[Path, typer.Option(help="the bundle's file")],
+    config: Config = Path(),
+    show_: Annotated[
+        list[str] | None, typer.Option("--show", help="open a commitment: query, plan or result; repeatable")
+    ] = None,
+    redacted: Annotated[
+        bool, typer.Option("--redacted", help="without purpose, legal basis, sizes, trace id")
+    ] = False,
+    trust: Annotated[Path | None, typer.Option(help="also write a trust file for the verifier")] = None,
+) -> None:
+    """Write the receipt of an exchange: one file that anybody verifies offline."""
+    from connector.receipts import receipt
+
+    with _store(config) as store:
+        bundle = receipt(store, exchange, show_ or (), redacted=redacted)
+    out.write_bytes(bundle)
+    say(f"receipt of {exchange} written to {out} ({len(bundle)} bytes)")
+    if trust is not None:
+        trust.write_bytes(_trust(config))
+        say(f"trust file written to {trust}; an auditor compares it with what the operator publishes")
+
+
+@app.command("trust")
+def trust_(
+    out: Annotated[Path, typer.Option(help="the trust file")],
+    config: Config = Path(),
+) -> None:
+    """Write what this participant trusts (operator key, witnesses' log keys) as a verifier's trust file."""
+    out.write_bytes(_trust(config))
+    say(f"trust file written to {out}")
+
+
+@app.command()
+def trace(
+    receipt: Annotated[Path, typer.Argument(help="a receipt")], config: Config = Path(), json: Json = False
+) -> None:
+    """From a receipt back to contract, policy, query and dataset commitment, as this connector knows them."""
+    from connector.tracing import traced
+
+    with _store(config) as store:
+        found = traced(store, _bytes(receipt))
+    if json:
+        print_json(found)
+        return
+    for key, value in found.items():
+        say(f"{key}: {value}")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="the bundle to verify")],
+    trust: Annotated[
+        Path | None,
+        typer.Option(help="what you trust independently of the bundle; default: trust.json beside it"),
+    ] = None,
+    accept_one_sided: Annotated[
+        bool, typer.Option("--accept-one-sided", help="show records that one side never signed")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Verify a bundle offline: no server, no account, no connector."""
+    from witness.__main__ import to_json, to_text
+    from witness.verify import verify_files
+
+    trusted = trust or bundle.with_name("trust.json")
+    verified = verify_files(_bytes(bundle), _bytes(trusted), accept_one_sided=accept_one_sided)
+    if json:
+        print_json(to_json(verified))
+    else:
+        say(to_text(verified))
+
+
+# --- the witness service ------------------------------------------------------------------------------
+
+
+@witnesses.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="the witness's folder; made if it does not exist")],
+    participant: Annotated[str, typer.Option(help="participant id of the witness")],
+    space: Annotated[str, typer.Option(help="the data space's name")],
+    jurisdiction: Annotated[str, typer.Option(help="where it runs: HK, CN-SZ, ...")],
+    origin: Annotated[str, typer.Option(help="the log's name for ever, e.g. witness.example.org/log2026")],
+    listen: Annotated[str, typer.Option(help="gRPC, mutual TLS")] = "127.0.0.1:7543",
+    http: Annotated[str, typer.Option(help="the public log: tiles over plain HTTP")] = "127.0.0.1:7580",
+    address: Annotated[str | None, typer.Option(help="host:port that others dial; default: --listen")] = None,
+) -> None:
+    """Make a witness's folder: configuration, log key, enrolment request."""
+    from connector.witnesses import init_witness
+
+    vkey = init_witness(folder, participant, space, jurisdiction, origin, listen, http, address)
+    say(f"witness {participant} made in {folder}")
+    say(f"log verifier key: {vkey}")
+    say(f"next: the space's operator answers {folder / 'enrolment.json'} (bayspace space enroll)")
+
+
+@witnesses.command()
+def serve(folder: Annotated[Path, typer.Argument(help="the witness's folder")]) -> None:
+    """Run the witness until it is interrupted."""
+    import logging
+
+    from compute.errors import ConfigError
+    from connector.cli.connectors import ready, until_signalled
+    from connector.witnesses import load_witness
+    from witness.log import LogRefused
+    from witness.server import ConfigInvalid
+    from witness.server import serve as run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        run(
+            load_witness(folder),
+            until_signalled(),
+            lambda grpc, http: ready(f"ready grpc={grpc} http={http}"),
+        )
+    except (ConfigInvalid, LogRefused) as error:
+        raise ConfigError("witness.config", str(error)) from error
+
+
+def _store(config: Path) -> Any:
+    from contextlib import closing
+
+    from connector.storage import Store
+
+    return closing(Store.open(configuration(config).state_url))
+
+
+def _trust(config: Path) -> bytes:
+    from connector.receipts import trust_file
+
+    return trust_file(configuration(config))
+
+
+def _bytes(file: Path) -> bytes:
+    from compute.errors import ConfigError
+
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError("file.unreadable", f"{file} cannot be read") from error

@@ -1,0 +1,184 @@
+"""`bayspace contract`, `explain` and `query`: what crosses the border, through one's own connector."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from connector.cli.report import Config, Json, configuration, console, note, print_json, say, show
+
+contracts = typer.Typer(no_args_is_help=True)
+
+Sql = Annotated[str, typer.Argument(help="the question; - reads it from standard input")]
+Purpose = Annotated[str, typer.Option(help="the purpose you declare; it is bound into the evidence")]
+Contract = Annotated[str, typer.Argument(help="negotiation or agreement id, or a unique beginning of one")]
+Format = Literal["table", "json", "csv", "markdown", "parquet"]
+_COLUMNS = ["negotiation", "role", "peer", "offer", "state", "agreement_state", "agreement"]
+
+
+# --- contracts ----------------------------------------------------------------------------------------
+
+
+@contracts.command()
+def request(
+    offer: Annotated[str, typer.Argument(help="participant.offer")],
+    config: Config = Path(),
+    json: Json = False,
+) -> None:
+    """Ask a participant for a contract about one of its offers."""
+    from compute.errors import ConfigError
+
+    participant, dot, name = offer.partition(".")
+    if not dot or not name:
+        raise ConfigError("offer.name", "an offer is written participant.offer")
+    _contract(config, json, "request", participant=participant, offer=name)
+
+
+@contracts.command()
+def approve(contract: Contract, config: Config = Path(), json: Json = False) -> None:
+    """As owner: sign a requested contract; both signatures put it in force."""
+    _contract(config, json, "approve", agreement=contract)
+
+
+@contracts.command()
+def reject(contract: Contract, config: Config = Path(), json: Json = False) -> None:
+    """Decline a requested contract."""
+    _contract(config, json, "reject", agreement=contract)
+
+
+@contracts.command("list")
+def list_(config: Config = Path(), json: Json = False) -> None:
+    """Contracts and where they stand."""
+    _contract(config, json, "list")
+
+
+@contracts.command("show")
+def show_(contract: Contract, config: Config = Path()) -> None:
+    """One contract, as JSON."""
+    _contract(config, True, "show", agreement=contract)
+
+
+@contracts.command()
+def suspend(contract: Contract, config: Config = Path(), json: Json = False) -> None:
+    """As owner: stop answering under an agreement; running queries end without a release."""
+    _contract(config, json, "suspend", agreement=contract)
+
+
+@contracts.command()
+def resume(contract: Contract, config: Config = Path(), json: Json = False) -> None:
+    """As owner: answer again under a suspended agreement."""
+    _contract(config, json, "resume", agreement=contract)
+
+
+@contracts.command()
+def terminate(contract: Contract, config: Config = Path(), json: Json = False) -> None:
+    """End an agreement, for ever, from either side."""
+    _contract(config, json, "terminate", agreement=contract)
+
+
+def _contract(config: Path, as_json: bool, action: str, **which: str) -> None:
+    from connector import connect
+
+    with connect(configuration(config)) as space:
+        found = space.contract(action, **which)
+    rows = [
+        found_
+        if as_json
+        else {
+            **found_,
+            "negotiation": found_["negotiation"][:12],
+            "agreement": (found_["agreement"] or "")[:12],
+        }
+        for found_ in found
+    ]
+    show(rows, _COLUMNS, as_json=as_json)
+
+
+# --- questions ----------------------------------------------------------------------------------------
+
+
+def explain(
+    sql: Sql,
+    config: Config = Path(),
+    purpose: Purpose = "",
+    format: Annotated[Literal["table", "json"], typer.Option("--format")] = "table",  # noqa: A002
+    language: Annotated[Literal["en", "zh"] | None, typer.Option(help="of the sentences")] = None,
+) -> None:
+    """Show plan, verdict per column, who learns what, and cost, before anything runs."""
+    from connector import connect
+    from connector.cli.explained import render
+
+    with connect(configuration(config)) as space:
+        found = space.explain(_text(sql), purpose, language)
+    if format == "json":
+        print_json(found)
+    else:
+        render(console(), found)
+
+
+def query(
+    sql: Sql,
+    config: Config = Path(),
+    purpose: Purpose = "",
+    format: Annotated[Format, typer.Option("--format", help="of the answer")] = "table",  # noqa: A002
+    out: Annotated[Path | None, typer.Option(help="write the answer to this file")] = None,
+    receipt: Annotated[Path | None, typer.Option(help="write the receipt to this file")] = None,
+) -> None:
+    """Ask, and print the answer. Ctrl-C cancels on both sides."""
+    from compute.errors import ConfigError
+    from connector import connect
+    from connector.cli.answers import written
+
+    if format == "parquet" and out is None:
+        raise ConfigError("format.parquet", "Parquet is binary: name a file with --out")
+    with connect(configuration(config)) as space, _progress() as watch:
+        answer = space.query(_text(sql), purpose, watch)
+    written(answer, format, out, lambda: console())
+    if receipt is not None:
+        if answer.receipt.bundle:
+            answer.receipt.save(receipt)
+        else:
+            note("the receipt is not witnessed yet: export it later with `bayspace evidence export`")
+    if format in ("table", "markdown") or out is not None:
+        _summarise(answer, receipt)
+
+
+def _summarise(answer: Any, receipt: Path | None) -> None:
+    told = note if not sys.stdout.isatty() else say
+    if answer.suppressed:
+        told(f"{answer.suppressed} cell(s) suppressed: fewer identities than the owner's policy demands")
+    told(
+        f"protocol {answer.summary['protocol']} ({answer.summary['disclosure']}), "
+        f"exchange {answer.summary['exchange']}, trace {answer.trace_id}"
+        + (f", receipt {receipt}" if receipt is not None and answer.receipt.bundle else "")
+    )
+
+
+def _text(sql: str) -> str:
+    return sys.stdin.read() if sql == "-" else sql
+
+
+@contextmanager
+def _progress() -> Any:
+    """A progress line on standard error while a person watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("asking", total=None)
+
+        def watch(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total or None)
+
+        yield watch
+
+
+Watch = Callable[[str, int, int], None]

@@ -1,0 +1,59 @@
+"""An explanation as a person reads it: verdict first, then who learns what, then the plan and its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def render(console: Console, found: Mapping[str, Any]) -> None:
+    """Print an explanation (`Space.explain`)."""
+    from rich.table import Table
+
+    protocol, cost = found["protocol"], found["cost"]
+    permitted = found["verdict"] == "permit"
+    console.print(f"[bold {'green' if permitted else 'red'}]{found['verdict'].upper()}[/]")
+    for reason in found["reasons"]:
+        place = f" ({reason['column']})" if reason["column"] else ""
+        allowed = f"; allowed: {reason['allowed']}" if reason["allowed"] else ""
+        console.print(
+            f"  {reason['code']}{place}: {reason['sentence']} — {reason['rule']}{allowed}", markup=False
+        )
+    console.print(
+        f"protocol {protocol['name']}, disclosure level {protocol['disclosure']}; {protocol['threat_model']}"
+    )
+    console.print("[bold]who learns what[/]")
+    for event in found["learns"]:
+        console.print(f"  - {event['sentence']}", markup=False)
+    columns = Table("dataset", "column", "used", "verdict", title="columns", title_justify="left")
+    for row in found["columns"]:
+        why = "; ".join(reason["code"] for reason in row["reasons"])
+        columns.add_row(row["dataset"], row["column"], ", ".join(row["uses"]), why or row["verdict"])
+    console.print(columns)
+    plan = Table(
+        "dataset",
+        "rows at most",
+        "keys padded to",
+        "groups by",
+        "measures",
+        title="plan",
+        title_justify="left",
+    )
+    for side in found["plan"]:
+        rows, keys = f"{side['rows_at_most']:,}", f"{side['keys_padded_to']:,}" if side["keys"] else "–"
+        plan.add_row(side["dataset"], rows, keys, ", ".join(side["groups_by"]), str(len(side["measures"])))
+    console.print(plan)
+    uses = found["budget"]["uses"]
+    limit = (
+        f" of {uses['limit']} per {uses['per']}; {uses['left_after']} left after this"
+        if uses["limit"]
+        else ""
+    )
+    console.print(
+        f"costs about {cost['seconds']} s and {cost['bytes']:,} bytes; 1 use ({uses['used']} used{limit})"
+    )
+    witnesses = ", ".join(found["evidence"]["witnesses"]) or "none"
+    console.print(f"evidence: {found['evidence']['demanded']} witness(es) demanded, configured: {witnesses}")
