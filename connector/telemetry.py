@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Self
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import (
@@ -67,16 +68,16 @@ class Span:
         context = span.get_span_context()
         self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-01"
 
-    def set(self, name: str, value: int | float | str) -> None:
+    def set(self, name: str, value: float | str) -> None:
         """Attach a count, a duration or an id; anything else is dropped."""
-        if name in COUNTS and isinstance(value, int | float) and not isinstance(value, bool):
-            self._span.set_attribute(name, value)
-        elif name in IDS and isinstance(value, str) and _ID.fullmatch(value):
+        count = name in COUNTS and isinstance(value, int | float) and not isinstance(value, bool)
+        if count or (name in IDS and isinstance(value, str) and _ID.fullmatch(value)):
             self._span.set_attribute(name, value)
 
     def failed(self, error: BaseException) -> None:
         """The work ended with an error: its stable code, or that it had none."""
-        self.set("error", error.code if isinstance(error, BayspaceError) else "internal")
+        known = error.code if isinstance(error, BayspaceError) else None
+        self.set("error", known or ("cancelled" if isinstance(error, GeneratorExit) else "internal"))
         self._span.set_status(trace.StatusCode.ERROR)
 
 
@@ -107,7 +108,7 @@ class Telemetry:
         self._provider.shutdown()
 
     @contextmanager
-    def span(self, name: str, traceparent: str = "", **attributes: int | float | str) -> Iterator[Span]:
+    def span(self, name: str, traceparent: str = "", **attributes: float | str) -> Iterator[Span]:
         """Time the work inside. `traceparent`: the span it belongs to; a new trace when it is none.
 
         The span is nobody's "current" span: protocol roles are generators, which would carry a current
@@ -137,13 +138,13 @@ def trace_id(traceparent: str) -> str:
     return found[1] if found else ""
 
 
-def _parent(traceparent: str) -> trace.Context:
+def _parent(traceparent: str) -> Context:
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None:
-        return trace.Context()
+        return Context()
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
     context = trace.SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True, trace_flags=flags)
-    return trace.set_span_in_context(trace.NonRecordingSpan(context), trace.Context())
+    return trace.set_span_in_context(trace.NonRecordingSpan(context), Context())
 
 
 class FileExporter(SpanExporter):
@@ -196,4 +197,5 @@ def _otlp(endpoint: str) -> SpanExporter:
         raise ConfigError(
             "telemetry.extra", "telemetry.otlp_endpoint needs the extra: bayspace[otlp]"
         ) from error
-    return OTLPSpanExporter(endpoint=endpoint)
+    exporter: SpanExporter = OTLPSpanExporter(endpoint=endpoint)
+    return exporter
