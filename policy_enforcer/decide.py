@@ -269,6 +269,15 @@ def _columns(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[
             yield from rule(policy, use)
 
 
+def _answers_something(_policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    # a count of rows that the facts do not mention would pass every other rule
+    if not any(use.aggregated or use.grouped or use.listed for use in request.columns):
+        sentence = "the facts do not say what the query returns"
+        yield Reason(
+            "column.use-unknown", "analysis", sentence, allowed="a listed measure, dimension or column"
+        )
+
+
 def _list_analysis(_policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     if request.kind == "list" and not (request.joint and any(use.joined for use in request.columns)):
         sentence = "a list analysis returns rows of the overlap only"
@@ -332,6 +341,7 @@ _RULES: tuple[Rule, ...] = (
     _peer_keys,
     _minimum_identities,
     _columns,
+    _answers_something,
     _list_analysis,
     _constant_filters,
     _grades,
