@@ -310,6 +310,14 @@ class Store:
         """Give back every connection."""
         self._engine.dispose()
 
+    def probe(self) -> None:
+        """Write one row and commit: returns only when the state can be written. Raises ConfigError."""
+        try:
+            self._run(update(_turnstile).values(turn=_turnstile.c.turn + 1))
+        except SQLAlchemyError as error:
+            why = f"the state database cannot be written ({type(error).__name__})"
+            raise ConfigError("state.unusable", why) from error
+
     @contextmanager
     def atomic(self) -> Iterator[None]:
         """Everything this thread writes inside is one transaction: all of it or, on an error, nothing."""
