@@ -51,11 +51,10 @@ class DatasetInfo:
 
     def as_json(self) -> dict[str, Any]:
         """The description as JSON values; agreements and query openings carry it."""
-        fields = asdict(self)
         return {
-            **fields,
+            **asdict(self),
             "disclosure": self.disclosure.word,
-            "columns": [{k: v for k, v in c.items() if v is not None} for c in fields["columns"]],
+            "columns": [_column_json(column) for column in self.columns],
         }
 
     @classmethod
@@ -74,6 +73,11 @@ class DatasetInfo:
 
 MOST_COLUMNS = 1024
 MOST_ROWS = 1 << 40
+
+
+def _column_json(column: Column) -> dict[str, Any]:
+    stated = {name: value for name, value in asdict(column).items() if value is not None}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 
 
 def _column(value: Any) -> Column:

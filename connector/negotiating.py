@@ -23,6 +23,7 @@ from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Se
 from witness.schema import HEX16, FormatError, matching
 
 MOST_CLOCK_DIFFERENCE = 120_000  # ms
+EXCHANGE_KEY_BYTES = 32
 NO_TRACE = "0" * 32
 UNSTATED = "0" * 64
 """Stands for the build of a peer, which only the peer itself can state."""
@@ -46,10 +47,8 @@ class Negotiating:
         """As consumer: ask `provider` for a contract about its offer."""
         node = self._node
         offered = node.offer_of(provider, offer)
-        negotiation = node.entropy(16).hex()
-        node.store.open_exchange(
-            negotiation, None, provider, CONSUMER, "contract", NO_TRACE, node.entropy(32)
-        )
+        negotiation, exchange_key = node.entropy(16).hex(), node.entropy(32)
+        node.store.open_exchange(negotiation, None, provider, CONSUMER, "contract", NO_TRACE, exchange_key)
         node.store.add_negotiation(
             negotiation, CONSUMER, provider, offer, offered.policy_digest.hex(), State.REQUESTED.value
         )
@@ -66,6 +65,7 @@ class Negotiating:
             offer=offer,
             policy_digest=offered.policy_digest,
             record=self._signed(sealed),
+            exchange_key=exchange_key,
         )
         reply = self._send(provider, "Request", message)
         self._keep(negotiation, sealed, provider, reply.signature)
@@ -117,6 +117,8 @@ class Negotiating:
         """A consumer asks. Returns our signature over its request record."""
         node = self._node
         negotiation = _id(message.negotiation)
+        if len(message.exchange_key) != EXCHANGE_KEY_BYTES:
+            raise PeerViolation("contract.malformed", "an exchange key is 32 bytes")
         offered = node.own_offer(message.offer)
         if message.policy_digest != offered.policy_digest:
             raise ConfigError("contract.policy-changed", "the offer's policy has changed: read it again")
@@ -132,7 +134,7 @@ class Negotiating:
         if known is None:
             with node.store.atomic():
                 node.store.open_exchange(
-                    negotiation, None, peer, PROVIDER, "contract", NO_TRACE, node.entropy(32)
+                    negotiation, None, peer, PROVIDER, "contract", NO_TRACE, message.exchange_key
                 )
                 node.store.add_negotiation(
                     negotiation,

@@ -24,6 +24,7 @@ class ContractRequest(_message.Message):
     OFFER_FIELD_NUMBER: _builtins.int
     POLICY_DIGEST_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    EXCHANGE_KEY_FIELD_NUMBER: _builtins.int
     negotiation: _builtins.str
     """chosen by the consumer: 32 hexadecimal characters"""
     offer: _builtins.str
@@ -32,6 +33,8 @@ class ContractRequest(_message.Message):
     """of the policy the consumer has read"""
     record: _builtins.bytes
     """the request record, signed by the consumer"""
+    exchange_key: _builtins.bytes
+    """32 bytes: finds this negotiation's leaves in the public log"""
     def __init__(
         self,
         *,
@@ -39,10 +42,11 @@ class ContractRequest(_message.Message):
         offer: _builtins.str = ...,
         policy_digest: _builtins.bytes = ...,
         record: _builtins.bytes = ...,
+        exchange_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["negotiation", b"negotiation", "offer", b"offer", "policy_digest", b"policy_digest", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_key", b"exchange_key", "negotiation", b"negotiation", "offer", b"offer", "policy_digest", b"policy_digest", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
