@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {
-        "policy.not-enforceable": "the policy contradicts itself, or demands what this runtime cannot enforce",
+        "policy.not-enforceable": "the policy contradicts itself, or demands what nothing here enforces",
         "dataset.mismatch": "the policy is about another dataset or owner",
         "assignee.not-allowed": "the asker is not named in `assignee`",
         "recipient.not-allowed": "somebody who would get the result is not named in `assignee`",

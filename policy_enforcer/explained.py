@@ -43,13 +43,21 @@ def _as_written(location: tuple[int | str, ...], data: Any) -> Path:
     """The part of pydantic's location that is in the text: it adds names of union members."""
     path: Path = ()
     for position, part in enumerate(location, 1):
-        try:
-            step = data[part]
-        except (KeyError, IndexError, TypeError):
-            continue
-        if position == len(location) or isinstance(step, dict | list):
+        step = _step(data, part)
+        # a lone word counts as a list of one, so only numbers may follow it; a name would be a union's
+        if step is not None and (isinstance(step, dict | list) or not _names(location[position:])):
             data, path = step, (*path, part)
     return path
+
+
+def _step(data: Any, part: int | str) -> Any:
+    if isinstance(data, dict):
+        return data.get(part)
+    return data[part] if isinstance(data, list) and isinstance(part, int) and part < len(data) else None
+
+
+def _names(parts: Path) -> bool:
+    return any(isinstance(part, str) for part in parts)
 
 
 def _words_for(details: Any, path: Path, root: type[BaseModel]) -> Finding:

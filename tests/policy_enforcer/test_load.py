@@ -1,0 +1,367 @@
+"""Loading: whatever is not understood is refused, with its line, its key and what to write instead."""
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from policy_enforcer.load import lint, load
+from policy_enforcer.model import Policy, json_schema
+from policy_enforcer.odrl import from_odrl, to_odrl
+from policy_enforcer.problems import PolicyError
+from policy_enforcer.write import to_yaml
+from policy_enforcer.yamltree import MAXIMUM_CHARACTERS
+
+
+def found(text, columns=None):
+    return [problem for problem in lint(text, columns) if not problem.warning]
+
+
+def advice(text):
+    return [problem for problem in lint(text) if problem.warning]
+
+
+# what is replaced, by what -> line, key, code, something in the suggestion or sentence
+MISTAKES = [
+    ("dimensions:", "dimensons:", 12, "analysis.dimensons", "policy.unknown-word", "'dimensions'"),
+    ("cardinality", "cardinalty", 11, "analysis.join.disclosure", "policy.unknown-value", "'cardinality'"),
+    ("amount: range", "amount: ranges", 13, "analysis.filters.amount", "policy.unknown-value", "'range'"),
+    ("[sum, avg]", "[sum, average]", 14, "analysis.measures.amount[1]", "policy.unknown-value", "'avg'"),
+    ("date_trunc", "date_trnc", 15, "analysis.scalar_functions[0]", "policy.unknown-value", "'date_trunc'"),
+    ("kinds: [aggregate]", "kinds: aggregate", 10, "analysis.kinds", "policy.wrong-type", "[aggregate]"),
+    ("kinds: [aggregate]", "kinds: []", 10, "analysis.kinds", "policy.bad-value", "missing"),
+    ("count: 200", 'count: "200"', 7, "uses.count", "policy.wrong-type", "whole number"),
+    ("count: 200", "count: 0", 7, "uses.count", "policy.bad-value", "greater"),
+    ("count: 200", "count: 1.5", 7, "uses.count", "policy.wrong-type", "whole number"),
+    ("count: 200", "count: true", 7, "uses.count", "policy.wrong-type", "whole number"),
+    ("count: 200", "count:", 7, "uses.count", "yaml.empty", "no value"),
+    ("count: 200", "count: 1e3", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
+    ("count: 200", "count: 0x10", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
+    ("count: 200", "count: 0o17", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
+    ("count: 200", "count: 017", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
+    ("count: 200", "count: 2_00", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
+    ("count: 200", "count: 3:20", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
+    ("count: 200", "count: .inf", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
+    ("recipients: [HK]", "recipients: [NO]", 5, "where.recipients[0]", "yaml.ambiguous", "quotes"),
+    ("recipients: [HK]", "recipients: [hk]", 5, "where.recipients[0]", "policy.bad-value", "match"),
+    ("recipients: [HK]", "recipients: []", 5, "where.recipients", "policy.bad-value", "missing"),
+    ("until: 2027-12-31", "until: 2027-13-31", 6, "when.until", "policy.bad-value", "month"),
+    ("until: 2027-12-31", "until: 2027-12-31T10:00:00", 6, "when.until", "policy.bad-value", "offset"),
+    ("until: 2027-12-31", "until: 31/12/2027", 6, "when.until", "policy.bad-value", "write a date"),
+    ("until: 2027-12-31", "until: 2025-12-31", 6, "when.until", "policy.contradiction", "before it begins"),
+    ("until: 2027-12-31", "elapsed: 6 months", 6, "when.elapsed", "policy.bad-value", "P6M"),
+    ("from: 2026-01-01", "form: 2026-01-01", 6, "when.form", "policy.unknown-word", "'from'"),
+    ("purpose: [credit-risk]\n", "", 1, "purpose", "policy.missing-word", "must be written"),
+    ("assignee: [hk-bank]\n", "", 1, "assignee", "policy.missing-word", "must be written"),
+    ("assignee: [hk-bank]", "assignee: [hk-bank, any]", 3, "assignee", "policy.contradiction", "alone"),
+    (
+        "assignee: [hk-bank]",
+        "assignee: [role:bank]",
+        3,
+        "assignee.role:bank",
+        "policy.not-enforceable",
+        "roles",
+    ),
+    ("assignee: [hk-bank]", "assignee: [a, b, a]", 3, "assignee", "policy.bad-value", "twice"),
+    ("dataset: sz-trade.invoices", "dataset: invoices", 2, "dataset", "policy.bad-value", "match"),
+    ("  identity: company_id\n", "", 16, "analysis.minimum_identities", "policy.contradiction", "identity"),
+    (
+        "[industry, quarter]",
+        "[industry, company_id]",
+        12,
+        "analysis.dimensions.company_id",
+        "policy.contradiction",
+        "output",
+    ),
+    (
+        "year: equality",
+        "company_id: equality",
+        13,
+        "analysis.filters.company_id",
+        "policy.contradiction",
+        "literals",
+    ),
+    (
+        "company_id: [count_distinct]",
+        "company_id: [max]",
+        14,
+        "analysis.measures.company_id",
+        "policy.contradiction",
+        "count",
+    ),
+    ('"*": [count]', '"*": [sum]', 14, "analysis.measures.*", "policy.contradiction", "rows"),
+    ("[0, 1000000000]", "[5, 4]", 18, "analysis.bounds.amount", "policy.contradiction", "above"),
+    ("[0, 1000000000]", "[5]", 18, "analysis.bounds.amount[1]", "policy.bad-value", "missing"),
+    ("[0, 1000000000]", "[0, ten]", 18, "analysis.bounds.amount[1]", "policy.bad-value", "decimal"),
+    (
+        "  minimum_identities: 10",
+        "  weighted: yes",
+        17,
+        "analysis.weighted",
+        "yaml.ambiguous",
+        "true or false",
+    ),
+    (
+        "  minimum_identities: 10",
+        "  domains: {region: [a]}",
+        17,
+        "analysis.domains.region",
+        "policy.contradiction",
+        "dimension",
+    ),
+    (
+        "  minimum_identities: 10",
+        "  domains: {quarter: [1, 1]}",
+        17,
+        "analysis.domains.quarter",
+        "policy.bad-value",
+        "twice",
+    ),
+    ("  minimum_identities: 10", "  payload: [note]", 17, "analysis.payload", "policy.contradiction", "list"),
+    ("kinds: [aggregate]", "kinds: [list]", 10, "analysis.kinds", "policy.contradiction", "payload"),
+    (
+        "uses: {count: 200, per: month, max_concurrent: 2}",
+        "uses: {max_concurrent: 2}",
+        11,
+        "analysis.join",
+        "policy.joint-unlimited",
+        "uses",
+    ),
+    (
+        "uses: {count: 200, per: month, max_concurrent: 2}",
+        "uses: {}",
+        7,
+        "uses",
+        "policy.contradiction",
+        "nothing",
+    ),
+    ("{log: witness, minimum_witnesses: 1}", "{lgo: witness}", 20, "duties[0]", "policy.unknown-word", "log"),
+    (
+        "minimum_witnesses: 1",
+        "min_witnesses: 1",
+        20,
+        "duties[0].min_witnesses",
+        "policy.unknown-word",
+        "minimum_witnesses",
+    ),
+    (
+        "{log: witness, minimum_witnesses: 1}",
+        "{notify: owner}",
+        20,
+        "duties.notify",
+        "policy.not-enforceable",
+        "declared: true",
+    ),
+    (
+        "{log: witness, minimum_witnesses: 1}",
+        "{log: witness}, {log: witness}",
+        20,
+        "duties",
+        "policy.bad-value",
+        "twice",
+    ),
+    (
+        "{log: witness, minimum_witnesses: 1}",
+        "{delete: result}",
+        20,
+        "duties[0].after",
+        "policy.missing-word",
+        "after",
+    ),
+    ("policy: invoices-v1", "policy: &x invoices-v1", 1, "", "yaml.anchor", "write the value out"),
+    ("policy: invoices-v1", "policy: !!str invoices-v1", 1, "", "yaml.tag", "tags"),
+    ("purpose: [credit-risk]", "policy: again", 4, "policy", "yaml.duplicate-key", "twice"),
+    ("purpose: [credit-risk]", "on: [credit-risk]", 4, "", "yaml.ambiguous", "quotes"),
+    ("purpose: [credit-risk]", "? [a]\n: b", 4, "", "yaml.key", "a key must be a word"),
+    ("purpose: [credit-risk]", "purpose: [credit-risk", 5, "", "yaml.syntax", "not YAML"),
+    ("purpose: [credit-risk]", "--- \npurpose: [credit-risk]", 4, "", "yaml.several", "one policy"),
+    ("purpose: [credit-risk]", "<<: {purpose: [credit-risk]}", 4, "", "yaml.ambiguous", "quotes"),
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: f"{m[4]} {m[1][:30]}")
+def test_each_mistake_is_found_where_it_is(invoices_text, mistake):
+    before, after, line, path, code, words = mistake
+    assert invoices_text.count(before) >= 1
+    problems = found(invoices_text.replace(before, after, 1))
+    assert [(p.line, p.path, p.code) for p in problems][:1] == [(line, path, code)]
+    assert words in f"{problems[0].sentence} {problems[0].suggestion}"
+    with pytest.raises(PolicyError, match=re.escape(f"[{code}]")):
+        load(invoices_text.replace(before, after, 1))
+
+
+NOT_YET = [
+    (
+        "noise: {mechanism: discrete-gaussian, rho_per_query: 0.05, budget: {rho: 1.0, per: year}}",
+        "analysis.noise",
+    ),
+    ("max_rows_per_identity: 50", "analysis.max_rows_per_identity"),
+    ("max_cells_per_identity: 4", "analysis.max_cells_per_identity"),
+    ("differencing: {minimum_difference: 10, window: P30D}", "analysis.differencing"),
+    ("templates: [credit-exposure-by-industry]", "analysis.templates"),
+]
+
+
+@pytest.mark.parametrize(("words", "path"), NOT_YET)
+def test_what_nothing_enforces_is_refused(invoices_text, words, path):
+    text = invoices_text.replace("  minimum_identities", f"  {words}\n  minimum_identities")
+    assert [(p.code, p.path, p.line) for p in found(text)] == [("policy.not-enforceable", path, 17)]
+
+
+@pytest.mark.parametrize("word", ["whitelist", "negative_list", "low_risk", "consent"])
+def test_lists_of_the_law_are_refused_until_they_are_read(invoices_text, word):
+    text = invoices_text.replace("grade_at_most: 2", f"grade_at_most: 2, {word}: gba-2026")
+    assert [(p.code, p.path) for p in found(text)] == [("policy.not-enforceable", f"transfer.{word}")]
+
+
+def test_masking_is_refused_until_it_is_done(invoices_text):
+    problems = found(invoices_text + "masking: {phone: keep-last-4}\n")
+    assert [(p.code, p.path, p.line) for p in problems] == [("policy.not-enforceable", "masking", 21)]
+
+
+@pytest.mark.parametrize(
+    "duty", ["notify: owner", "delete: result, after: P30D", "pass_on: never", "payment: 5 CNY a query"]
+)
+def test_declared_duties_load_and_are_shown_as_such(invoices_text, duty):
+    text = invoices_text.replace("duties: [", f"duties: [{{{duty}, declared: true}}, ")
+    load(text)
+    word = duty.split(":")[0]
+    assert [(p.path, p.line) for p in advice(text)] == [(f"duties.{word}", 20)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "path", "words"),
+    [
+        ("minimum_identities: 10", "minimum_identities: 2", "analysis.minimum_identities", "below 3"),
+        ("  minimum_identities: 10\n", "", "analysis", "group of one"),
+        ("  identity: company_id", "  identity: owner", "analysis.identity", "no join column"),
+        (", until: 2027-12-31", "", "when", "never ends"),
+        ("when: {from: 2026-01-01, until: 2027-12-31}\n", "", "", "never ends"),
+        ("where: {processing: [CN-SZ, HK], recipients: [HK]}\n", "", "", "jurisdiction"),
+        ("[hk-bank]", "any", "assignee", "every participant"),
+        ("[credit-risk]", "any", "purpose", "every purpose"),
+        ("duties: [{log: witness, minimum_witnesses: 1}]\n", "", "", "witness"),
+        ("  bounds:", "  weighted: true\n  bounds:", "analysis.weighted", "level receiver"),
+        ("grade_at_most: 2", "grade_at_most: 2, basis: standard-contract", "transfer.basis", "declared"),
+    ],
+)
+def test_lint_warns(invoices_text, before, after, path, words):
+    assert advice(invoices_text) == []
+    text = invoices_text.replace(before, after)
+    assert words in next(p for p in advice(text) if p.path == path).sentence
+    load(text)
+
+
+def test_lint_knows_the_datasets_columns(invoices_text):
+    columns = ["company_id", "industry", "amount", "year", "due", "quater"]
+    problems = found(invoices_text, columns)
+    assert [(p.path, p.line, p.suggestion) for p in problems] == [
+        ("analysis.dimensions.quarter", 12, "Did you mean 'quater'?")
+    ]
+
+
+def test_every_problem_is_reported_at_once_in_the_order_of_the_text(invoices_text):
+    text = invoices_text.replace("dimensions", "dimension").replace("per: month", "per: moon")
+    assert [p.line for p in found(text)] == [7, 12]
+    with pytest.raises(PolicyError) as error:
+        load(text, "offers/invoices.yaml")
+    first, second = str(error.value).splitlines()
+    assert first.startswith("offers/invoices.yaml:7:20: uses.per: this value is not in the policy language.")
+    assert second.endswith("Did you mean 'dimensions'? [policy.unknown-word]")
+
+
+def test_order_of_sets_does_not_matter(invoices_text, invoices):
+    swapped = invoices_text.replace("[industry, quarter]", "[quarter, industry]").replace(
+        "[sum, avg]", "[avg, sum]"
+    )
+    assert load(swapped) == invoices
+
+
+def test_numbers_are_exact(invoices_text):
+    text = invoices_text.replace("[0, 1000000000]", "[-0.10, 12345678901234567890.123456789]")
+    low, high = load(text).analysis.bounds["amount"]
+    assert (str(low), str(high)) == ("-0.1", "12345678901234567890.123456789")
+
+
+def test_a_policy_is_a_mapping_of_bounded_size_and_depth():
+    for text, code in [
+        ("", "yaml.not-a-policy"),
+        ("- a", "yaml.not-a-policy"),
+        ("a: " + "[" * 50 + "]" * 50, "yaml.too-deep"),
+        ("#" * (MAXIMUM_CHARACTERS + 1), "yaml.too-large"),
+        ('a: "\\UFFFFFFFF"', "yaml.syntax"),
+        ("a: \x00", "yaml.syntax"),
+        ("%YAML 1.1\n---\na: b", "yaml.tag"),
+    ]:
+        assert [p.code for p in found(text)] == [code]
+
+
+def test_a_policy_cannot_be_changed_after_loading(invoices):
+    with pytest.raises(ValueError, match="frozen"):
+        invoices.dataset = "other.data"
+
+
+def test_the_json_schema_is_closed_and_knows_every_word():
+    schema = json_schema()
+    groups = [schema, *schema["$defs"].values()]
+    assert all(g["additionalProperties"] is False for g in groups if g.get("type") == "object")
+    assert set(schema["properties"]) == {field.alias or name for name, field in Policy.model_fields.items()}
+    assert schema["required"] == ["policy", "dataset", "assignee", "purpose", "analysis"]
+    assert "from" in schema["$defs"]["When"]["properties"]
+
+
+PIECES = """
+policy dataset assignee purpose analysis kinds aggregate join columns disclosure rows uses count duties log
+witness when from until 2026-01-01 any yes 1 1.5 ~ - : , [ ] { } & * ! | > ' \" # % @ null
+"""
+WORDS = st.sampled_from([*PIECES.split(), "\n", "\t"])
+
+
+def problems_of(text):
+    try:
+        load(text)
+    except PolicyError as error:
+        return error.problems
+    return None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.text(max_size=80), st.lists(WORDS, max_size=40).map(" ".join)))
+@example("a: &a [*a]")
+@example("? : ")
+@example("{a: b, a: c}")
+@example("a: 2026-99-99")
+@example("? {a: b}\n: c")
+def test_any_text_loads_or_is_refused_with_a_place(text):
+    problems = problems_of(text)
+    assert problems is None or problems
+    assert all(p.code and p.sentence and not p.warning for p in problems or ())
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_damaged_policy_is_refused_or_still_consistent(data):
+    """One character replaced or dropped: refused, or a policy that can be written and read again."""
+    position = data.draw(st.integers(0, len(GOOD) - 1))
+    letter = data.draw(st.sampled_from(["", " ", ":", "[", "]", "-", "x", "0", "#", "\n", "*", "&", "'"]))
+    damaged = GOOD[:position] + letter + GOOD[position + 1 :]
+    if problems_of(damaged) is None:
+        policy = load(damaged)
+        assert policy.analysis.minimum_identities is None or policy.analysis.identity is not None
+        assert load(to_yaml(policy)) == policy == from_odrl(to_odrl(policy))
+
+
+GOOD = """\
+policy: small
+dataset: owner.data
+assignee: [asker]
+purpose: [why]
+uses: {count: 5}
+analysis:
+  kinds: [aggregate]
+  join: {columns: [k], disclosure: cardinality}
+  measures: {v: sum}
+  identity: k
+  minimum_identities: 5
+"""
