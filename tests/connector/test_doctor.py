@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -12,7 +13,13 @@ import pytest
 
 from connector import config, datasets, doctor, enrolment, identity, space
 from connector.identity import utc_now
+from connector.records import Statement
 from connector.storage import Store
+from connector.witnesses import init_witness, load_witness, witness_seat
+from witness import dsse
+from witness.encoding import system_entropy
+from witness.record import PAYLOAD_TYPE, Data, Exchange, Outcome, Party, Sensitive
+from witness.server import serve
 
 POLICY = """\
 policy: t-v1
@@ -156,6 +163,56 @@ def test_witnesses_and_peers_that_do_not_answer(made, tmp_path):
     _named(found, "peers", "warn", "sz-trade does not answer at 127.0.0.1:1")
     _named(found, "witness", "fail", "names no witness witness-a")
     _named(_troubles(bank), "witness", "warn", "no witness is configured")
+
+
+def test_a_witness_that_answers(made, tmp_path):
+    bank, folder = made
+    init_witness(tmp_path / "w", "witness-a", "gba", "HK", "log.example/w", "127.0.0.1:0", "127.0.0.1:0")
+    space.enrol_local(folder, witness_seat(tmp_path / "w"))
+    stop, ready, port = threading.Event(), threading.Event(), []
+
+    def listening(grpc_port, _http):
+        port.append(grpc_port)
+        ready.set()
+
+    thread = threading.Thread(target=serve, args=(load_witness(tmp_path / "w"), stop, listening))
+    thread.start()
+    assert ready.wait(10)
+    file = bank.folder / config.FILE
+    file.write_text(file.read_text() + f'\n[[witness]]\nid = "witness-a"\naddress = "127.0.0.1:{port[0]}"\n')
+    findings = [f for f in doctor.examine(config.load(file)) if f.check == "witness"]
+    stop.set()
+    thread.join()
+    assert [f.status for f in findings] == ["ok"]
+    _named(_troubles(config.load(file)), "witness", "fail", "does not answer")
+
+
+def _keep_record(bank, clocks, at):
+    """One record of both parties, kept at `at` and still waiting for its witness."""
+    parties = tuple(
+        Party(name, role, (digit * 64,), "0" * 64, int(clock.timestamp() * 1000))
+        for (name, clock), role, digit in zip(clocks.items(), ("provider", "consumer"), "ab", strict=True)
+    )
+    data = Data(commitments={"query": "0" * 64})
+    outcome = Outcome("refused", "x")
+    statement = Statement(
+        "query.refusal", "gba", "0" * 64, Exchange("0" * 32, 0), parties, outcome, data, None, Sensitive()
+    )
+    payload = statement.seal(system_entropy).payload
+    envelope = dsse.sign(PAYLOAD_TYPE, payload, [identity.load_evidence_key(bank.evidence_key_path)])
+    store = Store.open(bank.state_url, clock=lambda: at)
+    store.open_exchange("0" * 32, None, "sz-trade", "provider", "query", "0" * 32, bytes(32))
+    store.add_evidence("0" * 32, 0, "query.refusal", "0" * 64, envelope.to_bytes(), b"[]", ["witness-a"])
+    store.close()
+
+
+def test_a_peers_clock_and_evidence_that_nobody_fetches(made):
+    bank, _ = made
+    now = utc_now()
+    _keep_record(bank, {"sz-trade": now + timedelta(seconds=90), "hk-bank": now}, now - timedelta(hours=2))
+    found = _troubles(bank)
+    _named(found, "clock", "warn", "sz-trade was 90 s off")
+    _named(found, "state", "warn", "1 evidence records have waited")
 
 
 def test_little_disk(made, monkeypatch):
