@@ -16,7 +16,7 @@ import grpc
 
 from compute.errors import BayspaceError, ConfigError, Unavailable
 from connector.asking import Answer, arrow_bytes
-from connector.inquiry import ask, explanation, inquire
+from connector.inquiry import Inquiry, ask, explanation, inquire
 from connector.negotiating import Negotiating
 from connector.node import Node
 from connector.receipts import receipt
@@ -124,22 +124,28 @@ class _Running:
 
     def _ask(self) -> None:
         node = self._node
-        trace = self._trace or f"00-{node.entropy(16).hex()}-{node.entropy(8).hex()}-01"
-        self._progress("plan", 0, 1)
-        inquiry = inquire(node, self._sql, self._purpose)
-        exchange, answer = ask(node, inquiry, self._progress, self._interrupt, self._calling, trace)
+        with node.telemetry.query_span(self._trace) as trace:
+            self._progress("plan", 0, 1)
+            inquiry = inquire(node, self._sql, self._purpose)
+            asked = ask(node, inquiry, self._progress, self._interrupt, self._calling, trace)
+        exchange, answer, figures = asked
         for part in _parts(arrow_bytes(answer.table)):
             self._events.put(analyst_pb2.QueryEvent(arrow=part))
         self._progress("evidence", 0, 1)
-        self._events.put(analyst_pb2.QueryEvent(outcome=self._outcome(exchange, answer, trace, inquiry)))
+        self._events.put(
+            analyst_pb2.QueryEvent(outcome=self._outcome(exchange, answer, figures, trace, inquiry))
+        )
 
-    def _outcome(self, exchange: str, answer: Answer, trace: str, inquiry: Any) -> analyst_pb2.Outcome:
+    def _outcome(
+        self, exchange: str, answer: Answer, figures: dict[str, int], trace: str, inquiry: Inquiry
+    ) -> analyst_pb2.Outcome:
         node = self._node
         node.evidence.settle(exchange, RECEIPT_SECONDS if node.evidence.witnesses else 0)
-        summary = {
+        summary: dict[str, Any] = {
             "cells_released": answer.released,
             "cells_suppressed": answer.suppressed,
             "exchange": exchange,
+            **figures,
             "protocol": inquiry.prepared.plan.protocol,
             "disclosure": inquiry.prepared.plan.level.word,
         }

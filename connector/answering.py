@@ -29,6 +29,7 @@ from connector.node import Node, witnesses_demanded
 from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
 from connector.records import countersigned, signature
 from connector.releases import Sealer
+from connector.telemetry import Span
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
@@ -71,9 +72,14 @@ class Answering:
                 terms.trace_id,
                 opening.exchange_key,
             )
-            with self._node.running(opening.exchange, terms.agreement):
+            with (
+                self._node.telemetry.span(
+                    "answer", opening.trace, exchange=opening.exchange, peer=self._asker
+                ) as span,
+                self._node.running(opening.exchange, terms.agreement),
+            ):
                 self._decide(terms, prepared)
-                yield from self._answer(terms, prepared)
+                yield from self._answer(terms, prepared, span)
         except PolicyRefusal as refusal:
             yield from self._refuse(refusal)
         except BayspaceError as error:
@@ -151,13 +157,18 @@ class Answering:
 
     # --- the exchange ---------------------------------------------------------------------------------
 
-    def _answer(self, terms: Terms, prepared: Prepared) -> Role[None]:
+    def _answer(self, terms: Terms, prepared: Prepared, span: Span) -> Role[None]:
+        node = self._node
         admitted = yield from self._accept(terms, prepared)
         yield from self._start(admitted)
-        local = self._node.own_input(prepared, terms.agreement.full_name, self._interrupt)
-        sealer = Sealer(self._node.entropy, admitted.sid)
-        summary = yield from self._protocol(admitted, local, sealer)
+        with node.telemetry.span("local part", span.traceparent):
+            local = node.own_input(prepared, terms.agreement.full_name, self._interrupt)
+        sealer = Sealer(node.entropy, admitted.sid)
+        with node.telemetry.span("protocol", span.traceparent, protocol=prepared.plan.protocol):
+            summary = yield from self._protocol(admitted, local, sealer)
         yield from self._release(admitted, sealer, summary)
+        for name, count in self._headers.figures().items():
+            span.set(name, count)
 
     def _accept(
         self, terms: Terms, prepared: Prepared

@@ -97,8 +97,8 @@ def ask(
     interrupt: threading.Event,
     on_call: Callable[[Any], object],
     trace: str,
-) -> tuple[str, Answer]:
-    """Ask the owner. Returns the exchange's id and the answer."""
+) -> tuple[str, Answer, dict[str, int]]:
+    """Ask the owner. Returns the exchange's id, the answer, and the bytes and frames of both directions."""
     opening = _opening(node, inquiry, trace)
     terms = _terms(node, inquiry, opening)
     node.store.open_exchange(
@@ -113,13 +113,18 @@ def ask(
     if not inquiry.decision.permitted:
         _record_refusal(node, terms, inquiry.decision)
         raise PolicyRefusal(inquiry.decision)
-    local = _local(node, inquiry, interrupt)
+    with node.telemetry.span("local part", trace, exchange=opening.exchange):
+        local = _local(node, inquiry, interrupt)
     headers = Headers()
     role = Asking(node, terms, inquiry.prepared, local, headers, progress).run()
     stub = query_pb2_grpc.JointQueryStub(node.peers.channel(inquiry.agreement.provider))
     timeout = node.config.limits.frame_timeout_seconds
-    answer = call(role, headers, stub.Run, inquiry.agreement.provider, timeout, on_call)
-    return opening.exchange, answer
+    protocol = inquiry.prepared.plan.protocol
+    with node.telemetry.span("exchange", trace, exchange=opening.exchange, protocol=protocol) as span:
+        answer = call(role, headers, stub.Run, inquiry.agreement.provider, timeout, on_call)
+        for name, count in headers.figures().items():
+            span.set(name, count)
+    return opening.exchange, answer, headers.figures()
 
 
 def _local(node: Node, inquiry: Inquiry, interrupt: threading.Event) -> LocalInput | None:

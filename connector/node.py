@@ -40,6 +40,7 @@ from connector.identity import (
 from connector.peers import Peers
 from connector.records import countersigned, reopen
 from connector.storage import NegotiationRecord, Store
+from connector.telemetry import Telemetry
 from connector.terms import milliseconds, moment
 from connector.v1 import catalog_pb2, catalog_pb2_grpc
 from policy_enforcer import odrl
@@ -99,11 +100,13 @@ class Node:
         self._members, self._kept = Members(config.seat.trust), ""
         self.peers = Peers(config.tls, config.space, self._members.current)
         self.evidence = Evidence(self.store, self._witnesses())
+        self.telemetry = Telemetry.open(config)
 
     def close(self) -> None:
         """Stop delivering evidence, close channels and state."""
         self.evidence.close()
         self.peers.close()
+        self.telemetry.close()
         self.store.close()
 
     @staticmethod

@@ -31,6 +31,11 @@ class Headers:
     def __init__(self) -> None:
         self._sent = self._received = 0
         self._transcript: Transcript | None = None
+        self._figures = dict.fromkeys(("bytes_sent", "bytes_received", "frames_sent", "frames_received"), 0)
+
+    def figures(self) -> dict[str, int]:
+        """Body bytes and frames of both directions so far."""
+        return dict(self._figures)
 
     def bind(self, transcript: Transcript) -> None:
         """Chain every later frame under the session id."""
@@ -45,6 +50,8 @@ class Headers:
 
     def wrap(self, frame: Frame) -> frame_pb2.Frame:
         """Add the header of the next frame to send."""
+        self._figures["frames_sent"] += 1
+        self._figures["bytes_sent"] += len(frame.body)
         header = Header(self._sent, b"")
         if self._transcript is not None:
             header = self._transcript.sending(frame)
@@ -59,6 +66,8 @@ class Headers:
         if len(wire.body) > WIRE_BYTES:
             raise PeerViolation("peer.frame-oversized", "a frame is larger than the wire allows")
         frame = Frame(wire.kind, wire.body)
+        self._figures["frames_received"] += 1
+        self._figures["bytes_received"] += len(frame.body)
         if self._transcript is not None:
             self._transcript.receiving(Header(wire.sequence, wire.transcript), frame)
         elif wire.sequence != self._received or wire.transcript:
