@@ -477,16 +477,24 @@ def _share(measured: _Measured, name: str) -> str:
 # --- using --------------------------------------------------------------------------------------------
 
 
-def open_offer(config: ConnectorConfig, store: Store, name: str) -> Published:
+def open_offer(config: ConnectorConfig, store: Store, name: str, commitment: str | None = None) -> Published:
     """The offer of this name, ready to be queried.
 
-    Raises ConfigError when there is none, DataError when the source changed since it was registered.
+    `commitment`: the content that an agreement is about; another one is refused, or evidence would name
+    data that did not answer. Raises ConfigError when there is no such offer, DataError when the source
+    changed since it was registered or the content is another than agreed.
     """
     record = store.offer(name)
     if record is None or record.withdrawn:
         raise ConfigError("offer.unknown", f"{config.participant} offers nothing named {name!r}")
+    dataset = DatasetInfo.from_json(json.loads(record.entry)["dataset"])
+    if commitment not in (None, dataset.commitment):
+        raise DataError(
+            "dataset.superseded",
+            f"{dataset.full_name} holds newer content than was agreed on: request a new agreement",
+        )
     return Published(
-        dataset=DatasetInfo.from_json(json.loads(record.entry)["dataset"]),
+        dataset=dataset,
         policy=odrl.from_odrl(json.loads(record.policy)),
         source=open_dataset(config, store, record.dataset, record.dataset_version).rows(),
         record=record,

@@ -585,6 +585,8 @@ class Store:
     def erase_evidence(self, exchange: str, sequence: int) -> bool:
         """Destroy a record's key: its content is gone, its digest and proofs stay. False when it was."""
         where = (_evidence_keys.c.exchange == exchange, _evidence_keys.c.sequence == sequence)
+        if getattr(self._current, "connection", None) is not None:
+            raise AssertionError("erasing empties the write-ahead log, which an open transaction holds")
         erased = self._run(delete(_evidence_keys).where(*where)) == 1
         if self._engine.dialect.name == "sqlite":  # the write-ahead log holds the key until it is emptied
             with closing(self._engine.raw_connection()) as connection:
@@ -712,10 +714,10 @@ def _engine(url: str) -> Engine:
     where = make_url(url)
     # hide_parameters: a driver's message would otherwise quote what was being written.
     if not where.drivername.startswith("sqlite"):
-        return create_engine(where, hide_parameters=True, pool_pre_ping=True)
+        return create_engine(where, hide_parameters=True, pool_pre_ping=True, max_overflow=20)
     if where.database and where.database != ":memory:":
         _own_file(Path(where.database))
-    engine = create_engine(where, hide_parameters=True, connect_args={"timeout": 30})
+    engine = create_engine(where, hide_parameters=True, connect_args={"timeout": 30}, max_overflow=-1)
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
