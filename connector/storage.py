@@ -715,8 +715,9 @@ def _engine(url: str) -> Engine:
     # hide_parameters: a driver's message would otherwise quote what was being written.
     if not where.drivername.startswith("sqlite"):
         return create_engine(where, hide_parameters=True, pool_pre_ping=True, max_overflow=20)
-    if where.database and where.database != ":memory:":
-        _own_file(Path(where.database))
+    if not where.database or where.database == ":memory:":
+        raise ConfigError("state.unusable", "the state must outlive the process: state.url names no file")
+    _own_file(Path(where.database))
     engine = create_engine(where, hide_parameters=True, connect_args={"timeout": 30}, max_overflow=-1)
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)

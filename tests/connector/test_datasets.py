@@ -142,7 +142,10 @@ def test_adding_again_changes_nothing_and_changed_data_makes_a_version(node):
     second = datasets.add(*node, "invoices")
     assert (first.record.version, second.record.version) == (1, 2)
     assert second.record.commitment != first.record.commitment
-    assert datasets.open_offer(*node, "invoices").dataset.commitment == second.record.commitment
+    agreed = second.record.commitment
+    assert datasets.open_offer(*node, "invoices", agreed).dataset.commitment == agreed
+    with pytest.raises(DataError, match="request a new agreement"):
+        datasets.open_offer(*node, "invoices", first.record.commitment)
     pq.write_table(table(300), node[0].folder / "data" / "invoices.parquet")
     assert datasets.add(*node, "invoices").record.commitment == first.record.commitment
 

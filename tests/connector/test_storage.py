@@ -218,6 +218,12 @@ def test_an_unusable_database_is_a_configuration_error_without_its_url(tmp_path)
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("where", ["sqlite://", "sqlite:///:memory:"])
+def test_a_state_that_would_not_survive_is_refused(where):
+    with pytest.raises(ConfigError, match="outlive"):
+        Store.open(where)
+
+
 def test_the_state_file_is_private(tmp_path):
     store = Store.open(f"sqlite:///{tmp_path / 'deep' / 'state.sqlite'}")
     store.charge("a", "p", 1)
