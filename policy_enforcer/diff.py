@@ -34,8 +34,8 @@ class Diff:
 def diff(old: Policy, new: Policy) -> Diff:
     """Compare two versions of a policy for one dataset."""
     result = Diff()
-    for label, named in _CHOICES.items():
-        _compare_choice(result, label, named(old), named(new))
+    for label, (unlimited, named) in _CHOICES.items():
+        _compare_choice(result, f"{label} {unlimited} but", label, named(old), named(new))
     columns = {*_columns(old), *_columns(new)}
     before, after = set(_grants(old, columns)), set(_grants(new, columns))
     result.allowed += sorted(after - before)
@@ -51,23 +51,23 @@ def diff(old: Policy, new: Policy) -> Diff:
 
 # -- choices: a closed list, or no limit at all
 
-_CHOICES: Mapping[str, Callable[[Policy], Collection[str] | None]] = MappingProxyType(
+_CHOICES: Mapping[str, tuple[str, Callable[[Policy], Collection[str] | None]]] = MappingProxyType(
     {
-        "asking by": lambda p: None if p.assignee == ANY else p.assignee,
-        "purpose": lambda p: None if p.purpose == ANY else p.purpose,
-        "processing in": lambda p: p.where.processing if p.where else None,
-        "recipients in": lambda p: p.where.recipients if p.where else None,
+        "asking by": ("anybody", lambda p: None if p.assignee == ANY else p.assignee),
+        "purpose": ("anything", lambda p: None if p.purpose == ANY else p.purpose),
+        "processing in": ("any place", lambda p: p.where.processing if p.where else None),
+        "recipients in": ("any place", lambda p: p.where.recipients if p.where else None),
     }
 )
 
 
 def _compare_choice(
-    result: Diff, label: str, old: Collection[str] | None, new: Collection[str] | None
+    result: Diff, rest: str, label: str, old: Collection[str] | None, new: Collection[str] | None
 ) -> None:
     if old is None and new is not None:
-        result.forbidden.append(f"{label} anything but {', '.join(sorted(new))}")
+        result.forbidden.append(f"{rest} {', '.join(sorted(new))}")
     elif old is not None and new is None:
-        result.allowed.append(f"{label} anything but {', '.join(sorted(old))}")
+        result.allowed.append(f"{rest} {', '.join(sorted(old))}")
     elif old is not None and new is not None:
         result.allowed += [f"{label} {name}" for name in sorted(set(new) - set(old))]
         result.forbidden += [f"{label} {name}" for name in sorted(set(old) - set(new))]

@@ -1,0 +1,209 @@
+"""What readers see: matrix, diff, obligations, sentences about disclosure."""
+
+import itertools
+
+import pytest
+
+from policy_enforcer.describe import matrix
+from policy_enforcer.diff import diff
+from policy_enforcer.disclosure import Disclosure, Fact, Party
+from policy_enforcer.explain import sentence
+from policy_enforcer.load import load
+from policy_enforcer.obligations import obligations
+
+GRADES = {"company_id": 2, "industry": 1, "amount": 2, "year": 0, "due": 1, "phone": 3, "note": None}
+
+
+def test_matrix(invoices):
+    rows = {row.column: row for row in matrix(invoices, GRADES)}
+    assert set(rows) == {*GRADES, "*"}
+    assert {name for name, row in rows.items() if row.usable} == {
+        "company_id",
+        "industry",
+        "amount",
+        "year",
+        "due",
+        "*",
+    }
+    assert [name for name, row in rows.items() if row.joined] == ["company_id"]
+    assert [name for name, row in rows.items() if row.grouped] == ["industry"]
+    assert rows["company_id"].measured == ("count_distinct",)
+    assert rows["company_id"].filtered == ()
+    assert rows["industry"].filtered == ("equality", "membership", "null")
+    assert rows["amount"].filtered == ("equality", "range")
+    assert rows["amount"].measured == ("sum", "avg")
+    assert rows["due"].filtered == ("equality", "range", "column")
+    assert rows["*"].measured == ("count",)
+    assert not any(row.listed or row.weighted for row in rows.values())
+    assert rows["amount"].parties == ("hk-bank",)
+    assert (rows["phone"].grade, rows["note"].grade, rows["*"].grade) == (3, None, None)
+
+
+def test_a_grade_above_the_maximum_or_unknown_forbids_everything(invoices):
+    rows = {row.column: row for row in matrix(invoices, {"amount": 3, "industry": None, "quarter": 2})}
+    assert [name for name, row in rows.items() if row.usable] == ["quarter", "*"]
+
+
+def test_weights_show_where_allowed(invoices_text):
+    policy = load(invoices_text.replace("  bounds:", "  weighted: true\n  bounds:"))
+    assert [row.column for row in matrix(policy, GRADES) if row.weighted] == ["company_id", "amount", "*"]
+
+
+CHANGES = [
+    ("version 2 says the same", "invoices-v1", "invoices-v2", [], [], []),
+    ("a measure more", "[sum, avg]", "[sum, avg, max]", ["amount may be measured by max"], [], []),
+    (
+        "a dimension less",
+        "[industry, quarter]",
+        "[industry]",
+        [],
+        [
+            "quarter may be filtered by equality",
+            "quarter may be filtered by membership",
+            "quarter may be filtered by null",
+            "quarter may be grouped",
+        ],
+        [],
+    ),
+    (
+        "another filter",
+        "year: equality",
+        "year: pattern",
+        ["year may be filtered by pattern"],
+        ["year may be filtered by equality"],
+        [],
+    ),
+    ("rows no longer counted", ', "*": [count]', "", [], ["rows may be measured by count"], []),
+    ("another asker", "[hk-bank]", "[hk-insurer]", ["asking by hk-insurer"], ["asking by hk-bank"], []),
+    ("everybody", "[hk-bank]", "any", ["asking by anybody but hk-bank"], [], []),
+    ("another purpose", "[credit-risk]", "[credit-risk, audit]", ["purpose audit"], [], []),
+    ("fewer places", "[CN-SZ, HK]", "[HK]", [], ["processing in CN-SZ"], []),
+    ("places unlimited", "processing: [CN-SZ, HK], ", "", ["processing in any place but CN-SZ, HK"], [], []),
+    ("begins later", "2026-01-01", "2026-02-01", [], ["from: 2026-01-01 becomes 2026-02-01"], []),
+    ("never ends", ", until: 2027-12-31", "", ["until: 2027-12-31 becomes no end"], [], []),
+    ("elapses", "until: 2027-12-31", "until: 2027-12-31, elapsed: P1M", [], [], ["when.elapsed changes"]),
+    ("other uses", "count: 200", "count: 300", [], [], ["uses.count changes"]),
+    ("more at once", "max_concurrent: 2", "max_concurrent: 3", ["concurrent queries: 2 becomes 3"], [], []),
+    ("lower grade", "grade_at_most: 2", "grade_at_most: 0", [], ["grade of a column: 2 becomes 0"], []),
+    (
+        "looser level",
+        "cardinality",
+        "receiver",
+        ["disclosure of join keys: cardinality becomes receiver"],
+        [],
+        [],
+    ),
+    (
+        "no join",
+        "  join: {columns: [company_id], disclosure: cardinality, operators: [and]}\n",
+        "",
+        [],
+        [
+            "company_id may be joined",
+            "join conditions combined with and",
+            "disclosure of join keys: cardinality becomes no join",
+        ],
+        [],
+    ),
+    (
+        "own data required",
+        "disclosure: cardinality",
+        "disclosure: cardinality, required: asker",
+        [],
+        ["joining the asker's own data: not required becomes required"],
+        [],
+    ),
+    (
+        "smaller groups",
+        "minimum_identities: 10",
+        "minimum_identities: 5",
+        ["minimum of identities: 10 becomes 5"],
+        [],
+        [],
+    ),
+    ("no minimum", "  minimum_identities: 10\n", "", ["minimum of identities: 10 becomes none"], [], []),
+    (
+        "weights",
+        "  bounds:",
+        "  weighted: true\n  bounds:",
+        ["weights of the asker: refused becomes allowed"],
+        [],
+        [],
+    ),
+    (
+        "fewer keys",
+        "maximum_peer_keys: 100000",
+        "maximum_peer_keys: 99",
+        [],
+        ["keys of the other side: 100000 becomes 99"],
+        [],
+    ),
+    (
+        "another function",
+        "[date_trunc]",
+        "[coalesce]",
+        ["the scalar function coalesce"],
+        ["the scalar function date_trunc"],
+        [],
+    ),
+    ("more witnesses", "minimum_witnesses: 1", "minimum_witnesses: 3", [], ["witnesses: 1 becomes 3"], []),
+    ("other bounds", "[0, 1000000000]", "[0, 5]", [], [], ["analysis.bounds changes"]),
+    ("same bounds otherwise", "[0, 1000000000]", "[0.0, 1000000000.00]", [], [], []),
+    ("a domain", "  bounds:", "  domains: {quarter: [q1]}\n  bounds:", [], [], ["analysis.domains changes"]),
+    (
+        "a declared duty",
+        "duties: [",
+        "duties: [{pass_on: never, declared: true}, ",
+        [],
+        [],
+        ["duties (declared) changes"],
+    ),
+    ("a basis", "grade_at_most: 2", "grade_at_most: 2, basis: x", [], [], ["transfer (declared) changes"]),
+    ("another dataset", "sz-trade.invoices", "sz-trade.orders", [], [], ["dataset changes"]),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change[0])
+def test_diff(invoices_text, invoices, change):
+    _, before, after, allowed, forbidden, other = change
+    assert before in invoices_text
+    new = load(invoices_text.replace(before, after))
+    found = diff(invoices, new)
+    assert (found.allowed, found.forbidden, found.other) == (allowed, forbidden, other)
+    assert found.empty == (not allowed and not forbidden and not other)
+    back = diff(new, invoices)
+    assert len(back.allowed) == len(forbidden)
+    assert len(back.forbidden) == len(allowed)
+
+
+def test_obligations(invoices, invoices_text):
+    demands = obligations(invoices)
+    assert (demands.identity, demands.minimum_identities, demands.witnesses) == ("company_id", 10, 1)
+    assert [str(bound) for bound in demands.bounds["amount"]] == ["0", "1000000000"]
+    free = invoices_text.replace("  minimum_identities: 10\n", "").replace("duties", "# duties")
+    assert (obligations(load(free)).minimum_identities, obligations(load(free)).witnesses) == (1, 0)
+
+
+NAMES = {Party.RECEIVER: "hk-bank", Party.SENDER: "sz-trade"}
+
+
+def test_sentences_name_both_parties_and_the_gate():
+    event = Disclosure(Party.RECEIVER, Fact.OWN_MATCHES)
+    assert sentence(event, NAMES) == (
+        "hk-bank's connector learns which of its own keys sz-trade also has, before any threshold"
+    )
+    assert (
+        sentence(event, NAMES, "zh") == "hk-bank 的连接器获知自己的哪些键 sz-trade 也有(在任何阈值检查之前)"
+    )
+    gated = Disclosure(Party.SENDER, Fact.RELEASED_CELLS, gated=True)
+    assert sentence(gated, NAMES) == "sz-trade learns the cells of the result, after the owner's thresholds"
+
+
+def test_every_event_has_its_own_sentence_in_both_languages():
+    events = [
+        Disclosure(to, fact, gated) for to, fact, gated in itertools.product(Party, Fact, (True, False))
+    ]
+    for lang in ("en", "zh"):
+        sentences = [sentence(event, NAMES, lang) for event in events]
+        assert len(set(sentences)) == len(events)
+        assert not any("{" in text for text in sentences)
