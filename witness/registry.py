@@ -27,6 +27,9 @@ class Registry:
         self._space, self._operator_keys = space, operator_keys
         self._lock, self._seen = threading.Lock(), (0, 0)
         self._lists = tuple(self._verify(envelope) for envelope in database.member_lists())
+        self._refresh()
+        if not self._lists:
+            _log.warning("no member list yet: every caller is refused until %s holds one", file)
 
     def lists(self) -> tuple[MemberList, ...]:
         """All known lists, after a look whether the file is new."""

@@ -16,7 +16,7 @@ NAME = re.compile(r"[a-z][a-z0-9._-]{0,63}")  # names of commitments, digests, f
 TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+@-]{0,127}")  # versions, reason codes, jurisdictions
 HEX16 = re.compile(r"[0-9a-f]{32}")
 HEX32 = re.compile(r"[0-9a-f]{64}")
-DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17}[1-9]|\.[1-9])?")
+DECIMAL = re.compile(r"(?!-0\Z)-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17}[1-9]|\.[1-9])?")
 DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 # Short text for people, in any script, but nothing that could rewrite a terminal's or a page's line.
 TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]{1,512}")

@@ -6,6 +6,7 @@ contradict each other. One process per log.
 
 import logging
 import os
+import re
 import stat
 import threading
 import time
@@ -34,6 +35,7 @@ from witness.v1 import witness_pb2, witness_pb2_grpc
 
 _log = logging.getLogger(__name__)
 CONFIG_FILE = "witness.toml"
+_PATH = re.compile(r"[^\x00-\x1f]+")
 THREADS = 32
 MOST_CALLS = 256
 LARGEST_MESSAGE = 10 * 1024 * 1024  # 64 envelopes of 128 KiB and their framing
@@ -154,13 +156,13 @@ def _read(value: Any, base: Path) -> WitnessConfig:
             origin=f.text("origin", LINE),
             grpc_listen=f.text("grpc_listen", LINE),
             http_listen=f.text("http_listen", LINE),
-            data=base / str(f.take("data")),
+            data=base / f.text("data", _PATH),
             database=f.optional("database", lambda name: f.text(name, LINE)),
-            log_key=base / str(f.take("log_key")),
-            tls_key=base / str(f.take("tls_key")),
-            tls_certificate=base / str(f.take("tls_certificate")),
-            tls_authority=base / str(f.take("tls_authority")),
-            members=base / str(f.take("members")),
+            log_key=base / f.text("log_key", _PATH),
+            tls_key=base / f.text("tls_key", _PATH),
+            tls_certificate=base / f.text("tls_certificate", _PATH),
+            tls_authority=base / f.text("tls_authority", _PATH),
+            members=base / f.text("members", _PATH),
             operator_key_names=tuple(matching(k, LINE, "operator_keys") for k in f.items("operator_keys")),
             folder=base,
         )

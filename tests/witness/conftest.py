@@ -1,6 +1,7 @@
 """A small data space with fixed keys and clock, its log, and bundles made from it."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,9 @@ class Space:
             "witness-a", members.WITNESS, (), "witness.example:7443", "CN-SZ", logs=(self.vkey,)
         )
         return [*connectors, log]
+
+    def new_key(self, name: str) -> keys.PrivateKey:
+        return key_of(name)
 
     def clock(self) -> int:
         self.now += 1
@@ -136,6 +140,12 @@ def value_of(name: str) -> bytes:
 @pytest.fixture
 def space() -> Space:
     return Space()
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here cuts the power, so syncing would only cost time; its order has a test of its own."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 class Opener:

@@ -215,6 +215,7 @@ def test_neither_values_nor_presence_of_claims_show(space):
         {"budget": {"rho": "0.50"}},
         {"budget": {"rho": "1e3"}},
         {"budget": {"rho": "01"}},
+        {"budget": {"rho": "-0"}},
         {"retain_until": "2031-13-01"},
         {"source_jurisdictions": ["CN SZ"]},
     ],

@@ -1,0 +1,515 @@
+"""The running witness over real gRPC with mTLS and real HTTP: who may submit what, and what comes back."""
+
+import contextlib
+import datetime as dt
+import hashlib
+import http.client
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import NameOID
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from witness import checkpoint, dsse, leaf, members, merkle, note, record, server, tiles, tlog_proof
+from witness.client import WitnessClient, WitnessDishonest, WitnessRejected, WitnessUnavailable
+from witness.keys import PrivateKey
+from witness.log import LogRefused
+from witness.v1 import witness_pb2 as pb
+from witness.v1 import witness_pb2_grpc
+
+NOW = dt.datetime.now(dt.UTC)
+
+
+class Authority:
+    """A certificate authority for one test run."""
+
+    def __init__(self):
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate = self._sign("authority", self.key.public_key(), [], ca=True)
+        self.pem = self.certificate.public_bytes(Encoding.PEM)
+
+    def issue(self, *names):
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._sign("member", key.public_key(), names, ca=False)
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return pem, certificate.public_bytes(Encoding.PEM)
+
+    def _sign(self, name, public, names, *, ca):
+        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(issuer)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - dt.timedelta(hours=1))
+            .not_valid_after(NOW + dt.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return Authority()
+
+
+def urn(participant, space="gba"):
+    return x509.UniformResourceIdentifier(f"urn:bayspace:participant:{space}:{participant}")
+
+
+class Running:
+    """A witness in its folder, and clients of it."""
+
+    def __init__(self, space, authority, folder):
+        self.space, self.authority, self.folder = space, authority, folder
+        self.grpc_port = self.http_port = 0
+        self._stop = None
+
+    def configure(self):
+        self.vkey = server.write_default(
+            self.folder,
+            space="gba",
+            participant="witness-a",
+            origin="witness.example/gba",
+            operator_keys=[self.space.operator.public],
+            grpc_listen="127.0.0.1:0",
+            http_listen="127.0.0.1:0",
+        )
+        key, certificate = self.authority.issue(urn("witness-a"), x509.DNSName("localhost"))
+        (self.folder / "tls-key.pem").write_bytes(key)
+        (self.folder / "tls-certificate.pem").write_bytes(certificate)
+        (self.folder / "tls-authority.pem").write_bytes(self.authority.pem)
+        (self.folder / "members.json").write_bytes(self.space.member_envelope.to_bytes())
+
+    def start(self):
+        ready, self._stop = threading.Event(), threading.Event()
+
+        def listening(grpc_port, http_port):
+            self.grpc_port, self.http_port = grpc_port, http_port
+            ready.set()
+
+        config = server.load(self.folder)
+        self._thread = threading.Thread(target=server.serve, args=(config, self._stop, listening))
+        self._thread.start()
+        assert ready.wait(10)
+
+    def stop(self):
+        if self._stop is not None:
+            self._stop.set()
+            self._thread.join(10)
+            assert not self._thread.is_alive()
+        self._stop = None
+
+    def credentials(self, *names):
+        key, certificate = self.authority.issue(*names)
+        return grpc.ssl_channel_credentials(self.authority.pem, key, certificate)
+
+    @contextlib.contextmanager
+    def channel(self, *names):
+        target = f"localhost:{self.grpc_port}"
+        with grpc.secure_channel(target, self.credentials(*names)) as channel:
+            yield channel
+
+    @contextlib.contextmanager
+    def client(self, participant="hk-bank", logs=None, deadline=5.0):
+        target = f"localhost:{self.grpc_port}"
+        client = WitnessClient(
+            target, self.credentials(urn(participant)), logs or [self.vkey], deadline=deadline
+        )
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def get(self, path, method="GET"):
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=5)
+        connection.putrequest(method, path, skip_accept_encoding=True)
+        connection.endheaders()
+        response = connection.getresponse()
+        body = response.read()
+        connection.close()
+        return response.status, response.headers, body
+
+
+@pytest.fixture
+def running(space, authority, tmp_path):
+    space.now = server._now()
+    space.members = members.successor(None, "gba", space.participants(), space.now - 1000)
+    space.member_envelope = members.sign(space.members, [space.operator])
+    witness = Running(space, authority, tmp_path / "witness")
+    witness.configure()
+    witness.start()
+    yield witness
+    witness.stop()
+
+
+TAG = bytes(range(32))
+
+
+def signed(space, *names, **changes):
+    return space.sign(space.seal(**changes), *names).to_bytes()
+
+
+def test_submit_prove_fetch_and_read_the_tiles(running, space):
+    envelopes = [signed(space) for _ in range(3)]
+    with running.client() as client:
+        recorded = client.submit([(e, TAG) for e in envelopes])
+        assert [r.index for r in recorded] == [0, 1, 2]
+        assert client.submit([(envelopes[1], TAG)])[0].index == 1
+        proof = tlog_proof.parse(client.await_proof(envelopes[2], TAG))
+        assert proof.index == 2
+        digest = hashlib.sha256(envelopes[0]).digest()
+        assert client.bundle(digest)[0] == envelopes[0]
+        assert client.checkpoint() == running.get("/checkpoint")[2].decode()
+    with running.client("sz-trade") as other_party:
+        assert other_party.bundle(digest)[0] == envelopes[0]
+
+    head = checkpoint.open_checkpoint(
+        note.parse(running.get("/checkpoint")[2].decode()), [note.parse_vkey(running.vkey)]
+    )
+    hashes_ = tiles.decode_hashes(running.get("/tile/0/000.p/3")[2], 3)
+    entries = tiles.decode_bundle(running.get("/tile/entries/000.p/3")[2])
+    assert [merkle.leaf_hash(e) for e in entries] == hashes_
+    assert merkle.root(3, merkle.nodes_of(hashes_)) == head.root
+    assert [leaf.parse(e).envelope for e in entries] == [hashlib.sha256(e).digest() for e in envelopes]
+
+
+def test_the_public_leaf_says_nothing(running, space):
+    with running.client() as client:
+        client.submit([(signed(space), TAG)])
+    entry = tiles.decode_bundle(running.get("/tile/entries/000.p/1")[2])[0]
+    assert len(entry) == leaf.SIZE
+    for word in (b"hk-bank", b"sz-trade", b"query"):
+        assert word not in entry
+
+
+def test_each_item_is_answered_by_itself(running, space):
+    good = signed(space)
+    strangers = space.sign(space.seal(), "hk-bank", "auditor").to_bytes()
+    ahead = space.seal(
+        "query.result",
+        parties=[record.Party("hk-bank", "consumer", keys_of(space), "b" * 64, space.now + 10**7)],
+    )
+    unknown_list = space.seal(members="0" * 64)
+    other_key = record.Party("hk-bank", "consumer", keys_of(space, "auditor"), "b" * 64, space.now)
+    foreign = space.seal("query.result", parties=[other_key])
+    not_ours = space.seal("query.result", parties=[space.party("sz-trade", "provider")])
+    batch = {
+        good: 0,
+        b"{}": "format",
+        good[:-1]: "format",
+        strangers: "signature",
+        good.replace(b'"sig":"A', b'"sig":"B').replace(b'"sig":"', b'"sig":"AAAA', 1): "signature",
+        space.sign(ahead, "hk-bank").to_bytes(): "time",
+        space.sign(unknown_list).to_bytes(): "members",
+        space.sign(foreign, "auditor").to_bytes(): "key",
+        space.sign(not_ours, "sz-trade").to_bytes(): "party",
+    }
+    with running.client() as client:
+        answers = client.submit([(e, TAG) for e in batch])
+        assert [a.index if a.rejection is None else a.rejection.reason for a in answers] == list(
+            batch.values()
+        )
+        assert client.submit([(good, b"short")])[0].rejection.reason == "format"
+        assert client.submit([(b"x" * 200_000, TAG)])[0].rejection.reason == "format"
+
+
+def keys_of(space, name="hk-bank"):
+    return (space.keys[name].public.id,)
+
+
+def test_one_sided_records_are_recorded(running, space):
+    with running.client() as client:
+        assert client.submit([(signed(space, "hk-bank"), TAG)])[0].index == 0
+
+
+def test_calls_out_of_bounds(running, space):
+    with running.client() as client:
+        for batch in ([], [(b"", TAG)] * 65):
+            with pytest.raises(WitnessRejected) as caught:
+                client.submit(batch)
+            assert caught.value.reason == "batch"
+        with pytest.raises(WitnessRejected) as caught:
+            client.await_proof(signed(space), TAG)
+        assert caught.value.reason == "unknown"
+
+
+def test_a_bundle_is_for_parties_only(running, space):
+    envelope = signed(space)
+    with running.client() as client:
+        client.submit([(envelope, TAG)])
+    with running.client("auditor") as stranger:
+        for digest in (hashlib.sha256(envelope).digest(), bytes(32)):
+            with pytest.raises(WitnessRejected) as caught:
+                stranger.bundle(digest)
+            assert caught.value.reason == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ([x509.DNSName("hk-bank")], "IDENTITY"),
+        ([urn("hk-bank", "other-space")], "IDENTITY"),
+        ([urn("hk-bank"), urn("sz-trade")], "IDENTITY"),
+        ([x509.DNSName("urn:bayspace:participant:gba:hk-bank")], "IDENTITY"),
+        ([urn("nobody")], "MEMBER"),
+    ],
+)
+def test_callers_without_an_identity_or_a_membership(running, names, reason):
+    with running.channel(*names) as channel:
+        stub = witness_pb2_grpc.WitnessStub(channel)
+        for call, request in (
+            (stub.SubmitBatch, pb.SubmitBatchRequest()),
+            (stub.AwaitProof, pb.AwaitProofRequest()),
+            (stub.GetBundle, pb.GetBundleRequest()),
+            (stub.GetCheckpoint, pb.GetCheckpointRequest()),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(request, timeout=5)
+            info = error_details_pb2.ErrorInfo()
+            assert rpc_status.from_call(caught.value).details[0].Unpack(info)
+            assert (info.reason, info.domain) == (reason, "bayspace.witness")
+        with pytest.raises(grpc.RpcError):
+            next(stub.WatchCheckpoints(pb.WatchCheckpointsRequest(), timeout=5))
+
+
+def test_callers_without_a_certificate(running, authority):
+    with grpc.secure_channel(
+        f"localhost:{running.grpc_port}", grpc.ssl_channel_credentials(authority.pem)
+    ) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            witness_pb2_grpc.WitnessStub(channel).GetCheckpoint(pb.GetCheckpointRequest(), timeout=2)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_watching_checkpoints(running, space):
+    with running.client() as client:
+        stream = client.watch(deadline=10)
+        sizes = [checkpoint.parse(note.parse(next(stream)).text).size]
+        client.submit([(signed(space), TAG)])
+        sizes.append(checkpoint.parse(note.parse(next(stream)).text).size)
+        assert sizes == [0, 1]
+        stream.close()
+
+
+def test_too_many_watchers_are_turned_away_and_leave_room_again(running):
+    with running.client() as client:
+        streams = [client.watch(deadline=20) for _ in range(8)]
+        for stream in streams:
+            next(stream)
+        with pytest.raises(WitnessUnavailable):
+            next(client.watch(deadline=5))
+        assert client.checkpoint()
+
+
+def test_many_callers_at_once(running, space):
+    envelopes = [signed(space) for _ in range(120)]
+    with running.client() as client, ThreadPoolExecutor(12) as pool:
+        indexes = list(pool.map(lambda e: client.submit([(e, TAG)])[0].index, envelopes))
+        assert sorted(indexes) == list(range(120))
+        for envelope in envelopes[::40]:
+            client.await_proof(envelope, TAG)
+
+
+def test_restart_keeps_everything(running, space):
+    envelope = signed(space)
+    with running.client() as client:
+        client.submit([(envelope, TAG)])
+        running.stop()
+        with pytest.raises(WitnessUnavailable):
+            client.checkpoint()
+    running.start()
+    with running.client() as client:
+        assert client.submit([(envelope, TAG)])[0].index == 0
+        client.await_proof(envelope, TAG)
+
+
+def test_a_proof_is_believed_only_from_the_right_log_and_tag(running, space):
+    envelope = signed(space)
+    other = str(note.verifier_key("witness.example/gba", PrivateKey.from_seed(b"o" * 32).public))
+    with running.client(logs=[other]) as client:
+        client.submit([(envelope, TAG)])
+        with pytest.raises(WitnessDishonest):
+            client.await_proof(envelope, TAG)
+        with pytest.raises(WitnessDishonest):
+            client.bundle(hashlib.sha256(envelope).digest())
+    with running.client() as client, pytest.raises(WitnessDishonest):
+        client.await_proof(envelope, bytes(32))
+
+
+def test_a_new_member_list_takes_effect_and_a_bad_one_does_not(running, space):
+    file = running.folder / "members.json"
+    remaining = [p for p in space.participants() if p.id != "sz-trade"]
+    second = members.successor(space.members, "gba", remaining, server._now() - 1)
+    stranger = PrivateKey.from_seed(b"s" * 32)
+    with running.client() as client:
+        for bad in (b"not a list", members.sign(second, [stranger]).to_bytes()):
+            file.write_bytes(bad)
+            assert client.submit([(signed(space), TAG)])[0].index is not None
+        file.write_bytes(members.sign(second, [space.operator]).to_bytes())
+        assert client.submit([(signed(space), TAG)])[0].rejection.reason == "key"
+        # An older list does not come back.
+        file.write_bytes(space.member_envelope.to_bytes())
+        assert client.submit([(signed(space), TAG)])[0].rejection.reason == "key"
+    with running.client("sz-trade") as gone, pytest.raises(WitnessRejected) as caught:
+        gone.checkpoint()
+    assert caught.value.reason == "member"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/tile",
+        "/tile/0/000",
+        "/tile/0/../0/000.p/1",
+        "/tile/0/%2e%2e/000.p/1",
+        "/checkpoint/",
+        "/checkpoint?x=1",
+        "/../witness.sqlite",
+        "/tile/../../witness.toml",
+        "/witness.sqlite",
+        "/tile/entries/000.p/2",
+    ],
+)
+def test_nothing_else_is_served_over_http(running, space, path):
+    with running.client() as client:
+        client.submit([(signed(space), TAG)])
+    assert running.get("/tile/0/000.p/1")[0] == 200
+    status, _, body = running.get(path)
+    assert status == 404
+    assert b"sqlite" not in body
+
+
+def test_http_headers_and_methods(running, space):
+    with running.client() as client:
+        client.submit([(signed(space), TAG)])
+    status, headers, body = running.get("/checkpoint")
+    assert (status, headers["Content-Type"], headers["Cache-Control"]) == (
+        200,
+        "text/plain; charset=utf-8",
+        "no-cache",
+    )
+    status, headers, tile = running.get("/tile/0/000.p/1")
+    assert (status, headers["Content-Type"], len(tile)) == (200, "application/octet-stream", 32)
+    assert "immutable" in headers["Cache-Control"]
+    assert running.get("/checkpoint", "HEAD")[2] == b""
+    for method in ("POST", "PUT", "DELETE"):
+        assert running.get("/checkpoint", method)[0] == 501
+    assert body == running.get("/checkpoint")[2]
+
+
+def test_health_and_reflection(running):
+    with running.channel(urn("hk-bank")) as channel:
+        request = health_pb2.HealthCheckRequest(service="bayspace.witness.v1.Witness")
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        listed = next(stub.ServerReflectionInfo(asked, timeout=5)).list_services_response
+        assert "bayspace.witness.v1.Witness" in {s.name for s in listed.service}
+
+
+def test_internal_errors_leave_as_a_reference(running, space, monkeypatch):
+    from witness.log import Log
+
+    def explode(*_):
+        raise ValueError("secret 4711")
+
+    monkeypatch.setattr(Log, "prove", explode)
+    with running.channel(urn("hk-bank")) as channel:
+        stub = witness_pb2_grpc.WitnessStub(channel)
+        stub.SubmitBatch(
+            pb.SubmitBatchRequest(submissions=[pb.Submission(envelope=signed(space), tag=TAG)]), timeout=5
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.AwaitProof(pb.AwaitProofRequest(index=0), timeout=5)
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
+    assert "4711" not in str(caught.value)
+    assert "reference" in caught.value.details()
+
+
+def test_a_log_that_fails_says_so_and_keeps_nothing_half_said(running, space, monkeypatch):
+    from witness.files import Folder
+
+    def full(*_, **__):
+        raise OSError("disk full")
+
+    envelope = signed(space)
+    with running.client() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "write", full)
+            with pytest.raises(WitnessUnavailable):
+                client.submit([(envelope, TAG)])
+        with pytest.raises(WitnessUnavailable):
+            client.submit([(envelope, TAG)])
+        running.stop()
+    running.start()
+    with running.client() as client:
+        assert client.submit([(envelope, TAG)])[0].index == 0
+
+
+def test_a_second_witness_on_the_same_log_is_refused(running):
+    with pytest.raises(LogRefused):
+        server.serve(server.load(running.folder), threading.Event(), lambda *_: None)
+
+
+def test_configuration_is_not_overwritten_and_fails_closed(running):
+    with pytest.raises(server.ConfigInvalid, match="already"):
+        running.configure()
+    path = running.folder / server.CONFIG_FILE
+    good = path.read_text()
+    for old, new in (
+        ("origin", "orgin"),
+        ('space = "gba"', 'space = "No Name"'),
+        ('space = "gba"', "space ="),
+        ('data = "data"', 'data = "data"\nmore = 1'),
+        ('"members.json"', "7"),
+    ):
+        assert old in good
+        path.write_text(good.replace(old, new))
+        with pytest.raises(server.ConfigInvalid, match=r"witness\.toml"):
+            server.load(running.folder)
+    path.write_text(good)
+    assert server.load(path).space == "gba"
+
+
+def test_operator_keys_as_text_or_as_pem_file(running, space):
+    running.stop()
+    path = running.folder / server.CONFIG_FILE
+    good = path.read_text()
+    assert server.load(path).operator_keys == (space.operator.public,)
+    listed = good[good.index("operator_keys = [") :].strip()
+    for wrong in ('["rsa:AAAA"]', '["ed25519:AAAA"]', '["ed25519:!"]', '["operator.pem"]'):
+        path.write_text(good.replace(listed, f"operator_keys = {wrong}"))
+        with pytest.raises(server.ConfigInvalid, match="operator"):
+            server.serve(server.load(path), threading.Event(), lambda *_: None)
+    pem = space.operator._key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (running.folder / "operator.pem").write_bytes(pem)
+    assert server.load(path).operator_keys == (space.operator.public,)
+
+
+def test_a_log_key_that_others_may_read_is_refused(running):
+    running.stop()
+    key = running.folder / "log-key.pem"
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.chmod(0o640)
+    with pytest.raises(server.ConfigInvalid, match="chmod"):
+        server.serve(server.load(running.folder), threading.Event(), lambda *_: None)
+
+
+def test_envelope_digest_is_what_dsse_says(space):
+    envelope = space.sign(space.seal())
+    assert hashlib.sha256(envelope.to_bytes()).digest() == dsse.parse(envelope.to_bytes()).digest
