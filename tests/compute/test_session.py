@@ -27,7 +27,7 @@ FRAMES = [Frame("keys", b"one"), Frame("keys", b"two"), Frame("tags", b"")]
         ("version", "2"),
         ("roles", (Party.SENDER, Party.RECEIVER)),
         ("participants", ("sz-trade", "hk-bank")),
-        ("participants", ("hk-bankz", "s-trade")),
+        ("participants", ("hk-banks", "z-trade")),
         ("agreement", "a2"),
         ("query_digest", b"p" * 32),
         ("plan_digest", b"q" * 32),

@@ -7,12 +7,14 @@ continue the transcript.
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from compute import kernel
 from compute.errors import PeerViolation
 from compute.inputs import Cells, Summary
 from compute.protocols import private_join_and_compute
-from compute.protocols.base import FRAME_BYTES, Frame
+from compute.protocols.base import FRAME_BYTES, Frame, receive
 from compute.session import Transcript
 from policy_enforcer.disclosure import Party
 
@@ -215,3 +217,40 @@ def test_more_matches_than_keys_in_a_group_are_refused():
     assert [slots.tolist() for slots in found] == [[2, 9], [5]]
     with pytest.raises(PeerViolation, match=r"peer\.forged-tags"):
         private_join_and_compute._selections(parts, np.array([0, 4, 5]), np.array([9, 2, 5]))
+
+
+def test_known_weakness_an_asker_with_a_scalar_per_key_recognises_its_tags(kit, scene):
+    """Level `cardinality` holds against a semi-honest asker only (docs/explanation/threat-model.md)."""
+    keys = ["held", "not held", "held too", "not held either"]
+    made = scene("private_join_and_compute", [], [("held", "x", 1), ("held too", "x", 1)], bounds=(4, 4))
+    context = made.context(Party.SENDER)
+    points = kernel.hash_to_group(
+        pa.array([key.encode() for key in keys], pa.large_binary()), b"bayspace psi v1 key\0" + context.sid
+    )
+    scalars = [bytes([i + 1]) * 32 for i in range(4)]
+
+    def masked(column, scalar):
+        return b"".join(kernel.mask(column, scalar).to_pylist())
+
+    sent = b"".join(masked(points.slice(i, 1), scalar) for i, scalar in enumerate(scalars))
+    frames = [
+        Frame("receiver-groups", (1).to_bytes(4, "big")),
+        Frame("minimum-group", (1).to_bytes(8, "big")),
+        Frame("group-sizes", (4).to_bytes(8, "big")),
+        Frame("receiver-points", sent),
+    ]
+
+    def deviating_asker():
+        yield from frames
+        yield from receive("sender-groups")
+        slots = yield from receive("sender-points")
+        column = pa.array([slots[i : i + 32] for i in range(0, len(slots), 32)], pa.binary(32))
+        tags = yield from receive("tags")
+        width = len(tags) // 4
+        returned = {tags[i : i + width] for i in range(0, len(tags), width)}
+        doubly = [kernel.mask(column, scalar) for scalar in scalars]
+        own = [kernel.truncated_tags(points, context.sid, width).to_pylist() for points in doubly]
+        return [key for key, slot_tags in zip(keys, own, strict=True) if returned & set(slot_tags)]
+
+    outcome, _ = kit.relay(deviating_asker(), made.roles()[1])
+    assert outcome[Party.RECEIVER] == ["held", "held too"]

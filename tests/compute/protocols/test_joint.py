@@ -103,6 +103,14 @@ def test_full_overlap_one_key_and_extreme_values(kit, scene, protocol):
 
 
 @pytest.mark.parametrize("protocol", JOINT)
+def test_empty_cells_are_not_answered_even_by_a_gate_that_lets_everything_pass(kit, scene, protocol):
+    made = scene(protocol, [("a", "g"), ("b", "h")], [("a", "x", 1), ("b", "y", 2)], minimum=0)
+    outcome, _ = kit.relay(*made.roles())
+    assert outcome[Party.SENDER] == Summary(2, 0)
+    assert released(outcome[Party.RECEIVER], True, True, 1) == {("g", "x"): [1, 1], ("h", "y"): [1, 2]}
+
+
+@pytest.mark.parametrize("protocol", JOINT)
 def test_no_measures_at_all(kit, scene, protocol):
     made = scene(protocol, [("a", "g"), ("b", "g")], [("b", "h"), ("c", "h")], measures=0)
     cells = kit.relay(*made.roles())[0][Party.RECEIVER]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,11 +24,12 @@ def column(keys):
 
 @pytest.fixture(scope="session")
 def pair(kit):
-    def roles(left, right, bounds=(24, 24), seed="psi"):
+    def roles(left, right, bounds=(24, 24), seed="psi", sid=b"s" * 32):
         scene = kit.Scene(kit.make_plan("psi_aggregate", bounds=bounds), None, None, seed)
+        contexts = {party: replace(scene.context(party), sid=sid) for party in Party}
         return (
-            psi.receiver(scene.context(Party.RECEIVER), column(left)),
-            psi.sender(scene.context(Party.SENDER), column(right)),
+            psi.receiver(contexts[Party.RECEIVER], column(left)),
+            psi.sender(contexts[Party.SENDER], column(right)),
         )
 
     return roles
@@ -154,6 +157,18 @@ def test_frames_depend_on_nothing_but_padded_sizes(kit, pair):
         wire = kit.relay(*pair(left, right))[1]
         shapes.add(tuple((s.author, s.frame.kind, len(s.frame.body)) for s in wire))
     assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("left", [[f"k{i}" for i in range(24)], []], ids=["keys", "dummies"])
+def test_points_of_another_session_cannot_be_linked(pair, left):
+    """The same keys, dummies and scalar under another session id: no point occurs in both."""
+    points = []
+    for sid in (b"a" * 32, b"b" * 32):
+        role, _ = pair(left, [], sid=sid)
+        body = next(role).body
+        points.append({body[i : i + 32] for i in range(0, len(body), 32)})
+    assert len(points[0]) == len(points[1]) == 24
+    assert not points[0] & points[1]
 
 
 def test_declared_bytes_are_the_bytes_on_the_wire(kit, pair):

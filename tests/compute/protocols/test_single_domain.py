@@ -124,6 +124,15 @@ def test_other_rows_or_schema_than_announced_are_refused(kit, scene):
     assert isinstance(deliver(kit, scene(), [Frame("release", other)]), PeerViolation)
 
 
+def test_bytes_after_the_end_and_invalid_text_are_refused():
+    schema = pa.schema([("d1", pa.string())])
+    body = _release.encode_table(pa.table({"d1": ["text"]}), schema)
+    assert _release.decode_table(body, schema, 1)["d1"].to_pylist() == ["text"]
+    for wrong in (body + body[-8:], body + b"\0", body[:-8], body.replace(b"text", b"te\xff\xff")):
+        with pytest.raises(PeerViolation):
+            _release.decode_table(wrong, schema, 1)
+
+
 def test_compressed_buffers_are_refused():
     schema = pa.schema([("d1", pa.string())])
     sink = pa.BufferOutputStream()
