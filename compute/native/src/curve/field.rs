@@ -10,9 +10,6 @@ pub struct Fe(pub [u64; 5]);
 
 pub const MASK51: u64 = (1 << 51) - 1;
 
-/// Limbs of 16p: added before a subtraction so that no limb goes below zero.
-const SIXTEEN_P: [u64; 5] = [16 * (MASK51 - 18), 16 * MASK51, 16 * MASK51, 16 * MASK51, 16 * MASK51];
-
 impl Fe {
     pub const ZERO: Self = Self([0; 5]);
     pub const ONE: Self = Self([1, 0, 0, 0, 0]);
@@ -46,7 +43,7 @@ impl Fe {
     }
 
     /// Limbs below 2^51 of the representative below p.
-    fn canonical(self) -> [u64; 5] {
+    pub fn canonical(self) -> [u64; 5] {
         let mut l = self.carried().0;
         // After one carry the value is below 2p, so q = (value >= p) is one bit: the carry that
         // adding 19 would send out of bit 255.
@@ -94,8 +91,10 @@ impl Fe {
 /// `LANES` independent elements and the operations a ladder needs, on values that fit together.
 ///
 /// A `Tight` value may be multiplied. A `Wide` one is a product, or the sum or difference of two
-/// `Wide` ones that are products or widened tights themselves, and must be `carry`-ed before it is
-/// multiplied. Splitting the two lets an implementation add first and carry once.
+/// products or widened tights, and must be `carry`-ed before it is multiplied. Splitting the two
+/// lets an implementation add first and carry once. A *raised* product has a multiple of p in it,
+/// so large in every limb that another product or a widened tight can be subtracted from it. An
+/// implementation may start its accumulators there instead of at zero, which costs nothing.
 ///
 /// Every method takes the same time whatever the values are. A value of the implementing type is
 /// the proof that this CPU has the instructions: it can only be had from `detect`.
@@ -110,12 +109,17 @@ pub trait Field: Copy + Send + Sync {
     fn export(self, x: Self::Tight, lanes: &mut [Fe]);
     fn splat(self, x: Fe) -> Self::Tight;
 
-    fn mul(self, a: Self::Tight, b: Self::Tight) -> Self::Wide;
-    fn square(self, a: Self::Tight) -> Self::Wide;
-    /// `addend + small * a`, for `small` below 2^18; `addend` is a product.
-    fn mul_small(self, a: Self::Tight, small: u32, addend: Self::Wide) -> Self::Wide;
     fn widen(self, a: Self::Tight) -> Self::Wide;
+    /// Zero, raised.
+    fn raised(self) -> Self::Wide;
+    fn mul(self, a: Self::Tight, b: Self::Tight) -> Self::Wide;
+    fn mul_raised(self, a: Self::Tight, b: Self::Tight) -> Self::Wide;
+    fn square(self, a: Self::Tight) -> Self::Wide;
+    fn square_raised(self, a: Self::Tight) -> Self::Wide;
+    /// `addend + small * a`, for `small` below 2^18; `addend` is a product, raised or not.
+    fn mul_small_add(self, addend: Self::Wide, a: Self::Tight, small: u32) -> Self::Wide;
     fn add(self, a: Self::Wide, b: Self::Wide) -> Self::Wide;
+    /// `a - b`, where `a` was raised and `b` was not.
     fn sub(self, a: Self::Wide, b: Self::Wide) -> Self::Wide;
     fn carry(self, a: Self::Wide) -> Self::Tight;
 
@@ -130,6 +134,35 @@ pub trait Field: Copy + Send + Sync {
 /// One lane, 64-bit integer arithmetic only.
 #[derive(Clone, Copy, Debug)]
 pub struct Portable;
+
+/// 16p, in limbs that each exceed what any limb of a `Wide` can be.
+const RAISE: Fe = Fe([16 * (MASK51 - 18), 16 * MASK51, 16 * MASK51, 16 * MASK51, 16 * MASK51]);
+
+#[inline(always)]
+fn product(Fe(a): Fe, Fe(b): Fe) -> Fe {
+    let m = |x: u64, y: u64| u128::from(x) * u128::from(y);
+    let b19 = b.map(|limb| 19 * limb); // 2^255 = 19
+    Fe::from_products([
+        m(a[0], b[0]) + m(a[4], b19[1]) + m(a[3], b19[2]) + m(a[2], b19[3]) + m(a[1], b19[4]),
+        m(a[1], b[0]) + m(a[0], b[1]) + m(a[4], b19[2]) + m(a[3], b19[3]) + m(a[2], b19[4]),
+        m(a[2], b[0]) + m(a[1], b[1]) + m(a[0], b[2]) + m(a[4], b19[3]) + m(a[3], b19[4]),
+        m(a[3], b[0]) + m(a[2], b[1]) + m(a[1], b[2]) + m(a[0], b[3]) + m(a[4], b19[4]),
+        m(a[4], b[0]) + m(a[3], b[1]) + m(a[2], b[2]) + m(a[1], b[3]) + m(a[0], b[4]),
+    ])
+}
+
+#[inline(always)]
+fn square(Fe(a): Fe) -> Fe {
+    let m = |x: u64, y: u64| u128::from(x) * u128::from(y);
+    let (a3_19, a4_19) = (19 * a[3], 19 * a[4]);
+    Fe::from_products([
+        m(a[0], a[0]) + 2 * (m(a[1], a4_19) + m(a[2], a3_19)),
+        m(a[3], a3_19) + 2 * (m(a[0], a[1]) + m(a[2], a4_19)),
+        m(a[1], a[1]) + 2 * (m(a[0], a[2]) + m(a[3], a4_19)),
+        m(a[4], a4_19) + 2 * (m(a[0], a[3]) + m(a[1], a[2])),
+        m(a[2], a[2]) + 2 * (m(a[0], a[4]) + m(a[1], a[3])),
+    ])
+}
 
 impl Field for Portable {
     const LANES: usize = 1;
@@ -153,35 +186,34 @@ impl Field for Portable {
     }
 
     #[inline(always)]
-    fn mul(self, Fe(a): Fe, Fe(b): Fe) -> Fe {
-        let m = |x: u64, y: u64| u128::from(x) * u128::from(y);
-        let b19 = b.map(|limb| 19 * limb); // 2^255 = 19
-        Fe::from_products([
-            m(a[0], b[0]) + m(a[4], b19[1]) + m(a[3], b19[2]) + m(a[2], b19[3]) + m(a[1], b19[4]),
-            m(a[1], b[0]) + m(a[0], b[1]) + m(a[4], b19[2]) + m(a[3], b19[3]) + m(a[2], b19[4]),
-            m(a[2], b[0]) + m(a[1], b[1]) + m(a[0], b[2]) + m(a[4], b19[3]) + m(a[3], b19[4]),
-            m(a[3], b[0]) + m(a[2], b[1]) + m(a[1], b[2]) + m(a[0], b[3]) + m(a[4], b19[4]),
-            m(a[4], b[0]) + m(a[3], b[1]) + m(a[2], b[2]) + m(a[1], b[3]) + m(a[0], b[4]),
-        ])
+    fn mul(self, a: Fe, b: Fe) -> Fe {
+        product(a, b)
     }
 
     #[inline(always)]
-    fn square(self, Fe(a): Fe) -> Fe {
-        let m = |x: u64, y: u64| u128::from(x) * u128::from(y);
-        let (a3_19, a4_19) = (19 * a[3], 19 * a[4]);
-        Fe::from_products([
-            m(a[0], a[0]) + 2 * (m(a[1], a4_19) + m(a[2], a3_19)),
-            m(a[3], a3_19) + 2 * (m(a[0], a[1]) + m(a[2], a4_19)),
-            m(a[1], a[1]) + 2 * (m(a[0], a[2]) + m(a[3], a4_19)),
-            m(a[4], a4_19) + 2 * (m(a[0], a[3]) + m(a[1], a[2])),
-            m(a[2], a[2]) + 2 * (m(a[0], a[4]) + m(a[1], a[3])),
-        ])
+    fn mul_raised(self, a: Fe, b: Fe) -> Fe {
+        self.add(RAISE, product(a, b))
     }
 
     #[inline(always)]
-    fn mul_small(self, Fe(a): Fe, small: u32, Fe(addend): Fe) -> Fe {
+    fn square(self, a: Fe) -> Fe {
+        square(a)
+    }
+
+    #[inline(always)]
+    fn square_raised(self, a: Fe) -> Fe {
+        self.add(RAISE, square(a))
+    }
+
+    #[inline(always)]
+    fn mul_small_add(self, Fe(addend): Fe, Fe(a): Fe, small: u32) -> Fe {
         let term = |i: usize| u128::from(a[i]) * u128::from(small) + u128::from(addend[i]);
         Fe::from_products([term(0), term(1), term(2), term(3), term(4)])
+    }
+
+    #[inline(always)]
+    fn raised(self) -> Fe {
+        RAISE
     }
 
     #[inline(always)]
@@ -196,7 +228,7 @@ impl Field for Portable {
 
     #[inline(always)]
     fn sub(self, Fe(a): Fe, Fe(b): Fe) -> Fe {
-        Fe(std::array::from_fn(|i| a[i] + SIXTEEN_P[i] - b[i]))
+        Fe(std::array::from_fn(|i| a[i] - b[i]))
     }
 
     #[inline(always)]

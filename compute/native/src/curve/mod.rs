@@ -10,6 +10,8 @@
 mod arithmetic;
 mod expand;
 mod field;
+#[cfg(target_arch = "x86_64")]
+mod ifma;
 
 use expand::Expander;
 use field::{Fe, Field, Portable};
@@ -22,30 +24,31 @@ pub type Point = [u8; 32];
 const CHUNK: usize = 1024;
 
 /// The instruction set the kernel runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Implementation {
+    #[cfg(target_arch = "x86_64")]
+    Ifma(ifma::Ifma),
     Portable,
 }
 
 impl Implementation {
-    /// Fastest first.
-    const ALL: [Self; 1] = [Self::Portable];
-
     pub fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Ifma(_) => "ifma",
             Self::Portable => "portable",
-        }
-    }
-
-    fn is_supported(self) -> bool {
-        match self {
-            Self::Portable => true,
         }
     }
 
     /// What this CPU can run, fastest first; never empty.
     pub fn supported() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|one| one.is_supported())
+        [
+            #[cfg(target_arch = "x86_64")]
+            ifma::Ifma::detect().map(Self::Ifma),
+            Some(Self::Portable),
+        ]
+        .into_iter()
+        .flatten()
     }
 
     /// The one called `name`, if it exists and this CPU can run it.
@@ -69,6 +72,8 @@ pub fn mask(
     clamped[0] &= 248;
     clamped[31] = (clamped[31] & 127) | 64;
     points.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK)).try_for_each(|(points, out)| match with {
+        #[cfg(target_arch = "x86_64")]
+        Implementation::Ifma(f) => f.mask_chunk(&clamped, points, out),
         Implementation::Portable => mask_chunk(Portable, &clamped, points, out),
     })
 }
@@ -86,6 +91,8 @@ pub fn hash_to_group<'k>(
         let first = chunk * CHUNK;
         let elements: Vec<Fe> = (first..first + out.len()).map(|i| expander.hash_to_field(key(i))).collect();
         match with {
+            #[cfg(target_arch = "x86_64")]
+            Implementation::Ifma(f) => f.map_chunk(&elements, out),
             Implementation::Portable => map_chunk(Portable, &elements, out),
         }
     });
@@ -102,6 +109,10 @@ pub fn key_bounds(offsets: &[u8], offset_bytes: usize, data_length: usize) -> Op
     (bounds.is_sorted() && *bounds.last()? <= data_length).then_some(bounds)
 }
 
+// The functions below, and all they call on values of a `Field`, are plain loops without closures:
+// `inline(always)` carries them into the caller that switched the instruction set on, and a closure
+// left behind would be compiled for the base instruction set (seen: eighty times slower).
+
 #[inline(always)]
 fn mask_chunk<F: Field>(
     f: F,
@@ -110,8 +121,12 @@ fn mask_chunk<F: Field>(
     out: &mut [Point],
 ) -> Result<(), InvalidPoint> {
     let xs = points.iter().map(Fe::from_bytes).collect::<Option<Vec<_>>>().ok_or(InvalidPoint)?;
-    let (numerators, mut denominators): (Vec<_>, Vec<_>) =
-        packed(f, &xs).map(|x| arithmetic::ladder(f, clamped, x)).unzip();
+    let (mut numerators, mut denominators) = fractions(f, xs.len());
+    for lanes in xs.chunks(F::LANES) {
+        let (x, z) = arithmetic::ladder(f, clamped, packed(f, lanes));
+        numerators.push(x);
+        denominators.push(z);
+    }
     divide(f, &numerators, &mut denominators, out);
     // A denominator of zero made its whole lane zero, so that this sees it as well.
     if out.contains(&[0; 32]) { Err(InvalidPoint) } else { Ok(()) }
@@ -119,20 +134,31 @@ fn mask_chunk<F: Field>(
 
 #[inline(always)]
 fn map_chunk<F: Field>(f: F, elements: &[Fe], out: &mut [Point]) {
-    let (numerators, mut denominators): (Vec<_>, Vec<_>) =
-        packed(f, elements).map(|u| arithmetic::elligator(f, u)).unzip();
+    let (mut numerators, mut denominators) = fractions(f, elements.len());
+    for lanes in elements.chunks(F::LANES) {
+        let (numerator, denominator) = arithmetic::elligator(f, packed(f, lanes));
+        numerators.push(numerator);
+        denominators.push(denominator);
+    }
     divide(f, &numerators, &mut denominators, out);
 }
 
-/// The elements lane by lane; the last lanes are filled up with the base point, whose
-/// large order keeps it from spoiling the shared inversion; its results are never read.
+type Column<F> = Vec<<F as Field>::Tight>;
+
+/// Room for the numerators and denominators of `count` elements.
 #[inline(always)]
-fn packed<F: Field>(f: F, elements: &[Fe]) -> impl Iterator<Item = F::Tight> {
-    elements.chunks(F::LANES).map(move |lanes| {
-        let mut full = [Fe::BASE; 16];
-        full[..lanes.len()].copy_from_slice(lanes);
-        f.import(&full[..F::LANES])
-    })
+fn fractions<F: Field>(_: F, count: usize) -> (Column<F>, Column<F>) {
+    let rows = count.div_ceil(F::LANES);
+    (Vec::with_capacity(rows), Vec::with_capacity(rows))
+}
+
+/// At most `LANES` elements, side by side; lanes left over hold the base point, whose large order
+/// keeps it from spoiling the shared inversion. Their results are never read.
+#[inline(always)]
+fn packed<F: Field>(f: F, elements: &[Fe]) -> F::Tight {
+    let mut full = [Fe::BASE; 16];
+    full[..elements.len()].copy_from_slice(elements);
+    f.import(&full[..F::LANES])
 }
 
 /// Writes numerator / denominator for each element.
