@@ -19,20 +19,24 @@ class CanonicalError(ValueError):
 def serialise(value: Any) -> bytes:
     """RFC 8785 bytes of `value`. Raises CanonicalError outside the subset."""
     _check(value, DEEPEST)
+    return _dump(value)
+
+
+def parse(data: bytes) -> Any:
+    """The value whose canonical form is `data`. Raises CanonicalError for any other bytes."""
+    value = parse_strict(data)
+    if _dump(value) != data:
+        raise CanonicalError("not in canonical form (RFC 8785)")
+    return value
+
+
+def _dump(value: Any) -> bytes:
     # Within the subset json.dumps is RFC 8785: the same escapes, and ASCII names sort alike in UTF-16.
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise CanonicalError("a string holds half of a surrogate pair") from error
-
-
-def parse(data: bytes) -> Any:
-    """The value whose canonical form is `data`. Raises CanonicalError for any other bytes."""
-    value = parse_strict(data)
-    if serialise(value) != data:
-        raise CanonicalError("not in canonical form (RFC 8785)")
-    return value
 
 
 def parse_strict(data: bytes) -> Any:

@@ -70,10 +70,9 @@ def format_time(milliseconds: int) -> str:
 def parse_time(text: str) -> int:
     """Milliseconds since 1970 of a time in exactly the form that `format_time` writes."""
     try:
-        moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
-    except ValueError as error:
+        milliseconds = (datetime.fromisoformat(text) - _EPOCH) // timedelta(milliseconds=1)
+    except (ValueError, TypeError) as error:  # TypeError: a time without a zone
         raise EncodingError("not a UTC time with milliseconds") from error
-    milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1)
     if milliseconds < 0 or format_time(milliseconds) != text:
         raise EncodingError("not a UTC time with milliseconds")
     return milliseconds

@@ -11,6 +11,7 @@ INVARIANT: `Record.parse(payload).to_payload() == payload`. The form never chang
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -84,6 +85,8 @@ REQUIRED_COMMITMENTS: Mapping[str, frozenset[str]] = {
     "document.commitment": frozenset({"document"}),
     "document.verification": frozenset({"document"}),
 }
+# 32 bytes in base64url: the last character carries four bits, so only sixteen are canonical.
+_SEALED_CLAIM = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _STATUS_OF = {"query.refusal": "refused", "query.failure": "failed"}
 
 
@@ -461,13 +464,10 @@ def _read(value: Any) -> Record:
 
 
 def _sealed(value: list[Any]) -> tuple[str, ...]:
-    try:
-        sizes = {len(unb64url(item)) for item in value}
-    except (EncodingError, AttributeError) as error:
-        raise FormatError("_sd does not hold digests") from error
-    if sizes != {32} or len(value) != SEALED_CLAIMS or value != sorted(set(value)):
+    sealed = text_list(value, _SEALED_CLAIM, "_sd")
+    if len(sealed) != SEALED_CLAIMS or list(sealed) != sorted(set(sealed)):
         raise FormatError(f"_sd is not {SEALED_CLAIMS} sorted distinct digests")
-    return tuple(value)
+    return sealed
 
 
 def _check(record: Record) -> None:

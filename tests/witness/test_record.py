@@ -133,6 +133,12 @@ def spoil(space, change):
         lambda v: v.update(_sd=v["_sd"][::-1]),
         lambda v: v["_sd"].append(v["_sd"][0]),
         lambda v: v.update(_sd=[1] * 16),
+        lambda v: v["_sd"].__setitem__(0, v["_sd"][0][:-1] + "B"),
+        lambda v: v["_sd"].__setitem__(0, v["_sd"][0] + "="),
+        lambda v: v["parties"][0].update(clock="2026-01-01T00:00:00.000"),
+        lambda v: v["parties"][0].update(clock="2026-01-01T00:00:00.000+00:00"),
+        lambda v: v["parties"][0].update(clock="20260101T000000.000Z"),
+        lambda v: v["parties"][0].update(clock="1969-12-31T23:59:59.999Z"),
         lambda v: v.update(_sd=["AAAA"] * 16),
     ],
 )

@@ -4,6 +4,8 @@ import contextlib
 import datetime as dt
 import hashlib
 import http.client
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -111,6 +113,19 @@ class Running:
             self._thread.join(10)
             assert not self._thread.is_alive()
         self._stop = None
+
+    @contextlib.contextmanager
+    def process(self):
+        command = [sys.executable, "-m", "witness", "serve", str(self.folder)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            words = dict(word.split("=") for word in process.stdout.readline().split()[1:])
+            self.grpc_port, self.http_port = int(words["grpc"]), int(words["http"])
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
     def credentials(self, *names):
         key, certificate = self.authority.issue(*names)
@@ -334,6 +349,29 @@ def test_restart_keeps_everything(running, space):
     with running.client() as client:
         assert client.submit([(envelope, TAG)])[0].index == 0
         client.await_proof(envelope, TAG)
+
+
+def test_kill_9_while_recording_loses_no_acknowledged_record(running, space):
+    """A real process, killed without warning; what it acknowledged is provable by the next one."""
+    running.stop()
+    acknowledged = []
+    for _ in range(2):
+        with running.process() as process, running.client() as client, ThreadPoolExecutor(4) as pool:
+
+            def submit(envelope, client=client):
+                with contextlib.suppress(WitnessUnavailable):
+                    acknowledged.append((envelope, client.submit([(envelope, TAG)])[0].index))
+
+            waiting = [pool.submit(submit, signed(space)) for _ in range(40)]
+            waiting[9].result(10)
+            process.kill()
+            for each in waiting:
+                each.result(10)
+    assert len(acknowledged) >= 10
+    with running.process(), running.client() as client:
+        for envelope, index in acknowledged:
+            assert tlog_proof.parse(client.await_proof(envelope, TAG)).index == index
+            assert client.submit([(envelope, TAG)])[0].index == index
 
 
 def test_a_proof_is_believed_only_from_the_right_log_and_tag(running, space):
