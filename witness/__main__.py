@@ -1,4 +1,4 @@
-"""The witness without a connector: `python -m witness serve CONFIG` and `python -m witness verify BUNDLE`.
+"""The witness without a connector: `python -m witness init|serve|verify`.
 
 An auditor's `verify` loads only the standard library and `cryptography`. Exit codes: 0 done, 2 usage or
 configuration, 7 verification failed.
@@ -30,6 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m witness", description=__doc__)
     commands = parser.add_subparsers(required=True)
+    init = commands.add_parser("init", help="write a commented configuration and a new log key")
+    init.add_argument("folder", type=Path)
+    init.add_argument("--space", required=True, help="the data space whose evidence is recorded")
+    init.add_argument("--participant", required=True, help="this witness's id in the member list")
+    init.add_argument("--origin", required=True, help="the log's name, such as witness.example/gba")
+    init.add_argument("--operator-key", action="append", default=[], help="ed25519:<base64>, or a PEM file")
+    init.set_defaults(run=_init)
     serve = commands.add_parser("serve", help="run the witness service")
     serve.add_argument("config", type=Path, help="configuration file, or the folder that holds it")
     serve.set_defaults(run=_serve)
@@ -42,6 +49,25 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--format", choices=("text", "json"), default="text")
     verify.set_defaults(run=_verify)
     return parser
+
+
+def _init(options: argparse.Namespace) -> int:
+    from witness.note import NoteInvalid
+    from witness.schema import FormatError
+    from witness.server import ConfigInvalid, write_default
+
+    try:
+        vkey = write_default(
+            options.folder,
+            space=options.space,
+            participant=options.participant,
+            origin=options.origin,
+            operator_keys=options.operator_key,
+        )
+    except (ConfigInvalid, FormatError, NoteInvalid) as error:
+        return _fail(USAGE, str(error))
+    sys.stdout.write(f"{vkey}\n")
+    return DONE
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -139,6 +165,8 @@ def _item_text(number: int, item: VerifiedItem) -> str:
             f"   recorded {format_time(item.included.leaf.received_at)}"
             f" as entry {item.included.index} of {head.origin} (tree of {head.size})"
         ),
+        "   cosigned by "
+        + (", ".join(sorted(item.included.cosigners)) or "nobody: the log is trusted alone"),
         *(f"   {reveal.party} learned {reveal.what}" for reveal in record.data.reveals),
         *(f"   disclosed {name}: {_plain(value)}" for name, value in item.disclosed.claims().items()),
         *(f"   opened {name}: {_shown(value)}" for name, value in item.opened.items()),

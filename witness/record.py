@@ -488,7 +488,8 @@ def _check(record: Record) -> None:
 def _check_contract(record: Record) -> None:
     if record.contract is None:
         raise FormatError("an event that both sides sign names no contract")
-    if record.event != "contract.request" and record.contract.agreement is None:
+    before = {"contract.request", "contract.termination"}  # a request can be turned down
+    if record.event not in before and record.contract.agreement is None:
         raise FormatError("contract.agreement is missing from an event under an agreement")
 
 

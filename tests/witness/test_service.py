@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from witness import __main__ as command
 from witness import checkpoint, dsse, leaf, members, merkle, note, record, server, tiles, tlog_proof
 from witness.client import WitnessClient, WitnessDishonest, WitnessRejected, WitnessUnavailable
 from witness.keys import PrivateKey
@@ -522,6 +523,17 @@ def test_configuration_is_not_overwritten_and_fails_closed(running):
             server.load(running.folder)
     path.write_text(good)
     assert server.load(path).space == "gba"
+
+
+def test_init_without_a_connector(tmp_path, capsys):
+    words = ["init", str(tmp_path / "w"), "--space", "gba", "--participant", "witness-b"]
+    assert command.main([*words, "--origin", "two words"]) == 2
+    assert command.main([*words, "--origin", "b.example/gba", "--operator-key", "operator.pem"]) == 0
+    vkey = note.parse_vkey(capsys.readouterr().out.strip())
+    config = server.load(tmp_path / "w")
+    assert (config.origin, config.participant) == (vkey.name, "witness-b") == ("b.example/gba", "witness-b")
+    assert PrivateKey.from_pem(config.log_key.read_bytes()).public == vkey.public
+    assert command.main([*words, "--origin", "b.example/gba"]) == 2
 
 
 def test_operator_keys_as_text_or_as_pem_file(running, space):

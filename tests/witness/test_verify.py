@@ -195,6 +195,11 @@ def test_members_of_another_operator_or_space(space, log):
     fails("members", bundle_of(space, item, lists=lists), space.trust, 0)  # the named list is missing
 
 
+def test_record_of_another_space(space, log):
+    item = item_of(space, log, space.seal(space="other"))
+    fails("members", bundle_of(space, item), space.trust, 0)
+
+
 def test_member_lists_in_disorder_or_forked(space, log):
     item = item_of(space, log, space.seal())
     second = members.successor(space.members, "gba", space.participants(), space.now + 1)
@@ -426,6 +431,7 @@ def test_the_command(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("VERIFIED\n1. query.intent: done\n")
     assert "opened query: SELECT the query 一" in shown
+    assert "cosigned by nobody" in shown
     assert command.main(["verify", *paths, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["records"][2]["event"] == "query.result"
 
