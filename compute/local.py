@@ -166,7 +166,7 @@ def _input(side: Side, info: DatasetInfo, table: pa.Table, limits: Limits) -> Lo
     labels, group, groups = _groups(side, table)
     sums = [p.name for p in side.partials]
     cells = pa.table({"key": index, "group": group, **{name: table[name] for name in (*sums, "rows")}})
-    if normalised:
+    if normalised and len(distinct) < len(cells):
         cells = _merged(cells, sums, limits)
     if side.distinct:
         place = cells.schema.get_field_index("rows")
