@@ -388,6 +388,7 @@ class _Planner:
             inner = self._condition_of(node.this, part)
             assert inner is not None
             both = inner if keep is None else replace(inner, sql=f"({inner.sql} AND {keep.sql})")
+            self._note_rows()
             return self._count_rows(both, part)
         if isinstance(node, exp.Min | exp.Max):
             return self._extreme(node, keep, part)
@@ -423,11 +424,14 @@ class _Planner:
 
     def _count(self, node: exp.Count, keep: Bound | None, part: str) -> Bound:
         if node.this is None or isinstance(node.this, exp.Star):
+            self._note_rows()
             return self._count_rows(keep, part)
         if isinstance(node.this, exp.Distinct):
             return self._count_distinct(node.this.expressions, keep, part)
         bound = self._rows(part).bound(node.this)
         self._notes.aggregated(bound.columns, "count")
+        if not bound.columns:
+            self._note_rows()
         if self._is_key(bound) and keep is None:
             return self._count_rows(None, part)
         self._must_be_senders(bound.sides, part)
@@ -436,6 +440,10 @@ class _Planner:
         present = f"({bound.sql} IS NOT NULL)"
         condition = present if keep is None else f"({keep.sql} AND {present})"
         return self._count_rows(replace(bound, sql=condition), part)
+
+    def _note_rows(self) -> None:
+        """Counting rows is a use of the column `*`: policies name it like any other measure."""
+        self._notes.aggregated([(self._sender.full_name, "*")], "count")
 
     def _count_rows(self, keep: Bound | None, part: str) -> Bound:  # noqa: ARG002
         sql = "CAST(1 AS BIGINT)" if keep is None else f"CASE WHEN {keep.sql} THEN 1 ELSE 0 END"

@@ -225,6 +225,9 @@ def _policy(config: ConnectorConfig, description: Description, offer: str, file:
                 "dataset.not-a-key",
                 f"policies/{file} joins on {column!r}, which the description declares no key",
             )
+    for column in policy.analysis.bounds:
+        if not parse_type(description.columns[column].type).numeric:
+            raise ConfigError("dataset.bounds", f"policies/{file} bounds {column!r}, which is no number")
     return text, policy
 
 
@@ -441,7 +444,7 @@ def _info(participant: str, offer: str, shared: Mapping[str, Any], policy: Polic
         Column(
             **{
                 **column,
-                "bounds": tuple(column["bounds"]) if column["bounds"] else None,
+                "bounds": _clamp(policy, column["name"], column["bounds"]),
                 "key": None if column["key"] is None else tuple(column["key"]),
             }
         )
@@ -456,6 +459,21 @@ def _info(participant: str, offer: str, shared: Mapping[str, Any], policy: Polic
         commitment=shared["commitment"],
         disclosure=Level.parse(join.disclosure) if join else Level.HIDDEN,
     )
+
+
+def _clamp(policy: Policy, column: str, declared: Sequence[str] | None) -> tuple[str, str] | None:
+    """What sums clamp this offer's column to: the policy's bounds within the declared ones."""
+    wanted = policy.analysis.bounds.get(column)
+    if wanted is None:
+        return (declared[0], declared[1]) if declared else None
+    low, high = wanted
+    if declared:
+        low, high = max(low, Decimal(declared[0])), min(high, Decimal(declared[1]))
+    if low > high:
+        raise ConfigError(
+            "dataset.bounds", f"column {column!r}: the policy's bounds lie outside the declared"
+        )
+    return plain(low), plain(high)
 
 
 def _bucket(count: int) -> int:

@@ -41,34 +41,22 @@ Measure = Literal[
 ]
 ScalarFunction = Literal[
     "abs",
-    "arithmetic",  # + - * and unary minus, intervals too
+    "arithmetic",  # + - * / // % and unary minus
     "case",  # CASE outside aggregates; what it compares needs `filters` as well
-    "cast",
     "ceil",
     "coalesce",
-    "date_part",  # also EXTRACT
     "date_trunc",
-    "day",
-    "dayofweek",
-    "divide",  # / and //
+    "extract",  # also date_part, year(), quarter(), month(), week(), day(), hour()
     "floor",
     "greatest",
-    "hour",
     "least",
-    "left",
     "length",
     "lower",
-    "modulo",
-    "month",
     "nullif",
-    "quarter",
-    "right",
     "round",
-    "substring",
+    "substr",  # also left() and right()
     "trim",
     "upper",
-    "week",
-    "year",
 ]
 
 T = TypeVar("T", bound=Hashable)

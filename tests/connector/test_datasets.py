@@ -111,6 +111,27 @@ def test_two_offers_over_one_table(node):
         assert connection.sql("SELECT sum(amount) FROM source").fetchall() == [(sum(range(300)),)]
 
 
+def _bound_by_policy(node, words):
+    path = node[0].policies_folder / "invoices.yaml"
+    path.write_text(path.read_text() + f"  bounds: {words}\n")
+
+
+def test_an_offers_policy_narrows_what_sums_are_clamped_to(node):
+    _bound_by_policy(node, "{amount: [-5, 200]}")
+    datasets.add(*node, "invoices")
+    one, two = (datasets.open_offer(*node, name).dataset.column("amount") for name in _OFFERS)
+    assert (one.bounds, two.bounds) == (("0", "200"), ("0", "1000000.5"))
+
+
+@pytest.mark.parametrize("words", ["{amount: [1000001, 1000002]}", "{industry: [0, 1]}"])
+def test_bounds_that_cannot_clamp_are_refused(node, words):
+    _bound_by_policy(node, words)
+    _refused(node, ConfigError, "dataset.bounds")
+
+
+_OFFERS = ("invoices", "invoices_matched")
+
+
 def test_the_catalogue_entry_is_canonical_rounded_and_complete(node):
     (offer, _) = datasets.add(*node, "invoices").offers
     entry = canonical.parse(offer.entry)

@@ -448,7 +448,7 @@ TIGHTEN = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(policies(), st.lists(requests(), min_size=6, max_size=6), LEDGERS)
 @pytest.mark.parametrize("step", TIGHTEN)
 def test_adding_a_constraint_never_permits_more(step, policy, requests, ledger):
