@@ -44,7 +44,7 @@ def check_contents() -> None:
     assert scripts["bayspace"] == "connector.cli:main"
 
 
-def check_demo_policies() -> None:
+def check_demo_files() -> None:
     load = importlib.import_module("policy_enforcer.load").load
     with as_file(resources("connector") / "demo_files" / "policies") as folder:
         texts = {path.name: path.read_text("utf-8") for path in folder.glob("*.yaml")}
@@ -73,7 +73,7 @@ def main() -> None:
     start = time.perf_counter()
     check_location(Path(sys.argv[1]).resolve())
     check_contents()
-    check_demo_policies()
+    check_demo_files()
     check_auditor()
     print(f"importing the command line takes {import_seconds():.3f} s (goal: 0.3 s)")
     print(f"the wheel is complete ({time.perf_counter() - start:.1f} s)")

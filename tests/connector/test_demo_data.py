@@ -1,5 +1,7 @@
 """The demo's data and policies: same seed, same bytes; valid codes; the awkward values of real tables."""
 
+from __future__ import annotations
+
 import hashlib
 import time
 from datetime import date
