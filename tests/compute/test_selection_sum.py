@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compute import _native
 from compute.errors import DataError, PeerViolation
 from compute.protocols.base import Frame, run_pair
 from compute.selection_sum import (
@@ -179,7 +180,7 @@ def test_what_does_not_fit_is_refused(arguments: dict) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     slots=st.integers(1, 2**31),
-    returned=st.integers(1, 500),
+    returned=st.integers(1, 100),
     magnitudes=st.lists(st.integers(0, 2**100), max_size=4),
     weight_bound=st.one_of(st.none(), st.integers(1, 2**40)),
 )
@@ -485,3 +486,78 @@ def test_both_sides_derive_the_same_canonical_parameters() -> None:
     again = small()[0]
     assert parameters.canonical() == again.canonical()
     assert len({str(p.canonical()) for p in (parameters, replace(parameters, flood_bits=3))}) == 2
+
+
+def recorded(role, kind: str, bodies: list[bytes]):
+    """The role, with the bodies of its frames of one kind copied into a list."""
+    item = next(role)
+    while True:
+        if isinstance(item, Frame) and item.kind == kind:
+            bodies.append(item.body)
+        reply = yield item
+        try:
+            item = role.send(reply)
+        except StopIteration as end:
+            return end.value
+
+
+def test_every_answer_of_the_role_is_flooded() -> None:
+    """The key holder's view of 60 answers: noise spread over the whole flood, not over its own errors."""
+    cells = 60
+    parameters = Parameters.derive(slots=50, returned=cells, bounds=[SumBound(50)])
+    seeds, bodies = [], []
+
+    def entropy(count: int) -> bytes:
+        seeds.append(seeded("sender")(count + len(seeds))[:count])
+        return seeds[-1]
+
+    receivers = [ReceiverGroup(column(i % 50)) for i in range(cells)]
+    left = sender(
+        parameters,
+        Shape(cells, 1),
+        [SenderGroup(everywhere(50), (everywhere(50) % 2,))],
+        release_all,
+        entropy,
+    )
+    answers, _ = run_pair(
+        left, recorded(receiver(parameters, Shape(cells, 1), receivers, seeded(3)), "selection-sums", bodies)
+    )
+    assert len(bodies) == cells
+    assert (answers.counts == 1).all()
+    ring = _native.SelectionRing(parameters.degree, parameters.moduli)
+    key = _native.SelectionKey(ring, parameters.plain_bits, seeds[1], seeds[0])
+    noise = []
+    for body in bodies:
+        q, t, x = parameters.q_kept, parameters.t, 0
+        for residue, p in zip(key.open(parameters.kept, body), parameters.moduli, strict=False):
+            x += residue * (q // p) * pow(q // p, -1, p)
+        centred = (x * t + q // 2) % q - q // 2  # t * noise, since q * plain vanishes modulo q
+        noise.append(centred / t * parameters.q / q / 2**parameters.flood_bits)
+    assert max(map(abs, noise)) < 1.01
+    assert max(noise) > 0.8
+    assert min(noise) < -0.8
+    assert abs(np.mean(noise)) < 4 / np.sqrt(3 * cells)
+
+
+def test_no_draw_of_entropy_is_used_twice_or_left_out() -> None:
+    """Another seed anywhere changes what is sent; equal selections give unrelated answers."""
+    parameters, shape, senders, receivers = small()
+
+    def frames(sender_seed: object, receiver_seed: object) -> list[bytes]:
+        bodies: list[bytes] = []
+        run_pair(
+            recorded(
+                sender(parameters, shape, senders, release_all, seeded(sender_seed)),
+                "selection-columns",
+                bodies,
+            ),
+            recorded(receiver(parameters, shape, receivers, seeded(receiver_seed)), "selection-sums", bodies),
+        )
+        return bodies
+
+    first, again, other_sender, other_receiver = frames(1, 2), frames(1, 2), frames(3, 2), frames(1, 4)
+    assert first == again
+    assert not set(first) & set(other_sender)
+    assert first[:2] == other_receiver[:2]
+    assert not set(first[2:]) & set(other_receiver[2:])
+    assert len(set(first)) == len(first)

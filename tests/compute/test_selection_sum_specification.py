@@ -326,6 +326,28 @@ def test_reading_the_counts_polynomial_coefficient_by_coefficient() -> None:
     assert opened == {int(selection.sum())}
 
 
+def test_subtracting_the_answers_of_two_cells() -> None:
+    """Stopped by an encryption of zero of its own for every cell: a shared one would cancel."""
+    spec, first, second = Specification(primes(2), 20), bits(4), bits(5)
+    sent = kernel(spec).encrypt(0, 0, 1, np.arange(N, dtype=np.int64), [])
+    ring = _native.SelectionRing(N, spec.primes)
+    selections = [(np.flatnonzero(w).astype(np.int64), None) for w in (first, second)]
+    sums = _native.SelectionSums(ring, SENDER_PUBLIC, kernel(spec).public_key(), 1, N, selections)
+    sums.absorb(0, 0, 1, sent)
+
+    def difference(left: bytes, right: bytes) -> Poly:
+        pairs = zip(*(unpacked(x[16:], spec.primes, N) for x in (left, right)), strict=True)
+        quotient = divided([(x - y) % spec.q for x, y in pairs], spec)
+        return [x - spec.q if x > spec.q // 2 else x for x in quotient]
+
+    # Left out: both cells on the encryption of zero number 0.
+    c0 = [unpacked(sent, spec.primes, N)]
+    shared = [spec.answer(0, c0, [w.tolist()], 0, 0, 2) for w in (first, second)]
+    assert difference(*shared) == (first - second).tolist()
+    own = [sums.finish(0, selection, RECEIVER, [0, 0], 2) for selection in (0, 1)]
+    assert min(map(abs, difference(*own))) > spec.q >> 40
+
+
 def regression(flood_bits: int, sessions: int = 1500) -> tuple[float, float]:
     """Least squares of the opened noise on the sender's own errors: (share of slots guessed, z-score).
 
