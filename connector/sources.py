@@ -259,9 +259,7 @@ def _csv_header(files: list[Path], reading: Any, parsing: Any) -> list[str]:
 # --- databases ----------------------------------------------------------------------------------------
 
 
-_DUCKDB_TABLE = (
-    "SELECT count(*) FROM duckdb_tables() WHERE NOT internal AND schema_name = 'main' AND table_name = ?"
-)
+_DUCKDB_TABLE = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'main' AND table_name = ?"
 
 
 def _duckdb(spec: DuckDb, path: Path) -> Source:

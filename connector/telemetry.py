@@ -114,7 +114,7 @@ class Telemetry:
         The span is nobody's "current" span: protocol roles are generators, which would carry a current
         one into each other's work.
         """
-        started = Span(self._tracer.start_span(name, _parent(traceparent), record_exception=False))
+        started = Span(self._tracer.start_span(name, _parent(traceparent)))
         for key, value in attributes.items():
             started.set(key, value)
         try:
@@ -142,8 +142,7 @@ def _parent(traceparent: str) -> Context:
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None:
         return Context()
-    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
-    context = trace.SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True, trace_flags=flags)
+    context = trace.SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True)
     return trace.set_span_in_context(trace.NonRecordingSpan(context), Context())
 
 

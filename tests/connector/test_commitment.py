@@ -48,6 +48,19 @@ def test_slices_with_offsets_do_not_matter():
     assert _commit(inner, 777) == _commit(large)
 
 
+def test_a_slice_has_the_bytes_of_its_own_rows():
+    batch = pa.record_batch(
+        {
+            "s": pa.array(["a", "bc", "深圳", "d", ""]),
+            "d": pa.array([Decimal(n) for n in range(5)], pa.decimal128(5, 2)),
+            "huge": pa.array([Decimal(n) for n in range(5)], pa.decimal128(38, 0)),
+            "n": pa.array(range(5), pa.int64()),
+            "b": pa.array([True, False, True, True, False]),
+        }
+    )
+    assert commitment.chunk_bytes(batch.slice(1, 3)) == commitment.chunk_bytes(batch.take([1, 2, 3]))
+
+
 def test_the_value_is_fixed_for_ever():
     """Recomputed here without the code under test, from the definition in the module's docstring."""
     import hashlib

@@ -129,6 +129,18 @@ def test_a_removed_member_and_a_changed_address(made):
     _named(_troubles(bank), "members", "fail", "removed")
 
 
+def test_a_list_that_holds_other_keys(made, tmp_path):
+    bank, folder = made
+    impostor = config.init(tmp_path / "impostor", "hk-bank", "gba", "HK", address=bank.network.address)
+    key = bank.evidence_key_path.read_bytes()
+    bank.evidence_key_path.write_bytes(impostor.evidence_key_path.read_bytes())
+    _named(_troubles(bank), "members", "fail", "evidence key")
+    bank.evidence_key_path.write_bytes(key)
+    space.enrol(folder, impostor.folder / "enrolment.json", replace_keys=True)
+    enrolment.adopt_members(bank.trust, (folder / "members.json").read_bytes())
+    _named(_troubles(bank), "members", "fail", "another certificate")
+
+
 def test_data_and_policies_that_changed(made):
     bank, _ = made
     pq.write_table(pa.table({"a": [1, 2, 3]}), bank.datasets_folder / "t.parquet")
