@@ -79,7 +79,7 @@ class Negotiating:
             record = self._agree(record)
         if record.state != State.FINALIZED.value:
             raise ConfigError("contract.state", f"the contract is {record.state} and cannot be approved")
-        self._send(record.peer, "Finalize", negotiation_pb2.NegotiationEvent(negotiation=negotiation))
+        self._send(record.peer, "Finalize", negotiation_pb2.NegotiationEvent(negotiation=record.id))
         node.evidence.wake()
         return record
 
@@ -91,7 +91,7 @@ class Negotiating:
         self._advanced(record, Message.TERMINATION, record.role)
         sealed = self._termination(record, code, self._node.id).seal(self._node.entropy)
         message = negotiation_pb2.NegotiationTermination(
-            negotiation=negotiation, code=code, record=self._signed(sealed)
+            negotiation=record.id, code=code, record=self._signed(sealed)
         )
         try:
             countersignature = self._send(record.peer, "Terminate", message).signature
@@ -99,15 +99,15 @@ class Negotiating:
             countersignature = b""  # one-sided, and the record says so
         with self._node.store.atomic():
             self._terminated(record, code)
-            self._keep(negotiation, sealed, record.peer, countersignature)
-        return self.find(negotiation)
+            self._keep(record.id, sealed, record.peer, countersignature)
+        return self.find(record.id)
 
     def suspend(self, negotiation: str, *, suspended: bool) -> NegotiationRecord:
         """As provider: stop or resume answering under an agreement. Takes effect here at once."""
         record = self.find(negotiation)
         self._must_be(record, PROVIDER)
         self._suspended(record, suspended)
-        message = negotiation_pb2.AgreementSuspension(negotiation=negotiation, suspended=suspended)
+        message = negotiation_pb2.AgreementSuspension(negotiation=record.id, suspended=suspended)
         self._send(record.peer, "Suspend", message)
         return record
 
