@@ -34,7 +34,7 @@ from policy_enforcer.facts import ColumnUse, LedgerView, ProtocolUse, Request
 from policy_enforcer.model import ANY, Closed, ColumnName, Moment, Policy, Text
 from policy_enforcer.moments import first_instant
 from policy_enforcer.obligations import obligations
-from policy_enforcer.problems import PolicyError
+from policy_enforcer.problems import PolicyError, Problem
 from policy_enforcer.yamltree import parse
 
 
@@ -127,7 +127,10 @@ def run_examples(
 
 
 def case(policy: Policy, example: Example) -> tuple[str, Request, LedgerView, frozenset[str]]:
-    """The facts of an example without `sql`, as `run_examples` takes them."""
+    """The facts of an example, as `run_examples` takes them. `PolicyError` when it holds `sql` instead."""
+    if example.sql is not None:
+        sentence = f"the example {example.name!r} holds SQL, whose facts only a plan has"
+        raise PolicyError("tests", [Problem("examples.sql", sentence)])
     at = _instant(policy, example.at)
     ledger = LedgerView(example.uses, example.running, agreed=at)
     return example.name, _request(policy, example, at), ledger, frozenset(example.expect)

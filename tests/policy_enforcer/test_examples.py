@@ -92,9 +92,11 @@ def test_what_an_example_leaves_out_is_as_the_policy_wants_it(invoices_text):
     assert [outcome.actual for outcome in found] == [frozenset()]
 
 
-def test_examples_with_sql_are_kept_for_the_connector():
+def test_examples_with_sql_are_kept_for_the_connector(invoices):
     (example,) = parse_examples('tests: [{name: one, sql: "SELECT 1", expect: [column.use-unknown]}]')
     assert (example.sql, example.expect) == ("SELECT 1", ("column.use-unknown",))
+    with pytest.raises(PolicyError, match="only a plan has"):
+        case(invoices, example)
 
 
 @pytest.mark.parametrize(
