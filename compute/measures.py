@@ -99,7 +99,7 @@ class Measure:
             a, b = _rescaled((a, b))
             scale, magnitude = a.scale, a.magnitude + b.magnitude
             sign = "+" if isinstance(node, exp.Add) else "-"
-        if magnitude >= LIMIT:
+        if magnitude > LIMIT:
             raise self._scalar.refuse(
                 "overflow", "this arithmetic can exceed 126 bits; tighten the declared bounds"
             )
@@ -282,7 +282,7 @@ def _times(number: Number, factor: int, scale: int) -> Number:
     if factor == 1:
         return number
     magnitude = number.magnitude * factor
-    if magnitude >= LIMIT:
+    if magnitude > LIMIT:
         raise QueryError("query.overflow", "this arithmetic can exceed 126 bits; tighten the declared bounds")
     sql = f"({_wide(number, magnitude)} * {_integer(factor)})"
     return replace(number, sql=sql, magnitude=magnitude, scale=scale, huge=_is_huge(magnitude))

@@ -18,7 +18,7 @@ from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound, Scalar, quoted
 from compute.facts import Notes, Prepared
 from compute.keys import check_key
-from compute.measures import Measure, Number, Unbounded, guarded, square
+from compute.measures import LIMIT, Measure, Number, Unbounded, guarded, square
 from compute.plan import Dimension, Figure, Output, Partial, Plan, Side, Total
 from compute.protocols import PROTOCOLS
 from compute.protocols.base import Protocol
@@ -628,7 +628,7 @@ def _sum_type(number: Number) -> Type:
 
 
 def _checked(number: Number) -> Number:
-    if number.magnitude >= 2**126:
+    if number.magnitude > LIMIT:
         raise QueryError("query.overflow", "a square can exceed 126 bits; ask the owner for tighter bounds")
     return number
 

@@ -272,22 +272,22 @@ def _check_tokens(tokens: list[Token]) -> None:
             raise QueryError("query.syntax", "a number is followed by letters; write it in decimal digits")
 
 
-_HYPHENATED = re.compile(r"\s*([^\W\d]\w*(?:-\w+)*)\s*\.\s*([^\W\d]\w*(?:-\w+)*)")
+_HYPHENATED = re.compile(r"([^\W\d]\w*(?:-\w+)*)\s*\.\s*([^\W\d]\w*(?:-\w+)*)")
 
 
 def _quote_hyphenated(sql: str, tokens: list[Token]) -> str:
     """Let FROM and JOIN name `sz-trade.invoices` without quotes: participants' names have hyphens."""
     pieces, done, in_from = [], 0, False
-    for token in tokens:
+    for token, following in pairwise(tokens):
         if token.token_type in (TokenType.FROM, TokenType.JOIN):
             in_from = True
         elif token.token_type in _AFTER_FROM:
             in_from = False
         elif not (in_from and token.token_type is TokenType.COMMA):
             continue
-        found = _HYPHENATED.match(sql, token.end + 1) if in_from else None
+        found = _HYPHENATED.match(sql, following.start) if in_from else None
         if found and "-" in found[1] + found[2]:
-            pieces += [sql[done : found.start()], f' "{found[1]}"."{found[2]}"']
+            pieces += [sql[done : found.start()], f'"{found[1]}"."{found[2]}"']
             done = found.end()
     return "".join([*pieces, sql[done:]])
 

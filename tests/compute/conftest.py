@@ -65,28 +65,27 @@ def _plaintext_join(plan: Plan, receiver: LocalInput, sender: LocalInput) -> Cel
     """What a joint protocol computes, on plaintext: per pair of groups, the distinct matching keys and the
     sender's sums over them. A key that the receiver holds in two rows of a group would count twice."""
     assert all(rows == 1 for rows in receiver.cells["rows"].to_pylist())
-    sums = ", ".join(
-        ["count(DISTINCT s.key) AS identities", *(f"sum({p.name}) AS {p.name}" for p in plan.sender.partials)]
-    )
     with duckdb.connect(":memory:") as connection:
         for name, side in (("r", receiver), ("s", sender)):
             connection.register(f"{name}_keys", pa.table({"at": range(len(side.keys)), "bytes": side.keys}))
             connection.register(f"{name}_cells", side.cells)
+        columns = ['r."group" AS rg', 's."group" AS sg', "count(DISTINCT s.key) AS identities"]
+        columns += [f"sum({p.name}) AS {p.name}" for p in plan.sender.partials]
         joined = connection.sql(
-            f'SELECT r."group" AS rg, s."group" AS sg, {sums} FROM r_cells r JOIN r_keys ON r.key = r_keys.at '
+            f"SELECT {', '.join(columns)} FROM r_cells r JOIN r_keys ON r.key = r_keys.at "
             "JOIN s_keys ON s_keys.bytes = r_keys.bytes JOIN s_cells s ON s.key = s_keys.at GROUP BY 1, 2"
         ).to_arrow_table()
     if joined.num_rows == 0 and receiver.labels.num_columns + sender.labels.num_columns == 0:
         zero = {name: [0] for name in joined.column_names}
         joined = pa.table(zero, schema=joined.schema)  # without dimensions SQL answers one row
-    columns: dict[str, Any] = {}
+    cells: dict[str, Any] = {}
     for side, index in ((receiver, joined["rg"]), (sender, joined["sg"])):
         for name in side.labels.column_names:
-            columns[name] = side.labels[name].take(index)
-    columns["identities"] = joined["identities"]
+            cells[name] = side.labels[name].take(index)
+    cells["identities"] = joined["identities"]
     for partial in plan.sender.partials:
-        columns[partial.name] = joined[partial.name].cast(pa.decimal128(38, 0))
-    return Cells(pa.table(columns), 0)
+        cells[partial.name] = joined[partial.name].cast(pa.decimal128(38, 0))
+    return Cells(pa.table(cells), 0)
 
 
 def _answer(prepared: Prepared, tables: dict[str, pa.Table], catalogue: dict[str, DatasetInfo]) -> pa.Table:

@@ -1,5 +1,7 @@
 """Every answer equals DuckDB over the pooled tables: types, NULLs, values; figures of any size are exact."""
 
+# ruff: noqa: E501 - one question a line
+
 from __future__ import annotations
 
 import math
@@ -123,8 +125,7 @@ JOINT = [
     f"SELECT floor(i.days / 100) AS bucket, count(*) {FROM} GROUP BY bucket HAVING count(*) > 1",
     f"SELECT i.industry, sum(i.amount) s, c.grade, avg(i.lines) {BOTH_KEYS} GROUP BY 1, 3",
     f"SELECT branch, i.paid, count(*) n, sum(i.days) s {BOTH_KEYS} GROUP BY ALL",
-    'SELECT i.industry, count(*) n, sum(i.amount) s FROM "sz-trade".invoices i SEMI JOIN "hk-bank".credit c '
-    "ON i.company = c.company AND c.score > 500 GROUP BY 1",
+    'SELECT i.industry, count(*) n, sum(i.amount) s FROM "sz-trade".invoices i SEMI JOIN "hk-bank".credit c ON i.company = c.company AND c.score > 500 GROUP BY 1',
     'SELECT sum(i.days) s FROM "sz-trade".invoices i, "hk-bank".credit c WHERE i.company = c.company AND c.active',
 ]
 

@@ -1,0 +1,201 @@
+"""Facts: nothing a query does with a column stays hidden from the policies."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from compute.planner import prepare
+from policy_enforcer.facts import ColumnUse
+
+JOIN = "sz-trade.invoices i JOIN hk-bank.credit c ON i.company = c.company"
+AT = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def facts(catalogue, sql, dataset="sz-trade.invoices"):
+    return {use.column: use for use in prepare(sql, "hk-bank", catalogue).uses[dataset]}
+
+
+def single(catalogue, expression):
+    return facts(catalogue, f"SELECT {expression} FROM sz-trade.invoices")
+
+
+def where(catalogue, predicate):
+    return facts(catalogue, f"SELECT count(*) FROM sz-trade.invoices WHERE {predicate}")
+
+
+@pytest.mark.parametrize(
+    ("predicate", "column", "how", "literal", "other"),
+    [
+        ("days = 1", "days", {"equality"}, True, False),
+        ("days <> 1", "days", {"equality"}, True, False),
+        ("days >= 1", "days", {"range"}, True, False),
+        ("days BETWEEN 1 AND 2", "days", {"range"}, True, False),
+        ("days IN (1, 2)", "days", {"membership"}, True, False),
+        ("days IS NOT NULL", "days", {"null"}, False, False),
+        ("company LIKE '深%'", "company", {"pattern"}, True, False),
+        ("company NOT ILIKE '深%'", "company", {"pattern"}, True, False),
+        ("paid", "paid", {"equality"}, True, False),
+        ("NOT paid", "paid", {"equality"}, True, False),
+        ("paid IS TRUE", "paid", {"equality"}, True, False),
+        ("days > lines", "days", {"range"}, False, True),
+        ("days IS DISTINCT FROM lines", "lines", {"equality"}, False, True),
+        (
+            "days = 1 OR (days > 5 AND NOT days IN (7))",
+            "days",
+            {"equality", "range", "membership"},
+            True,
+            False,
+        ),
+        ("nullif(days, 3) IS NULL", "days", {"equality", "null"}, True, False),
+    ],
+)
+def test_filters(catalogue, predicate, column, how, literal, other):
+    use = where(catalogue, predicate)[column]
+    assert use.filtered == how
+    assert (use.compared_with_literal, use.compared_with_column) == (literal, other)
+
+
+def test_functions_are_named(catalogue):
+    found = facts(
+        catalogue,
+        "SELECT date_trunc('month', day) AS m, year(day) AS y, upper(substr(industry, 1, 2)) AS s, "
+        "CASE WHEN days + 1 > 3 THEN 'a' END AS c, sum(amount * coalesce(lines, 0)) AS t, count(*) "
+        "FROM sz-trade.invoices GROUP BY 1, 2, 3, 4",
+    )
+    assert found["day"].functions == {"date_trunc", "extract"}
+    assert found["industry"].functions == {"upper", "substr"}
+    assert found["days"].functions == {"arithmetic", "case"}
+    assert found["days"].filtered == {"range"}
+    assert found["amount"].functions == {"arithmetic"}
+    assert found["lines"].functions == {"arithmetic", "coalesce"}
+    assert all(found[c].grouped for c in ("day", "industry", "days"))
+    assert found["amount"].aggregated == found["lines"].aggregated == {"sum"}
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "column", "word"),
+    [
+        ("sum(days)", "days", "sum"),
+        ("avg(amount)", "amount", "avg"),
+        ("count(industry)", "industry", "count"),
+        ("count(DISTINCT industry)", "industry", "count_distinct"),
+        ("min(day)", "day", "min"),
+        ("max(company)", "company", "max"),
+        ("var_samp(days)", "days", "var"),
+        ("stddev_pop(days)", "days", "stddev"),
+        ("corr(days, lines)", "lines", "corr"),
+        ("regr_slope(days, lines)", "days", "regr"),
+        ("covar_samp(days, lines)", "days", "covar"),
+        ("sum(loose)", "loose", "sum"),
+    ],
+)
+def test_aggregates(catalogue, aggregate, column, word):
+    assert single(catalogue, aggregate)[column] == ColumnUse(column, aggregated=frozenset({word}))
+
+
+@pytest.mark.parametrize(
+    "aggregate",
+    [
+        "sum(CASE WHEN company = 'x' THEN amount ELSE 0 END)",
+        "sum(if(company = 'x', amount, 0))",
+        "sum(amount) FILTER (WHERE company = 'x')",
+        "avg(CASE company WHEN 'x' THEN amount END)",
+        "sum(amount * CASE WHEN company = 'x' THEN 1 ELSE 0 END)",
+    ],
+)
+def test_predicates_inside_aggregates_are_conditional(catalogue, aggregate):
+    company = single(catalogue, aggregate)["company"]
+    assert company.conditional
+    assert company.compared_with_literal
+    assert company.filtered == {"equality"}
+
+
+@pytest.mark.parametrize(
+    "aggregate",
+    ["count(*) FILTER (WHERE days > 3)", "count_if(days > 3)", "count(CASE WHEN days > 3 THEN 1 END)"],
+)
+def test_conditional_counts(catalogue, aggregate):
+    days = single(catalogue, aggregate)["days"]
+    assert days.compared_with_literal
+    assert days.conditional or days.aggregated == {"count"}
+
+
+def test_joins_and_the_other_side(catalogue):
+    sql = f"SELECT c.grade, count(*) FROM {JOIN} WHERE c.score > 5 GROUP BY 1 ORDER BY 1"
+    mine, theirs = facts(catalogue, sql, "hk-bank.credit"), facts(catalogue, sql)
+    assert mine["company"].joined
+    assert theirs["company"].joined
+    assert mine["grade"].grouped
+    assert mine["score"].filtered == {"range"}
+    assert set(theirs) == {"company", "*"}
+    assert theirs["*"] == ColumnUse("*", aggregated=frozenset({"count"}))
+
+
+@pytest.mark.parametrize(
+    ("predicate", "marked"),
+    [
+        ("1 = 1", True),
+        ("TRUE", True),
+        ("days > 3 OR 1 = 1", True),
+        ("days > 3 OR TRUE", True),
+        ("days = days", True),
+        ("NULL", True),
+        ("'a' IN ('a')", True),
+        ("1 BETWEEN 0 AND 2", True),
+        ("days > 3", False),
+        ("days = lines", False),
+        ("days IS NULL", False),
+    ],
+)
+def test_constant_predicates_are_marked(catalogue, predicate, marked):
+    prepared = prepare(f"SELECT count(*) FROM sz-trade.invoices WHERE {predicate}", "hk-bank", catalogue)
+    assert prepared.literals_on_total is marked
+
+
+def test_requests_for_both_policies(catalogue):
+    prepared = prepare(f"SELECT c.grade, sum(i.amount) FROM {JOIN} GROUP BY 1", "hk-bank", catalogue)
+    found = prepared.requests(
+        recipients=frozenset({"hk-bank"}),
+        purpose="credit-risk",
+        at=AT,
+        witnesses=1,
+        processing=frozenset({"HK"}),
+    )
+    invoices, credit = found["sz-trade.invoices"], found["hk-bank.credit"]
+    assert (invoices.owner, invoices.asker, invoices.joint, invoices.asker_data) == (
+        "sz-trade",
+        "hk-bank",
+        True,
+        True,
+    )
+    assert (credit.owner, credit.peer_keys, invoices.peer_keys) == ("hk-bank", 1000, 1000)
+    assert invoices.identity_columns == credit.identity_columns == ("company",)
+    assert invoices.protocol.name == prepared.plan.protocol
+    assert invoices.protocol.reveals == prepared.plan.reveals
+    assert invoices.join_operators == frozenset()
+    assert (invoices.purpose, invoices.witnesses, invoices.at) == ("credit-risk", 1, AT)
+    assert invoices.grades["amount"] == 1
+
+
+def test_composite_keys_do_not_pass_for_identities_of_one_part(catalogue):
+    sql = "SELECT count(*) FROM sz-trade.invoices i JOIN hk-bank.credit c USING (company, branch)"
+    request = prepare(sql, "hk-bank", catalogue).requests(recipients=frozenset(), purpose=None, at=AT)
+    assert request["sz-trade.invoices"].identity_columns == ()
+    assert request["sz-trade.invoices"].join_operators == {"and"}
+
+
+def test_alone_any_column_can_be_the_identity(catalogue):
+    prepared = prepare("SELECT count(*) FROM sz-trade.invoices", "hk-bank", catalogue)
+    request = prepared.requests(recipients=frozenset(), purpose=None, at=AT)["sz-trade.invoices"]
+    assert "company" in request.identity_columns
+    assert (request.joint, request.asker_data, request.peer_keys) == (False, False, 0)
+
+
+def test_no_literal_is_in_the_facts(catalogue):
+    sql = f"SELECT count(*) FROM {JOIN} WHERE i.industry = 'SECRET' AND i.days IN (424242)"
+    prepared = prepare(sql, "hk-bank", catalogue)
+    shown = repr(prepared.uses) + repr(prepared.requests(recipients=frozenset(), purpose=None, at=AT))
+    assert "SECRET" not in shown
+    assert "424242" not in shown
