@@ -32,6 +32,11 @@ def _name(text: str) -> str:
     return text
 
 
+def _space_name(text: str) -> str:
+    _as_value_error(lambda name: checked_name(name, "space name"), text)
+    return text
+
+
 def _as_value_error(check: Any, text: str) -> None:
     try:
         check(text)
@@ -41,6 +46,7 @@ def _as_value_error(check: Any, text: str) -> None:
 
 Address = Annotated[str, AfterValidator(_address)]
 Name = Annotated[str, AfterValidator(_name)]
+SpaceName = Annotated[str, AfterValidator(_space_name)]
 Jurisdiction = Annotated[str, Field(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
 
 
@@ -99,7 +105,7 @@ class ConnectorConfig(_Strict):
     """A connector's whole configuration; paths come out absolute through the properties."""
 
     participant: Name
-    space: Name
+    space: SpaceName
     jurisdiction: Jurisdiction
     language: Literal["en", "zh"] = "en"
     network: Network

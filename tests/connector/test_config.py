@@ -72,6 +72,7 @@ def test_postgresql_urls_are_left_alone(folder):
         ('language = "en"', 'language = "fr"', "language"),
         ('id = "witness-b"', 'id = "Witness B"', "witness.1.id"),
         ('participant = "hk-bank"', 'participant = "HK"', "participant"),
+        ('space = "gba"', 'space = "GBA"', "space: a space name is"),
         ('listen = "127.0.0.1:7443"', 'listen = "127.0.0.1"', "network.listen"),
         ("[limits]", "[limit]", "limit: unknown key"),
     ],
