@@ -24,7 +24,7 @@ def serialise(value: Any) -> bytes:
 
 def parse(data: bytes) -> Any:
     """The value whose canonical form is `data`. Raises CanonicalError for any other bytes."""
-    value = parse_strict(data)
+    value = _load(data)
     if _dump(value) != data:
         raise CanonicalError("not in canonical form (RFC 8785)")
     return value
@@ -41,6 +41,12 @@ def _dump(value: Any) -> bytes:
 
 def parse_strict(data: bytes) -> Any:
     """A value of the subset from JSON with free spacing and order, for files that people edit."""
+    value = _load(data)
+    _dump(value)  # refuses half of a surrogate pair, which could not be encoded later
+    return value
+
+
+def _load(data: bytes) -> Any:
     try:
         value = json.loads(
             data.decode(),

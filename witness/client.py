@@ -39,7 +39,11 @@ class WitnessUnavailable(Exception):
 
 
 class WitnessRejected(Exception):
-    """The witness refuses, with a stable `reason`. Submitting the same envelope again is pointless."""
+    """The witness refuses, with a stable `reason`. Submitting the same envelope again is pointless.
+
+    But for two reasons that may pass: `members`, until the witness has the newer list that the record
+    names, and `time`, until its clock has caught up.
+    """
 
     def __init__(self, reason: str, sentence: str) -> None:
         super().__init__(sentence)

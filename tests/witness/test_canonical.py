@@ -107,3 +107,5 @@ def test_files_for_people_may_be_spaced():
     assert canonical.parse_strict(b'{ "b": 1,\n "a": [true] }') == {"a": [True], "b": 1}
     with pytest.raises(CanonicalError):
         canonical.parse_strict(b'{"a":1, "a":2}')
+    with pytest.raises(CanonicalError):
+        canonical.parse_strict(b'{"a": "\\ud800"}')

@@ -388,6 +388,45 @@ def test_a_proof_is_believed_only_from_the_right_log_and_tag(running, space):
         client.await_proof(envelope, bytes(32))
 
 
+class Liar(witness_pb2_grpc.WitnessServicer):
+    """Answers with what it was not asked for."""
+
+    def __init__(self, running, envelope):
+        with running.client() as client:
+            client.submit([(envelope, TAG)])
+            self.proof = client.await_proof(envelope, TAG)
+        self.envelope = envelope
+
+    def SubmitBatch(self, request, context):  # noqa: N802
+        return pb.SubmitBatchResponse()
+
+    def AwaitProof(self, request, context):  # noqa: N802
+        return pb.AwaitProofResponse(proof=self.proof)
+
+    def GetBundle(self, request, context):  # noqa: N802
+        return pb.GetBundleResponse(envelope=self.envelope, proof=self.proof)
+
+
+def test_a_lying_witness_is_not_believed(running, space, authority):
+    first, second = signed(space), signed(space)
+    liar = grpc.server(ThreadPoolExecutor(2))
+    witness_pb2_grpc.add_WitnessServicer_to_server(Liar(running, first), liar)
+    key, certificate = authority.issue(urn("witness-a"), x509.DNSName("localhost"))
+    credentials = grpc.ssl_server_credentials([(key, certificate)], authority.pem, require_client_auth=True)
+    running.grpc_port = liar.add_secure_port("localhost:0", credentials)
+    liar.start()
+    with running.client() as client:
+        assert client.await_proof(first, TAG)  # this one is true
+        for lie in (
+            lambda: client.submit([(second, TAG)]),
+            lambda: client.await_proof(second, TAG),
+            lambda: client.bundle(hashlib.sha256(second).digest()),
+        ):
+            with pytest.raises(WitnessDishonest):
+                lie()
+    liar.stop(0).wait()
+
+
 def test_a_new_member_list_takes_effect_and_a_bad_one_does_not(running, space):
     file = running.folder / "members.json"
     remaining = [p for p in space.participants() if p.id != "sz-trade"]

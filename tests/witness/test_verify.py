@@ -266,6 +266,9 @@ def test_two_keys_of_one_party_must_both_sign(space, log):
     )
     half = dsse.sign(record.PAYLOAD_TYPE, sealed.payload, [first])
     fails("signature", bundle_of(space, space.item(log, sealed, half)), space.trust, 0)
+    intent = space.seal(parties=[space.party("sz-trade", "provider"), party])
+    both = dsse.sign(record.PAYLOAD_TYPE, intent.payload, [space.keys["sz-trade"], first])
+    fails("signature", bundle_of(space, space.item(log, intent, both)), space.trust, 0)
 
 
 def test_inclusion_of_another_envelope(space, log):
