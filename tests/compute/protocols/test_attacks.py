@@ -6,15 +6,18 @@ continue the transcript.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from compute import kernel
-from compute.errors import PeerViolation
+from compute.errors import DataError, PeerViolation
 from compute.inputs import Cells, Summary
-from compute.protocols import private_join_and_compute
+from compute.protocols import _aggregate, private_join_and_compute
 from compute.protocols.base import FRAME_BYTES, Frame, receive
+from compute.selection_sum import CellSums, Parameters, Shape, SumBound
 from compute.session import Transcript
 from policy_enforcer.disclosure import Party
 
@@ -254,3 +257,28 @@ def test_known_weakness_an_asker_with_a_scalar_per_key_recognises_its_tags(kit, 
 
     outcome, _ = kit.relay(deviating_asker(), made.roles()[1])
     assert outcome[Party.RECEIVER] == ["held", "held too"]
+
+
+@pytest.mark.parametrize(
+    ("sums", "suppressed"),
+    [((3, 5), 0), ((2, 11), 0), ((2, -11), 0), ((2, 10), 2)],
+    ids=["more identities than matches", "sum above its bound", "sum below its bound", "too many suppressed"],
+)
+def test_answers_that_no_honest_owner_gives_are_refused(sums, suppressed):
+    parameters = Parameters.derive(slots=4, returned=4, bounds=[SumBound(10)])
+    selections, shape = [np.array([1, 2]), np.array([], np.int64)], Shape(2, 1)
+
+    def check(count, measure, suppressed):
+        cells = {(0, 0): CellSums(count, (measure,), ())}
+        _aggregate._plausible(parameters, cells, selections, suppressed, shape)
+
+    check(2, -10, 1)
+    with pytest.raises(PeerViolation, match=r"peer\.malformed-release"):
+        check(*sums, suppressed)
+
+
+def test_a_null_in_the_local_table_is_the_owners_fault(kit):
+    own = kit.aggregate([("a", "x", 1)], "d1", 1)
+    nulled = replace(own, cells=own.cells.set_column(3, "m0", pa.array([None], pa.int64())))
+    with pytest.raises(DataError, match=r"data\.null-in-cells"):
+        _aggregate.column(nulled, "m0")
