@@ -8,12 +8,15 @@ error and every value. Each must fail against the scheme, and succeed once the s
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tenseal.sealapi as seal
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
@@ -79,14 +82,14 @@ def psi(p: int, n: int) -> int:
     return next(r for x in range(2, p) if pow(r := pow(x, (p - 1) // (2 * n), p), n, p) == p - 1)
 
 
-def points(p: int, n: int) -> list[int]:
+def points(p: int, n: int, root: int | None = None) -> list[int]:
     """Where transformed values are evaluations: psi^(2 reversed(k) + 1)."""
-    width, root = n.bit_length() - 1, psi(p, n)
+    width, root = n.bit_length() - 1, root or psi(p, n)
     return [pow(root, 2 * int(f"{k:0{width}b}"[::-1], 2) + 1, p) for k in range(n)]
 
 
-def evaluate(x: Poly, p: int) -> Poly:
-    return [sum(c * pow(point, i, p) for i, c in enumerate(x)) % p for point in points(p, len(x))]
+def evaluate(x: Poly, p: int, root: int | None = None) -> Poly:
+    return [sum(c * pow(point, i, p) for i, c in enumerate(x)) % p for point in points(p, len(x), root)]
 
 
 def interpolate(values: Poly, p: int) -> Poly:
@@ -433,3 +436,84 @@ def test_masks_are_uniform_so_that_a_suppressed_sum_stays_hidden() -> None:
     counts = np.bincount(drawn, minlength=8)
     assert len(counts) == 8
     assert ((counts - 1000) ** 2 / 1000).sum() < 29.9  # chi-squared, 7 degrees of freedom, 0.01 %
+
+
+# ---- somebody else's implementation -----------------------------------------------------------------
+#
+# Microsoft SEAL, through TenSEAL, with our primes and our secret key. Only its file format is written here.
+
+
+def saved(body: bytes) -> bytes:
+    """SEAL's header: magic, its own length, version 4.3, no compression, reserved, total length."""
+    return struct.pack("<HBBBBHQ", 0xA15E, 16, 4, 3, 0, 0, 16 + len(body)) + body
+
+
+def words(values: list[int]) -> bytes:
+    """SEAL's DynArray."""
+    return saved(struct.pack(f"<Q{len(values)}Q", len(values), *values))
+
+
+def minimal_root(p: int, n: int) -> int:
+    """The smallest primitive 2N-th root of one, which is SEAL's choice."""
+    return min(pow(psi(p, n), odd, p) for odd in range(1, 2 * n, 2))
+
+
+class Seal:
+    """A SEAL context over our primes, and a decryptor that holds our secret."""
+
+    def __init__(self, spec: Specification, folder: Path) -> None:
+        settings_primes = (
+            *spec.primes,
+            primes(len(spec.primes) + 1)[-1],
+        )  # SEAL keeps the last for key switching
+        settings = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
+        settings.set_poly_modulus_degree(N)
+        settings.set_coeff_modulus([seal.Modulus(p) for p in settings_primes])
+        settings.set_plain_modulus(1 << spec.plain_bits)
+        self.context = seal.SEALContext(settings, True, seal.SEC_LEVEL_TYPE.NONE)
+        self.path = folder / "seal"
+        values = [x for p in settings_primes for x in evaluate(spec.secret(), p, minimal_root(p, N))]
+        key = seal.SecretKey()
+        body = struct.pack("<4QQd", *self.context.key_parms_id(), len(values), 1.0) + words(values)
+        self.path.write_bytes(saved(body))
+        key.load(self.context, str(self.path))
+        self.decryptor = seal.Decryptor(self.context, key)
+
+    def decrypt(self, c0: Poly, c1: Poly, moduli: tuple[int, ...]) -> Poly:
+        """Plaintext coefficients of (c0, c1) modulo the product of the moduli."""
+        level = self.context.first_context_data()
+        while len(level.parms().coeff_modulus()) > len(moduli):
+            level = level.next_context_data()
+        values = [c % p for poly in (c0, c1) for p in moduli for c in poly]
+        body = struct.pack("<4Q?QQQdQ", *level.parms_id(), False, 2, N, len(moduli), 1.0, 1) + words(values)
+        self.path.write_bytes(saved(body))
+        ciphertext, plain = seal.Ciphertext(self.context), seal.Plaintext()
+        ciphertext.load(self.context, str(self.path))
+        self.decryptor.decrypt(ciphertext, plain)
+        count = plain.coeff_count()
+        return [plain.data(i) for i in range(count)] + [0] * (N - count)
+
+
+def test_seal_decrypts_columns_and_answers(tmp_path: Path) -> None:
+    spec, random = Specification(primes(3), 50), np.random.default_rng(7)
+    key, oracle, t = kernel(spec), Seal(spec, tmp_path), 1 << 50
+    values = random.integers(-(2**30), 2**30, 2 * N, np.int64)
+    weights = random.integers(0, 2, 2 * N, np.int64)
+    sent = key.encrypt(0, 0, 2, np.arange(2 * N, dtype=np.int64), [(10, values)])
+    blocks = np.array([1 + (int(v) << 10) for v in values], dtype=object).reshape(2, N) % t
+    length = len(sent) // 2
+    for block in range(2):
+        a = spec.public(SENDER_PUBLIC, BLOCK_UNIFORM, spec.block_index(0, block))
+        c0 = unpacked(sent[block * length :][:length], spec.primes, N)
+        assert oracle.decrypt(c0, a, spec.primes) == blocks[block].tolist()
+    mask = int(random.integers(0, t >> 10)) << 10
+    addend = spec.scaled(mask) + int(random.integers(-(2**40), 2**40))
+    expected = (int(weights.sum()) + (int((values * weights).sum()) << 10) + mask) % t
+    for kept in (2, 3):
+        moduli = spec.primes[:kept]
+        answer = kernel_sums(spec, sent, weights).finish(
+            0, 0, RECEIVER, [addend % p for p in spec.primes], kept
+        )
+        head = crt([int.from_bytes(answer[8 * i : 8 * i + 8], "little") for i in range(kept)], moduli)
+        c1 = unpacked(answer[8 * kept :], moduli, N)
+        assert oracle.decrypt([0] * (N - 1) + [head], c1, moduli)[-1] == expected
