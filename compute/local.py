@@ -39,12 +39,13 @@ def join_input(side: Side, info: DatasetInfo, source: Source, limits: Limits) ->
     rows = _opened(source)
     keys = [quoted(name) for name in side.keys]
     selected = [*keys, *(d.sql for d in side.dimensions)]
-    figures = [f"CAST(coalesce({_aggregate(p)}, 0) AS BIGINT) AS {p.name}" for p in side.partials]
+    alone = _unique(side, info)  # no key in two rows: nothing to add up, no hash table of all keys
+    figures = [f"CAST(coalesce({_value(p, alone)}, 0) AS BIGINT) AS {p.name}" for p in side.partials]
     query = select(
-        [*_named(selected), *figures, _ROWS],
+        [*_named(selected), *figures, 'CAST(1 AS BIGINT) AS "rows"' if alone else _ROWS],
         _view(info, rows.schema),
         [*side.filters, *(f"{key} IS NOT NULL" for key in keys)],
-        _group_by(len(selected)),
+        "" if alone else _group_by(len(selected)),
     )
     with locked({"source": rows}, limits) as connection:
         table = connection.sql(query).to_arrow_table()
@@ -85,6 +86,15 @@ def aggregate_schema(side: Side) -> pa.Schema:
 
 
 # --- SQL over one source
+
+
+def _unique(side: Side, info: DatasetInfo) -> bool:
+    """Does a key column hold no value twice, as declared? It is checked again when keys are numbered."""
+    return any(column.unique for column in info.columns if column.name in side.keys)
+
+
+def _value(partial: Partial, alone: bool) -> str:
+    return partial.sql if alone else _aggregate(partial)
 
 
 def _opened(source: Source) -> Rows:
@@ -156,7 +166,7 @@ def _figure(partial: Partial) -> str:
 
 def _input(side: Side, info: DatasetInfo, table: pa.Table, limits: Limits) -> LocalInput:
     _check_rows(table["rows"], side)
-    keys, normalised = _keys(side, info, table)
+    keys = _keys(side, info, table)
     table, keys = table.filter(keys.is_valid()), keys.drop_null()
     distinct, index = _numbered(keys)
     if len(distinct) > side.keys_bound:
@@ -166,7 +176,7 @@ def _input(side: Side, info: DatasetInfo, table: pa.Table, limits: Limits) -> Lo
     labels, group, groups = _groups(side, table)
     sums = [p.name for p in side.partials]
     cells = pa.table({"key": index, "group": group, **{name: table[name] for name in (*sums, "rows")}})
-    if normalised and len(distinct) < len(cells):
+    if len(distinct) < len(cells) and _may_repeat(side, info):
         cells = _merged(cells, sums, limits)
     if side.distinct:
         place = cells.schema.get_field_index("rows")
@@ -179,14 +189,22 @@ def _check_rows(rows: pa.ChunkedArray, side: Side) -> None:
         raise DataError("data.too-many-rows", f"{side.dataset} has more rows than its catalogue declares")
 
 
-def _keys(side: Side, info: DatasetInfo, table: pa.Table) -> tuple[pa.LargeBinaryArray, bool]:
-    """The canonical key of each row, and whether different values may have become one key."""
-    columns = [info.column(name) for name in side.keys]
-    assert all(column is not None and column.key is not None for column in columns)
-    normalisers = [column.key or () for column in columns if column is not None]
-    types = [parse_type(column.type) for column in columns if column is not None]
+def _may_repeat(side: Side, info: DatasetInfo) -> bool:
+    """Can two rows have the same key and group: values that became one key, or a false `unique`?"""
+    return _unique(side, info) or any(info_column.key for info_column in _key_columns(side, info))
+
+
+def _key_columns(side: Side, info: DatasetInfo) -> list[Column]:
+    found = [info.column(name) for name in side.keys]
+    return [column for column in found if column is not None]
+
+
+def _keys(side: Side, info: DatasetInfo, table: pa.Table) -> pa.LargeBinaryArray:
+    """The canonical key of each row."""
+    columns = _key_columns(side, info)
     values = [table[f"x{i}"].combine_chunks() for i in range(len(side.keys))]
-    return canonical_keys(values, normalisers, types), any(normalisers)
+    types = [parse_type(column.type) for column in columns]
+    return canonical_keys(values, [column.key or () for column in columns], types)
 
 
 def _numbered(values: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:

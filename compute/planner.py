@@ -9,6 +9,7 @@ is the participant whose data is asked about.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from sqlglot import exp
@@ -26,8 +27,9 @@ from compute.sql import Item, Source, Statement, parse
 from compute.types import FLOAT64, HUGE, INT64, Type, parse_type
 from policy_enforcer.disclosure import Level
 
-JOINT_CELLS = 4096
-"""Most cells of a joint answer: receiver groups x sender groups. The flooding bound grows with it."""
+JOINT_CELLS = (4096, 2048, 1024, 512, 256, 128, 64)
+"""Most cells of a joint answer: receiver groups x sender groups. The flooding bound and the receiver's
+memory grow with it, so the largest of these that the protocol can hold is planned."""
 
 OWN_CELLS = 65_536
 """Most cells of a single-domain answer."""
@@ -543,7 +545,7 @@ class _Planner:
     ) -> Plan:
         """The plan without a protocol."""
         joint = self._receiver is not None
-        cells = (JOINT_CELLS if joint else OWN_CELLS) if self._dimensions else 1
+        cells = (JOINT_CELLS[0] if joint else OWN_CELLS) if self._dimensions else 1
         return Plan(
             protocol="",
             protocol_version=0,
@@ -677,6 +679,15 @@ def _choose(
 
 
 def _with(draft: Plan, protocol: Protocol) -> Plan:
+    """The draft under this protocol, with as many cells as it can hold."""
+    *larger, last = [n for n in JOINT_CELLS if n <= draft.maximum_cells] or [draft.maximum_cells]
+    for cells in larger if draft.receiver is not None else ():
+        with suppress(QueryError):
+            return _of(replace(draft, maximum_cells=cells), protocol)
+    return _of(draft if draft.receiver is None else replace(draft, maximum_cells=last), protocol)
+
+
+def _of(draft: Plan, protocol: Protocol) -> Plan:
     return replace(
         draft,
         protocol=protocol.name,

@@ -118,6 +118,11 @@ def test_columns_named_like_ours_do_not_interfere():
     assert found.labels.to_pylist() == [{"d0": "P"}, {"d0": "Q"}]
 
 
+def test_a_unique_key_gives_the_same_and_a_false_claim_does_no_harm():
+    columns = tuple(replace(c, unique=c.name == "k") for c in INFO.columns)
+    assert cells(join_input(SIDE, replace(INFO, columns=columns), ROWS, LIMITS)) == EXPECTED
+
+
 def refused(code, call):
     with pytest.raises(DataError) as caught:
         call()
