@@ -162,7 +162,8 @@ class Answering:
         admitted = yield from self._accept(terms, prepared)
         yield from self._start(admitted)
         with node.telemetry.span("local part", span.traceparent):
-            local = node.own_input(prepared, terms.agreement.full_name, self._interrupt)
+            agreement = terms.agreement
+            local = node.own_input(prepared, agreement.full_name, agreement, self._interrupt)
         sealer = Sealer(node.entropy, admitted.sid)
         with node.telemetry.span("protocol", span.traceparent, protocol=prepared.plan.protocol):
             summary = yield from self._protocol(admitted, local, sealer)

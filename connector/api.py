@@ -21,6 +21,7 @@ import pyarrow as pa
 from connector.config import ConnectorConfig, load
 from connector.firewall import error_of
 from connector.identity import channel_credentials, channel_options
+from connector.peers import RECONNECTING
 from connector.transport import WIRE_BYTES
 from connector.v1 import analyst_pb2, analyst_pb2_grpc
 
@@ -73,6 +74,7 @@ class Space:
     def __init__(self, config: ConnectorConfig) -> None:
         options = [
             *channel_options(config.space, config.participant),
+            *RECONNECTING,
             ("grpc.max_receive_message_length", WIRE_BYTES + 65536),
         ]
         credentials = channel_credentials(config.tls)

@@ -556,9 +556,9 @@ def draft(config: ConnectorConfig, name: str, source: Mapping[str, Any]) -> str:
     left_out = "".join(
         f"  # {_yaml(column)}: of a type that no query can touch\n" for column in opened.unsupported
     )
-    fields = "".join(
-        f"  {key}: {_yaml(value)}\n" for key, value in spec.model_dump(by_alias=True).items() if value
-    )
+    # Only what was said: a CSV source's default `null` would also be a key that YAML reads as no value.
+    said = spec.model_dump(by_alias=True, exclude_defaults=True)
+    fields = "".join(f"  {key}: {_yaml(value)}\n" for key, value in said.items())
     return _DRAFT.format(name=name, owner=config.participant, source=fields, columns=columns + left_out)
 
 

@@ -130,7 +130,7 @@ def ask(
 def _local(node: Node, inquiry: Inquiry, interrupt: threading.Event) -> LocalInput | None:
     if inquiry.own is None:
         return None
-    local = node.own_input(inquiry.prepared, inquiry.own.dataset.full_name, interrupt)
+    local = node.own_input(inquiry.prepared, inquiry.own.dataset.full_name, None, interrupt)
     if not isinstance(local, LocalInput):
         raise AssertionError("our side of a join is a join input")
     return local

@@ -37,7 +37,7 @@ from connector.identity import (
     peer_participant,
     utc_now,
 )
-from connector.peers import Peers
+from connector.peers import RECONNECTING, Peers
 from connector.records import countersigned, reopen
 from connector.storage import NegotiationRecord, Store
 from connector.telemetry import Telemetry
@@ -181,7 +181,7 @@ class Node:
                 configured.address or member.address,
                 channel_credentials(self.config.tls),
                 member.logs,
-                channel_options(self.space, configured.id),
+                (*channel_options(self.space, configured.id), *RECONNECTING),
             )
             found[configured.id] = Witness(client, member.logs)
         return found
@@ -302,17 +302,22 @@ class Node:
     # --- computing ------------------------------------------------------------------------------------
 
     def own_input(
-        self, prepared: Prepared, dataset: str, interrupt: threading.Event
+        self, prepared: Prepared, dataset: str, agreement: Agreement | None, interrupt: threading.Event
     ) -> LocalInput | pa.Table:
-        """Our own local part of a plan over our dataset `dataset` (the offer's full name)."""
+        """Our own local part of a plan over our dataset `dataset` (the offer's full name).
+
+        Under an agreement it is the content that the agreement commits to, counted as its policy says.
+        """
         plan = prepared.plan
         side = plan.sender if plan.sender.dataset == dataset else plan.receiver
         if side is None:
             raise AssertionError("a plan without a side for its dataset")
-        published = datasets.open_offer(self.config, self.store, dataset.split(".", 1)[1])
+        committed = agreement.dataset.commitment if agreement is not None else None
+        published = datasets.open_offer(self.config, self.store, dataset.split(".", 1)[1], committed)
         limits = Limits(self.config.limits.threads, self.config.limits.memory_mib << 20, stop=interrupt)
         if plan.receiver is None:
-            identity = published.policy.analysis.identity
+            policy = agreement.policy if agreement is not None else published.policy
+            identity = policy.analysis.identity
             return local.aggregate(side, published.dataset, identity, published.source, limits)
         return local.join_input(side, published.dataset, published.source, limits)
 

@@ -100,6 +100,22 @@ def invoices() -> pa.Table:
     return pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), schema)
 
 
+def many(companies: int) -> pa.Table:
+    """One invoice of every company: enough work to be killed in the middle of it."""
+    table = pa.table({"company_id": [f"C{n:07d}" for n in range(companies)]})
+    for column in invoices().schema:
+        if column.name != "company_id":
+            value = pa.scalar(invoices()[column.name][5].as_py(), column.type)
+            table = table.append_column(column, pa.repeat(value, companies))
+    return table
+
+
+def customers(companies: int) -> pa.Table:
+    return pa.table(
+        {"company_id": [f"c{n:07d}" for n in range(0, companies * 2, 2)], "rating": ["A"] * companies}
+    )
+
+
 def credit() -> pa.Table:
     """Every second company, differently written, a few of the bank's own, and two NULL keys."""
     ids = [f" c{n:03d} " for n in range(0, 60, 2)] + [f"X{n}" for n in range(10)] + [None, None]
@@ -192,7 +208,9 @@ def publish(
     store.close()
 
 
-def build(folder: Path, *, uses: int = 1000, timeout: int = 5, start: bool = True) -> DataSpace:
+def build(
+    folder: Path, *, uses: int = 1000, timeout: int = 5, start: bool = True, companies: int = 0
+) -> DataSpace:
     """A data space; `open` is offered without a witness duty, the other two demand one."""
     ports = dict(zip((OWNER, ASKER, WITNESS, "http"), free_ports(4), strict=True))
     where = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
@@ -215,8 +233,9 @@ def build(folder: Path, *, uses: int = 1000, timeout: int = 5, start: bool = Tru
     unwitnessed = POLICY.format(offer="open", level="receiver", witnesses=1, uses=uses)
     policies["open.yaml"] = unwitnessed[: unwitnessed.index("duties:")]
     listed = ", ".join(f"{offer}: {offer}.yaml" for offer in ("invoices", "matched", "open"))
-    publish(folder, OWNER, "invoices", invoices(), INVOICES.format(offers=listed), policies)
-    publish(folder, ASKER, "credit", credit(), CREDIT, {"credit.yaml": OWN_POLICY})
+    bought, owed = (many(companies), customers(companies)) if companies else (invoices(), credit())
+    publish(folder, OWNER, "invoices", bought, INVOICES.format(offers=listed), policies)
+    publish(folder, ASKER, "credit", owed, CREDIT, {"credit.yaml": OWN_POLICY})
     made_space = DataSpace(folder)
     if start:
         made_space.start_witness()
@@ -269,3 +288,9 @@ def pooled():
     )
     yield lambda sql: connection.sql(sql).to_arrow_table().to_pylist()
     connection.close()
+
+
+@pytest.fixture(scope="session")
+def space_builder():
+    """`build` itself, for tests that run the participants as processes."""
+    return build
