@@ -178,13 +178,13 @@ class Log:
 
     def _finish(self, staged: Staged, entries: Sequence[bytes]) -> None:
         """From a staged batch to a published one. Every step may be repeated after a crash."""
-        if self._database.locked() != staged.checkpoint:
-            self._database.advance(str(self._head), staged.checkpoint)
-        self._step("locked")
         edge, changed = self._edge.grow([leaf_hash(entry) for entry in entries])
         head = note.parse(staged.checkpoint)
         if checkpoints.parse(head.text) != Checkpoint(self.origin, edge.size, edge.root):
             raise LogRefused("the staged entries do not make the tree that was signed for them")
+        if self._database.locked() != staged.checkpoint:
+            self._database.advance(str(self._head), staged.checkpoint)
+        self._step("locked")
         for tile, hashes in changed.items():
             self._write_tile(tile, b"".join(hashes))
         bundle = self._write_bundles(staged.first, entries)

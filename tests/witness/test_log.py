@@ -224,8 +224,15 @@ def test_a_rollback_of_one_part_is_refused(open_log, tmp_path, what, sentence):
         open_log()
 
 
-@pytest.mark.parametrize("lost", ["database", "tiles", "checkpoint"])
-def test_a_lost_part_is_refused(open_log, tmp_path, lost):
+@pytest.mark.parametrize(
+    ("lost", "sentence"),
+    [
+        ("database", "lost the tree head"),
+        ("tiles", "missing or damaged"),
+        ("checkpoint", "checkpoint is gone"),
+    ],
+)
+def test_a_lost_part_is_refused(open_log, tmp_path, lost, sentence):
     log = open_log()
     log.append(some(3))
     open_log.close()
@@ -237,7 +244,7 @@ def test_a_lost_part_is_refused(open_log, tmp_path, lost):
         shutil.rmtree(public / "tile")
     else:
         (public / "checkpoint").unlink()
-    with pytest.raises(LogRefused):
+    with pytest.raises(LogRefused, match=sentence):
         open_log()
 
 
@@ -250,6 +257,45 @@ def test_a_damaged_right_edge_is_refused(open_log, path):
     log.public.write(path, bytes(data))
     with pytest.raises(LogRefused):
         open_log()
+
+
+def test_a_damaged_tile_above_the_leaves_is_refused(open_log):
+    log = open_log()
+    log.append(some(300))
+    log.public.write("tile/1/000.p/1", leaf_hash(b"another"))
+    with pytest.raises(LogRefused, match="do not make the published tree"):
+        open_log()
+
+
+def execute(tmp_path, statement):
+    database = sqlite3.connect(tmp_path / "log" / "witness.sqlite")
+    database.execute(statement)
+    database.commit()
+    database.close()
+
+
+def test_a_database_that_lost_entries_is_refused(open_log, tmp_path):
+    open_log().append(some(3))
+    open_log.close()
+    execute(tmp_path, 'DELETE FROM entries WHERE "index" = 1')
+    with pytest.raises(LogRefused, match="does not hold the entries"):
+        open_log()
+
+
+def test_staged_entries_that_were_altered_are_not_published(open_log, tmp_path):
+    open_log().append(some(3))
+    with pytest.raises(Crash):
+        open_log(step=crash_at("staged")).append(some(3, 3))
+    open_log.close()
+    execute(
+        tmp_path, 'UPDATE entries SET leaf = (SELECT leaf FROM entries WHERE "index" = 0) WHERE "index" = 4'
+    )
+    with pytest.raises(LogRefused, match="do not make the tree"):
+        open_log()
+    # Nor has the lock moved to a head that nothing can make.
+    database = Database(f"sqlite:///{tmp_path / 'log' / 'witness.sqlite'}")
+    assert checkpoint.parse(note.parse(database.locked()).text).size == 3
+    database.close()
 
 
 def test_another_key_or_origin_does_not_continue_the_log(open_log, space, tmp_path):
