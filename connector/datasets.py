@@ -28,10 +28,11 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 from compute.dataset import Column, DatasetInfo
-from compute.engine import Limits, Rows, locked
+from compute.engine import Limits, locked
 from compute.errors import ConfigError, DataError
 from compute.expressions import quoted
 from compute.keys import Normaliser, canonical_keys, check_key
+from compute.local import Source as Rows
 from compute.types import Type, parse_type
 from connector import commitment
 from connector.config import ConnectorConfig
@@ -288,7 +289,8 @@ def _measure(source: Source, description: Description, limits: Limits) -> _Measu
         *(f"count(DISTINCT {quoted(n)})" for n in counted),
         *(f"{function}({quoted(n)})" for n in bounded for function in ("min", "max")),
     ]
-    with locked({"source": source.rows()}, limits) as connection:
+    stored = source.rows()
+    with locked({"source": stored() if callable(stored) else stored}, limits) as connection:
         row = connection.sql(f"SELECT {', '.join(figures)} FROM source").fetchall()[0]  # noqa: S608
     taken = iter(row)
     rows, distinct_keys = next(taken), next(taken)

@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict, Field
 
-from compute.engine import Rows
 from compute.errors import BayspaceError, ConfigError, DataError
+from compute.local import Source as Rows
 from compute.types import Type, parse_type, type_of_arrow
 from connector.identity import read_private
 
@@ -109,7 +109,7 @@ class Source:
         return {name: kind for name, kind in found.items() if kind is not None}
 
     def rows(self) -> Rows:
-        """What `compute.engine.locked` takes: files where filters can be pushed down, a stream otherwise."""
+        """What the local part takes: files where filters can be pushed down, a way to a stream otherwise."""
         return self.scan if self.dataset is None else self.dataset
 
     def scan(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:

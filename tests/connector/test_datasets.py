@@ -7,6 +7,7 @@ import json
 import os
 from decimal import Decimal
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -202,6 +203,29 @@ def test_a_draft_declares_no_key_no_bound_and_no_offer(node):
     assert datasets.add(*node, "drafted").record == added.record
     with pytest.raises(ConfigError, match="there is no nothing"):
         datasets.add(*node, "nothing")
+
+
+@pytest.mark.parametrize("kind", ["csv", "arrow", "duckdb"])
+def test_a_source_that_is_a_stream_is_drafted_checked_and_published(node, kind):
+    """Parquet alone is files to DuckDB; every other kind is read as a stream."""
+    folder = node[0].folder / "data"
+    if kind == "csv":
+        (folder / "t.csv").write_text("company,amount\na,1.50\na,2.50\nb,\n")
+    source = {"kind": kind, "path": str(folder / f"t.{kind}")}
+    if kind == "duckdb":
+        source["table"] = "t"
+        with duckdb.connect(source["path"]) as connection:
+            connection.execute(
+                f"CREATE TABLE t AS SELECT * FROM read_csv('{folder / 't.csv'}', all_varchar=true)"
+            )
+    if kind == "arrow":
+        rows = pa.table({"company": ["a", "a", "b"], "amount": ["1.50", "2.50", None]})
+        with pa.ipc.new_stream(source["path"], rows.schema) as writer:
+            writer.write_table(rows)
+    added = datasets.add(*node, "t", source)
+    assert added.drafted
+    assert added.record.rows == 3
+    assert datasets.add(*node, "t").record == added.record
 
 
 def test_a_source_that_cannot_be_read_leaves_no_draft(node):
