@@ -83,7 +83,7 @@ def _purpose(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[
 
 def _window(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     when = policy.when
-    if when is None:
+    if when is None or (when.start is None and when.until is None):
         return
     if request.at.tzinfo is None:
         yield Reason("time.unknown", "when", "the request's time has no time zone")

@@ -120,6 +120,47 @@ def test_reasons_are_sentences_with_a_rule_and_no_literal(case):
         assert not reason.sentence.endswith(".")
 
 
+WAYS_OUT = {
+    "a stranger receives": ["hk-bank, hk-insurer"],
+    "another purpose": ["credit-risk"],
+    "a second before it begins": ["from 2026-01-01"],
+    "six months after signing": ["P6M from signing"],
+    "no use left": ["200 per month"],
+    "a third query at once": ["2 at once"],
+    "one witness of two": ["at least 2"],
+    "computed elsewhere": ["CN-SZ, HK"],
+    "a list where aggregates are allowed": ["aggregate"],
+    "another join column": ["company_id, tax_no"],
+    "the asker's data is required": ["a join on company_id, tax_no"],
+    "no operator allowed": ["nothing"],
+    "level receiver where cardinality is tolerated": ["a protocol at level cardinality or stricter"],
+    "level cardinality where hidden is demanded": ["a protocol at level hidden"],
+    "too large a key set": ["at most 100000"],
+    "a count of something else": ["a join on company_id, or a query over this dataset alone"],
+    "another dimension": ["industry, quarter"],
+    "a range over a dimension": ["equality, membership, null"],
+    "another filter column": ["amount, due, industry, note, paid, quarter, year"],
+    "identity against a literal": ["amount, due, industry, note, paid, quarter, year"],
+    "one of two may not be compared": ["due, paid"],
+    "another measure column": ["*, amount, company_id"],
+    "maximum where not listed": ["avg, sum"],
+    "another function": ["coalesce, date_trunc"],
+    "a list of another column": ["note"],
+    "a grade above the maximum": ["columns of grade 2 or lower"],
+}
+
+
+@pytest.mark.parametrize("name", WAYS_OUT)
+def test_reasons_say_what_would_be_allowed_instead(name):
+    (case,) = [case for case in CASES if case["name"] == name]
+    assert [reason.allowed for reason in decide(*inputs(case)).because] == WAYS_OUT[name]
+
+
+def test_counting_rows_is_refused_in_its_own_words():
+    (case,) = [case for case in CASES if case["name"] == "counting rows where not listed"]
+    assert [reason.sentence for reason in decide(*inputs(case)).because] == ["rows may not be counted"]
+
+
 def all_codes():
     return [codes(decide(*inputs(case))) for case in CASES]
 
