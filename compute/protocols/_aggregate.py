@@ -190,13 +190,20 @@ def _sender_groups(plan: Plan, own: LocalInput, order: Indices, numbering: Indic
     number_of = np.empty(own.groups, np.int64)
     number_of[numbering] = np.arange(own.groups)
     slots, groups = slot_of[column(own, "key")], number_of[column(own, "group")]
-    by = np.lexsort((slots, groups))
+    by = by_group(groups, slots, own.groups)
     slots, edges = slots[by], np.searchsorted(groups[by], np.arange(own.groups + 1))
     measures = [column(own, partial.name)[by] for partial in plan.sender.partials]
     return [
         SenderGroup(slots[low:high], tuple(values[low:high] for values in measures))
         for low, high in pairwise(edges)
     ]
+
+
+def by_group(groups: Indices, slots: Indices, count: int) -> Indices:
+    """The order by group, then slot. Sixteen bits a group let numpy use its radix sort."""
+    by = np.argsort(slots)
+    numbers = groups[by].astype(np.uint16 if count <= 1 << 16 else np.int64)
+    return by[np.argsort(numbers, kind="stable")]
 
 
 def column(own: LocalInput, name: str) -> Indices:

@@ -105,7 +105,7 @@ def _arrange(context: Context, own: LocalInput) -> _Parts:
 def _only_group(own: LocalInput) -> Indices:
     """The group of each key. Two would send its point twice, and both sides would recognise it."""
     keys = aggregate.column(own, "key")
-    if len(keys) != len(own.keys) or len(np.unique(keys)) != len(keys):
+    if len(keys) != len(own.keys) or np.bincount(keys, minlength=1).max() > 1:
         raise DataError("data.key-in-several-groups", "a join key of the asker is in more than one group")
     group_of = np.empty(len(keys), np.int64)
     group_of[keys] = aggregate.column(own, "group")

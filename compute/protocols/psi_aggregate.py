@@ -61,7 +61,7 @@ def _selections(own: LocalInput, matches: Matches, numbering: Indices) -> list[I
     slot_of[matches.keys] = matches.slots
     slots, groups = slot_of[aggregate.column(own, "key")], aggregate.column(own, "group")
     slots, groups = slots[slots >= 0], groups[slots >= 0]
-    by = np.lexsort((slots, groups))
+    by = aggregate.by_group(groups, slots, own.groups)
     edges = np.searchsorted(groups[by], np.arange(own.groups + 1))
     return [slots[by][edges[g] : edges[g + 1]] for g in numbering]
 

@@ -111,6 +111,14 @@ def test_empty_cells_are_not_answered_even_by_a_gate_that_lets_everything_pass(k
 
 
 @pytest.mark.parametrize("protocol", JOINT)
+def test_a_released_zero_is_no_row(kit, scene, protocol):
+    made = scene(protocol, [("a", "g")], [("b", "x", 1)], r_dim=False, s_dim=False, minimum=0)
+    outcome, _ = kit.relay(*made.roles())
+    assert outcome[Party.SENDER] == Summary(1, 0)
+    assert (outcome[Party.RECEIVER].table.num_rows, outcome[Party.RECEIVER].suppressed) == (0, 0)
+
+
+@pytest.mark.parametrize("protocol", JOINT)
 def test_no_measures_at_all(kit, scene, protocol):
     made = scene(protocol, [("a", "g"), ("b", "g")], [("b", "h"), ("c", "h")], measures=0)
     cells = kit.relay(*made.roles())[0][Party.RECEIVER]

@@ -77,6 +77,10 @@ def test_padding_keeps_proportions_and_the_total(n, padded):
     assert (np.abs(sizes - real * padded / real.sum()) < 1).all()
 
 
+def test_what_is_left_over_goes_to_the_largest_remainders():
+    assert private_join_and_compute._spread(np.array([1, 2]), 10).tolist() == [3, 7]
+
+
 def match_positions(kit, scene, protocol, runs):
     """Where in the tags, as they arrive, the receiver finds its only match; only S's entropy differs."""
     found = []

@@ -142,6 +142,20 @@ def test_compressed_buffers_are_refused():
         _release.decode_table(bytes(sink.getvalue()), schema, 1)
 
 
+def test_a_release_without_its_head_is_refused(kit, scene):
+    short = (4).to_bytes(8, "big") + bytes(4)
+    assert isinstance(deliver(kit, scene(), [Frame("release", short)]), PeerViolation)
+
+
+def test_the_order_of_cells_says_nothing_about_the_owners_rows(kit, scene):
+    orders = set()
+    for i in range(30):
+        made = scene(ROWS[:3], minimum=1)
+        made.seed = f"{i}"
+        orders.add(tuple(kit.relay(*made.roles())[0][Party.RECEIVER].table["identities"].to_pylist()))
+    assert len(orders) == 6
+
+
 def test_oversized_announcements_are_refused_at_once(kit, scene):
     huge = (_release.RELEASE_BYTES + 1).to_bytes(8, "big") + bytes(FRAME_BYTES - 8)
     assert isinstance(deliver(kit, scene(), [Frame("release", huge)]), PeerViolation)
