@@ -6,18 +6,14 @@ equal, every other cell must be one that the owner's policy holds back, or the d
 
 from __future__ import annotations
 
-import shutil
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.resources import as_file, files
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +24,20 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
-from compute.errors import ConfigError, PolicyRefusal, Unavailable
-from connector import config, datasets, space
-from connector.api import Answer, Space, connect
+from compute.errors import PolicyRefusal
+from connector.api import Answer, Space
 from connector.cli.answers import plain
 from connector.cli.explained import render
 from connector.demo_data import write_demo_data
+from connector.loopback import Loopback
 from connector.receipts import trust_file
-from connector.storage import Store
-from connector.witnesses import init_witness, witness_seat
 from witness.checks import VerificationFailed
 from witness.verify import verify_files
 
-SPACE, OWNER, ASKER, WITNESS = "gba-demo", "sz-trade", "hk-bank", "witness-a"
+SPACE, OWNER, ASKER = "gba-demo", "sz-trade", "hk-bank"
 PURPOSE = "credit-risk"
 MINIMUM_IDENTITIES = 10  # as in demo_files/policies
-START_SECONDS = 60.0
+MOST_ROWS_SHOWN = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +100,10 @@ def run(keep: Path | None, rows: int) -> None:
         folder = _folder(keep, stack)
         demo = _Demo(console, folder)
         demo.prepare(rows)
-        stack.enter_context(demo.processes())
+        with console.status("starting three processes"):
+            stack.enter_context(demo.space.running())
         demo.narrate()
-        demo.stop()
+        demo.space.stop()
         demo.verify_offline()
     console.rule()
     console.print(
@@ -120,16 +115,13 @@ def run(keep: Path | None, rows: int) -> None:
 def _folder(keep: Path | None, stack: ExitStack) -> Path:
     if keep is None:
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bayspace-demo-")))
-    if keep.exists() and any(keep.iterdir()):
-        raise ConfigError("demo.folder", f"{keep} is not empty: name a new folder")
-    keep.mkdir(parents=True, exist_ok=True)
     return keep.resolve()
 
 
 class _Demo:
     def __init__(self, console: Console, folder: Path) -> None:
         self._console, self._folder = console, folder
-        self._running: list[subprocess.Popen[str]] = []
+        self.space = Loopback(folder, SPACE, {OWNER: "CN-SZ", ASKER: "HK"})
         self._receipts: list[Path] = []
 
     def _step(self, title: str) -> None:
@@ -143,21 +135,8 @@ class _Demo:
     def prepare(self, rows: int) -> None:
         """A data space with three members, generated data, published offers."""
         self._step("A data space: one operator, two connectors, one witness")
-        where = {
-            name: f"127.0.0.1:{port}"
-            for name, port in zip((OWNER, ASKER, WITNESS, "http"), _ports(4), strict=True)
-        }
-        space.init(self._folder / "space", SPACE)
-        for name, place in ((OWNER, "CN-SZ"), (ASKER, "HK")):
-            config.init(self._folder / name, name, SPACE, place, where[name], witnesses=(WITNESS,))
-        origin = f"{WITNESS}.{SPACE}.example/log"
-        init_witness(self._folder / WITNESS, WITNESS, SPACE, "CN-SZ", origin, where[WITNESS], where["http"])
-        space.enrol_local(self._folder / "space", witness_seat(self._folder / WITNESS))
-        for name in (OWNER, ASKER):
-            space.enrol_local(self._folder / "space", config.load(self._folder / name).seat)
-        self._say(
-            f"certificate authority, keys, certificates and a signed member list: {self._folder / 'space'}"
-        )
+        where = self._folder / "space"
+        self._say(f"certificate authority, keys, certificates and a signed member list: {where}")
         self._step("1. Generated data, and what is offered of it")
         with self._console.status("generating invoices and credit exposures"):
             data = write_demo_data(self._folder / "data", rows)
@@ -165,76 +144,28 @@ class _Demo:
             f"sz-trade: {data.invoice_rows:,} invoices of {data.invoice_companies:,} companies; "
             f"hk-bank: {data.credit_companies:,} customers; {data.shared_companies:,} companies at both"
         )
-        with (
-            as_file(files("connector") / "demo_files") as ours,
-            self._console.status("checking and publishing"),
-        ):
+        ours = files("connector") / "demo_files"
+        with self._console.status("checking and publishing"):
             self._publish(ours, OWNER, "invoices", data.invoices)
             self._publish(ours, ASKER, "credit", data.credit)
 
-    def _publish(self, ours: Path, participant: str, dataset: str, data: Path) -> None:
-        folder = self._folder / participant
-        (folder / "data").mkdir()
-        shutil.move(data, folder / "data" / data.name)
-        shutil.copy(ours / "datasets" / f"{dataset}.yaml", folder / "datasets")
-        settings = config.load(folder)
-        for file in datasets.load(folder / "datasets" / f"{dataset}.yaml").offers.values():
-            shutil.copy(ours / "policies" / file, folder / "policies")
-        store = Store.open(settings.state_url)
-        added = datasets.add(settings, store, dataset)
-        store.close()
-        for offer in added.offers:
+    def _publish(self, ours: Traversable, participant: str, dataset: str, data: Path) -> None:
+        description = (ours / "datasets" / f"{dataset}.yaml").read_text("utf-8")
+        names = [file.name for file in (ours / "policies").iterdir() if file.name.startswith(dataset)]
+        policies = {name: (ours / "policies" / name).read_text("utf-8") for name in names}
+        for offer in self.space.publish(participant, dataset, data, description, policies).offers:
             self._say(f"  offer [bold]{participant}.{offer.name}[/], policy {offer.policy_digest[:16]}…")
-
-    @contextmanager
-    def processes(self) -> Iterator[None]:
-        """Start witness and connectors as processes of their own; stop them whatever happens."""
-        try:
-            with self._console.status("starting three processes"):
-                commands = [
-                    ["witness", "serve", str(self._folder / WITNESS)],
-                    ["connector", "serve", "-c", str(self._folder / OWNER)],
-                    ["connector", "serve", "-c", str(self._folder / ASKER)],
-                ]
-                self._running = [self._start(command) for command in commands]
-                for process in self._running:
-                    _await_ready(process)
-            self._say("running: " + ", ".join(f"process {p.pid}" for p in self._running))
-            yield
-        finally:
-            self.stop()
-
-    def _start(self, command: list[str]) -> subprocess.Popen[str]:
-        log = (self._folder / f"{Path(command[-1]).name}.log").open("w")
-        program = "from connector.cli import main; main()"
-        return subprocess.Popen(
-            [sys.executable, "-c", program, *command], stdout=subprocess.PIPE, stderr=log, text=True
-        )
-
-    def stop(self) -> None:
-        """Stop the processes; the receipts must hold without them."""
-        for process in self._running:
-            process.send_signal(signal.SIGTERM)
-        for process in self._running:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        self._running = []
 
     # --- the story ------------------------------------------------------------------------------------
 
     def narrate(self) -> None:
         """Contracts, explain, queries, refusals."""
-        with connect(self._folder / OWNER) as owner, connect(self._folder / ASKER) as asker:
-            self._step("2. hk-bank asks for contracts; both sign; the agreement carries the policy")
-            for offer in ("invoices", "invoices_matched"):
-                asked = asker.contract("request", participant=OWNER, offer=offer)[0]
-                agreed = owner.contract("approve", agreement=asked["negotiation"])[0]
-                self._say(
-                    f"  {OWNER}.{offer}: {asked['state']} → {agreed['state']}, "
-                    f"agreement {agreed['agreement'][:16]}…"
-                )
+        self._say("running: " + ", ".join(f"{n} ({p.pid})" for n, p in self.space.processes.items()))
+        self._step("2. hk-bank asks for contracts; both sign; the agreement carries the policy")
+        for offer in ("invoices", "invoices_matched"):
+            asked, agreed, agreement = self.space.agree(ASKER, OWNER, offer)
+            self._say(f"  {OWNER}.{offer}: {asked} → {agreed}, agreement {agreement[:16]}…")
+        with self.space.connect(ASKER) as asker:
             self._step("3. explain: before anything runs")
             self._sql(CARDINALITY.sql)
             render(self._console, asker.explain(CARDINALITY.sql, PURPOSE))
@@ -298,6 +229,8 @@ class _Demo:
                 "the answer has cells that the plaintext has not, or reports another suppression"
             )
         self._console.print(table)
+        if expected.num_rows > MOST_ROWS_SHOWN:
+            self._say(f"… and {expected.num_rows - MOST_ROWS_SHOWN} more rows, compared but not shown")
         self._say(f"[green]equal[/]: {answer.table.num_rows} released cells, {held_back} suppressed")
 
     def _plaintext(self, question: Question) -> pa.Table:
@@ -333,7 +266,7 @@ class _Demo:
         """No process runs any more: the receipts and the trust file are all there is."""
         self._step("5. Receipts, verified offline with no server running")
         trust = self._folder / "trust.json"
-        trust.write_bytes(trust_file(config.load(self._folder / ASKER)))
+        trust.write_bytes(trust_file(self.space.settings(ASKER)))
         for path in self._receipts:
             verified = verify_files(path.read_bytes(), trust.read_bytes())
             events = " → ".join(item.record.event for item in verified.items)
@@ -347,27 +280,6 @@ class _Demo:
             self._say(f"  one flipped byte: [red]{failure.sentence}[/] ({failure.code})")
             return
         raise DemoFailed("a receipt with a flipped byte was accepted")
-
-
-def _await_ready(process: subprocess.Popen[str]) -> None:
-    """Wait for the line that says the process serves."""
-    late = threading.Timer(START_SECONDS, process.kill)
-    late.start()
-    try:
-        line = process.stdout.readline() if process.stdout else ""
-    finally:
-        late.cancel()
-    if not line.startswith("ready"):
-        raise Unavailable("demo.start", f"process {process.pid} did not start: see its log (demo --keep DIR)")
-
-
-def _ports(count: int) -> list[int]:
-    """Free loopback ports."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def _key(row: dict[str, Any], groups: Sequence[str]) -> tuple[Any, ...]:
