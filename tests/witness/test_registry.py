@@ -1,0 +1,59 @@
+"""Which member lists a running witness believes, and that it remembers them."""
+
+import dataclasses
+
+import pytest
+
+from witness import members
+from witness.database import Database
+from witness.keys import PrivateKey
+from witness.registry import Registry
+
+
+@pytest.fixture
+def opened(space, tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    file = tmp_path / "members.json"
+
+    def open_():
+        return Registry(database, file, "gba", [space.operator.public])
+
+    yield open_, file
+    database.close()
+
+
+def versions(registry):
+    return [m.version for m in registry.lists()]
+
+
+def test_lists_are_taken_up_in_order_and_remembered(opened, space):
+    open_, file = opened
+    registry = open_()
+    assert versions(registry) == []
+    file.write_bytes(space.member_envelope.to_bytes())
+    assert versions(registry) == [1]
+    second = members.successor(space.members, "gba", [], space.now)
+    file.write_bytes(members.sign(second, [space.operator]).to_bytes())
+    assert versions(registry) == [1, 2]
+    file.unlink()
+    assert versions(registry) == versions(open_()) == [1, 2]
+
+
+def test_what_is_refused_changes_nothing(opened, space):
+    open_, file = opened
+    file.write_bytes(space.member_envelope.to_bytes())
+    registry = open_()
+    second = members.successor(space.members, "gba", [], space.now)
+    other_space = dataclasses.replace(second, space="other")
+    same_version = dataclasses.replace(space.members, issued_at=space.now)
+    stranger = PrivateKey.from_seed(b"s" * 32)
+    for bad in (
+        b"",
+        b"{}",
+        members.sign(second, [stranger]).to_bytes(),
+        members.sign(other_space, [space.operator]).to_bytes(),
+        members.sign(same_version, [space.operator]).to_bytes(),
+    ):
+        file.write_bytes(bad)
+        assert versions(registry) == [1]
+    assert registry.lists() == (space.members,)
