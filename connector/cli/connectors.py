@@ -45,6 +45,16 @@ def serve(config: Config = Path()) -> None:
 
 
 @app.command()
+def rotate(config: Config = Path()) -> None:
+    """Make new keys and a request for them, signed by the present ones; installing the admission uses them."""
+    from connector import enrolment
+
+    path = enrolment.rotate(configuration(config).seat)
+    say(f"new keys made; the present ones stay in force. The operator answers {path} (bayspace space enroll)")
+    say("then install the admission (bayspace space install) and restart the connector")
+
+
+@app.command()
 def doctor(config: Config = Path(), json: Json = False) -> None:
     """Check keys, certificates, member list, state, data, policies, witnesses; say what to do."""
     from connector.doctor import examine

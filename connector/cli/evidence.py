@@ -138,6 +138,17 @@ def init(
 
 
 @witnesses.command()
+def rotate(folder: Annotated[Path, typer.Argument(help="the witness's folder")]) -> None:
+    """Make new TLS and evidence keys and a request for them; the log's key is never replaced."""
+    from connector import enrolment
+    from connector.witnesses import witness_seat
+
+    path = enrolment.rotate(witness_seat(folder))
+    say(f"new keys made; the present ones stay in force. The operator answers {path} (bayspace space enroll)")
+    say("then install the admission (bayspace space install) and restart the witness")
+
+
+@witnesses.command()
 def serve(folder: Annotated[Path, typer.Argument(help="the witness's folder")]) -> None:
     """Run the witness until it is interrupted."""
     import logging
