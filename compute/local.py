@@ -33,6 +33,9 @@ ONE = "CAST(1 AS BIGINT)"
 
 _ROWS = 'count(*) AS "rows"'
 
+_BATCH = 1 << 17
+"""Rows in hand at a time between DuckDB and the keys: more is not faster, and keys are wide."""
+
 
 def join_input(side: Side, info: DatasetInfo, source: Source, limits: Limits) -> LocalInput:
     """Filter, group by key and dimensions, sum; then canonical keys. Rows without a key are dropped."""
@@ -48,8 +51,10 @@ def join_input(side: Side, info: DatasetInfo, source: Source, limits: Limits) ->
         "" if alone else _group_by(len(selected)),
     )
     with locked({"source": rows}, limits) as connection:
-        table = connection.sql(query).to_arrow_table()
-    return _input(side, info, table, limits)
+        pieces, rest = _scanned(side, info, connection.sql(query).to_arrow_reader(_BATCH))
+    keys = _whole(pieces)
+    del pieces  # ten million keys are 200 MB
+    return _input(side, info, keys, rest, limits)
 
 
 def aggregate(
@@ -164,18 +169,36 @@ def _figure(partial: Partial) -> str:
 # --- keys and groups
 
 
-def _input(side: Side, info: DatasetInfo, table: pa.Table, limits: Limits) -> LocalInput:
-    _check_rows(table["rows"], side)
-    keys = _keys(side, info, table)
-    table, keys = table.filter(keys.is_valid()), keys.drop_null()
-    distinct, index = _numbered(keys)
+def _scanned(
+    side: Side, info: DatasetInfo, batches: pa.RecordBatchReader
+) -> tuple[pa.ChunkedArray, pa.Table]:
+    """Canonical keys and the other columns of the rows that have a key; raw keys go as they come."""
+    rest = pa.schema(list(batches.schema)[len(side.keys) :])
+    keys, others, total = [], [], 0
+    for batch in batches:
+        total += pc.sum(batch["rows"]).as_py() or 0
+        if total > side.rows_bound:
+            raise _too_many_rows(side)
+        key, other = _keys(side, info, batch), batch.select(rest.names)
+        if key.null_count:
+            key, other = key.drop_null(), other.filter(key.is_valid())
+        keys.append(key)
+        others.append(other)
+    return pa.chunked_array(keys, pa.large_binary()), pa.Table.from_batches(others, rest)
+
+
+def _input(
+    side: Side, info: DatasetInfo, keys: pa.LargeBinaryArray, rest: pa.Table, limits: Limits
+) -> LocalInput:
+    repeats = bool(side.dimensions) or _may_repeat(side, info)
+    distinct, index = _numbered(keys) if repeats else (keys, np.arange(len(keys), dtype=np.int32))
     if len(distinct) > side.keys_bound:
         raise DataError(
             "data.too-many-keys", f"{side.dataset} has more distinct keys than its catalogue declares"
         )
-    labels, group, groups = _groups(side, table)
+    labels, group, groups = _groups(side, rest)
     sums = [p.name for p in side.partials]
-    cells = pa.table({"key": index, "group": group, **{name: table[name] for name in (*sums, "rows")}})
+    cells = pa.table({"key": index, "group": group, **{name: rest[name] for name in (*sums, "rows")}})
     if len(distinct) < len(cells) and _may_repeat(side, info):
         cells = _merged(cells, sums, limits)
     if side.distinct:
@@ -186,7 +209,11 @@ def _input(side: Side, info: DatasetInfo, table: pa.Table, limits: Limits) -> Lo
 
 def _check_rows(rows: pa.ChunkedArray, side: Side) -> None:
     if (pc.sum(rows).as_py() or 0) > side.rows_bound:
-        raise DataError("data.too-many-rows", f"{side.dataset} has more rows than its catalogue declares")
+        raise _too_many_rows(side)
+
+
+def _too_many_rows(side: Side) -> DataError:
+    return DataError("data.too-many-rows", f"{side.dataset} has more rows than its catalogue declares")
 
 
 def _may_repeat(side: Side, info: DatasetInfo) -> bool:
@@ -199,18 +226,22 @@ def _key_columns(side: Side, info: DatasetInfo) -> list[Column]:
     return [column for column in found if column is not None]
 
 
-def _keys(side: Side, info: DatasetInfo, table: pa.Table) -> pa.LargeBinaryArray:
+def _keys(side: Side, info: DatasetInfo, batch: pa.RecordBatch) -> pa.LargeBinaryArray:
     """The canonical key of each row."""
     columns = _key_columns(side, info)
-    values = [table[f"x{i}"].combine_chunks() for i in range(len(side.keys))]
+    values = [batch.column(i) for i in range(len(side.keys))]
     types = [parse_type(column.type) for column in columns]
     return canonical_keys(values, [column.key or () for column in columns], types)
 
 
+def _whole(chunks: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(chunks.chunks) if chunks.num_chunks else pa.array([], chunks.type)
+
+
 def _numbered(values: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
-    """Distinct values and, per row, the number of its value."""
-    encoded = values.dictionary_encode()
-    return encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+    """Distinct values (NULL counts as one) and, per row, the number of its value."""
+    encoded = values.dictionary_encode(null_encoding="encode")
+    return encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
 
 def _groups(side: Side, table: pa.Table) -> tuple[pa.Table, NDArray[np.int32], int]:
@@ -222,21 +253,32 @@ def _groups(side: Side, table: pa.Table) -> tuple[pa.Table, NDArray[np.int32], i
     if not side.dimensions:
         return pa.table({"none": [0]}).select([]), group.astype(np.int32), 1
     names = [d.name for d in side.dimensions]
-    columns = [
-        table[f"x{len(side.keys) + i}"].combine_chunks().cast(parse_type(d.type).arrow)
-        for i, d in enumerate(side.dimensions)
-    ]
+    columns = [table.column(i).cast(parse_type(d.type).arrow) for i, d in enumerate(side.dimensions)]
     for column in columns:
-        codes = column.dictionary_encode(null_encoding="encode").indices.to_numpy(zero_copy_only=False)
+        values, codes = _numbered(_whole(column))
         # Renumbering after each dimension keeps the product below rows x distinct values.
-        pairs = group * (int(codes.max(initial=0)) + 1) + codes
-        group = np.unique(pairs, return_inverse=True)[1].reshape(-1)
-    _, first = np.unique(group, return_index=True)
+        group = _renumbered(group * max(1, len(values)) + codes)
+    first = np.empty(int(group.max(initial=-1)) + 1, np.int64)
+    first[group[::-1]] = np.arange(len(group))[::-1]
     labels = pa.table([column.take(pa.array(first)) for column in columns], names=names)
     order = pc.sort_indices(labels, sort_keys=[(name, "ascending") for name in names]).to_numpy()
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
     return labels.take(pa.array(order)), rank[group], len(order)
+
+
+def _renumbered(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same partition of the rows with numbers from 0 without gaps."""
+    largest = int(codes.max(initial=0))
+    if largest > _TABLE:
+        return np.unique(codes, return_inverse=True)[1].reshape(-1)
+    present = np.zeros(largest + 1, np.int64)
+    present[codes] = 1
+    return (np.cumsum(present) - 1)[codes]
+
+
+_TABLE = 1 << 22
+"""Largest code for which a table is made; beyond it, codes are sorted."""
 
 
 def _merged(cells: pa.Table, sums: Sequence[str], limits: Limits) -> pa.Table:
