@@ -46,7 +46,7 @@ def serve(config: Config = Path()) -> None:
 
 @app.command()
 def rotate(config: Config = Path()) -> None:
-    """Make new keys and a request for them, signed by the present ones; installing the admission uses them."""
+    """Make new keys, and a request for them signed by the present ones, which stay in force until then."""
     from connector import enrolment
 
     path = enrolment.rotate(configuration(config).seat)
