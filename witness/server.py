@@ -85,7 +85,8 @@ origin = "{origin}"
 grpc_listen = "{grpc_listen}"
 http_listen = "{http_listen}"
 
-# The log: tiles, published checkpoint, and the SQLite database unless `database` names another one.
+# The log: tiles, published checkpoint, and the SQLite database unless `database` names another one
+# (an SQLAlchemy URL whose driver is installed).
 data = "data"
 # database = "postgresql+psycopg://witness@localhost/witness"
 

@@ -162,6 +162,20 @@ def altered(proof):
         yield [*proof[:place], leaf_hash(b"another"), *proof[place + 1 :]]
 
 
+def test_a_root_that_fits_a_path_of_the_wrong_length_is_still_refused():
+    leaf, other = leaf_hash(b"leaf"), leaf_hash(b"other")
+    with pytest.raises(ProofInvalid, match="too short"):
+        merkle.verify_inclusion(leaf, 0, 2, [], leaf)
+    with pytest.raises(ProofInvalid, match="too long"):
+        merkle.verify_inclusion(leaf, 0, 1, [other], node_hash(other, leaf))
+    with pytest.raises(ProofInvalid, match="too short"):
+        merkle.verify_consistency(1, leaf, 3, leaf, [])
+    with pytest.raises(ProofInvalid, match="too long"):
+        merkle.verify_consistency(1, leaf, 2, node_hash(other, node_hash(leaf, other)), [other, other])
+    with pytest.raises(ProofInvalid, match="too short"):
+        merkle.verify_consistency(3, leaf, 5, leaf, [])
+
+
 @pytest.mark.parametrize(("index", "size"), [(-1, 3), (3, 3), (0, 0)])
 def test_no_inclusion_outside_the_tree(index, size):
     with pytest.raises(ProofInvalid):

@@ -218,6 +218,14 @@ def test_cosignatures(key, kind):
         cosignature.cosigned_at(note.Note(signed.text, (short,)), vkey)
 
 
+def test_a_cosignature_beyond_the_last_timestamp():
+    signed, vkey = cosigned(
+        checkpoint.sign(HEAD, LOG), WITNESS, note.TYPE_COSIGNATURE_ED25519, "w.example", 2**63
+    )
+    with pytest.raises(NoteInvalid, match="timestamp"):
+        cosignature.cosigned_at(signed, vkey)
+
+
 def vkey_of(name, kind=note.TYPE_COSIGNATURE_ED25519):
     key = PrivateKey.from_seed(name.encode().ljust(32, b"."))
     return note.verifier_key(name, key.public, kind)
