@@ -15,11 +15,14 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from compute.errors import PeerViolation
+from compute.protocols._release import RELEASE_BYTES
 from compute.protocols.base import Frame
 from witness.encoding import Entropy
 from witness.record import commit
 
 KEY_BYTES = SALT_BYTES = 32
+MOST_SEALED = RELEASE_BYTES + (1 << 20)
+"""What a protocol may release, with room for the tags of its frames."""
 
 
 class _Envelope:
@@ -75,9 +78,13 @@ class Opener(_Envelope):
     def __init__(self, sid: bytes) -> None:
         super().__init__(sid)
         self._bodies: deque[bytes] = deque()
+        self._room = MOST_SEALED
 
     def collect(self, frame: Frame) -> None:
-        """Keep one sealed frame."""
+        """Keep one sealed frame. Raises `PeerViolation` when the answer outgrows every honest one."""
+        self._room -= len(frame.body)
+        if self._room < 0:
+            raise PeerViolation("peer.release", "the sealed answer is larger than any honest one")
         self._sealed.update(len(frame.body).to_bytes(8, "big") + frame.body)
         self._bodies.append(frame.body)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from typing import Any, Self, TypeVar, cast
 
 import grpc
@@ -23,6 +24,10 @@ T = TypeVar("T")
 
 WIRE_BYTES = FRAME_BYTES + 4096
 """Largest message on the wire: a sealed frame of `FRAME_BYTES` with its header."""
+
+
+MOST_WAITING = 8
+"""Frames that wait for the network. A role runs at most six ahead of its peer (`psi`, "Order of frames")."""
 
 
 class Headers:
@@ -165,7 +170,7 @@ def call(
 
     `on_call` is handed the call object, so that Ctrl-C can cancel it.
     """
-    outgoing: queue.SimpleQueue[frame_pb2.Frame | None] = queue.SimpleQueue()
+    outgoing: queue.Queue[frame_pb2.Frame | None] = queue.Queue(MOST_WAITING)
     responses = run(iter(outgoing.get, None))
     on_call(responses)
     waiting = Watchdog(timeout, responses.cancel)
@@ -182,16 +187,32 @@ def call(
     running = exchange(role, headers, arrivals)
     try:
         while True:
-            outgoing.put(next(running))
+            frame = next(running)
+            with waiting:
+                _put(outgoing, frame, responses, peer)
     except StopIteration as end:
-        outgoing.put(None)
+        _put(outgoing, None, responses, peer)
         _finish(responses)
         return cast(T, end.value)
     except BaseException:
         responses.cancel()
+        running.close()
         raise
     finally:
-        outgoing.put(None)
+        with suppress(queue.Full):
+            outgoing.put_nowait(None)
+
+
+def _put(
+    outgoing: queue.Queue[frame_pb2.Frame | None], frame: frame_pb2.Frame | None, call: Any, peer: str
+) -> None:
+    """Hand a frame to gRPC as soon as it takes one; a call that is over takes none."""
+    while True:
+        try:
+            return outgoing.put(frame, timeout=0.2)
+        except queue.Full:
+            if not call.is_active():
+                raise Unavailable("peer.gone", f"{peer} cancelled the exchange or went away") from None
 
 
 def _finish(responses: Any) -> None:
