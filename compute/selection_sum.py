@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compute import _native
+from compute import _native, kernel
 from compute.errors import DataError, PeerViolation, QueryError
 from compute.frames import Frame, Role, receive, receive_blob, send_blob
 from compute.inputs import Entropy, Gate
@@ -313,7 +313,7 @@ def sender(
     """
     _check_shape(parameters, shape, len(groups))
     public_seed = entropy(_SEED_BYTES)
-    ring = _native.SelectionRing(parameters.degree, parameters.moduli)
+    ring = _native.SelectionRing(kernel.implementation(), parameters.degree, parameters.moduli)
     key = _native.SelectionKey(ring, parameters.plain_bits, entropy(_SEED_BYTES), public_seed)
     yield Frame("selection-seed", public_seed)
     yield from send_blob("selection-key", key.public_key())
@@ -337,7 +337,7 @@ def receiver(
     _check_selections(parameters, shape, groups)
     public_seed = yield from receive("selection-seed", _SEED_BYTES)
     public_key = yield from receive_blob("selection-key", parameters.key_bytes)
-    ring = _native.SelectionRing(parameters.degree, parameters.moduli)
+    ring = _native.SelectionRing(kernel.implementation(), parameters.degree, parameters.moduli)
     vectors = [(g.positions, weights) for g in groups for weights in (None, *g.weights)]
     with _Malformed():
         sums = _native.SelectionSums(

@@ -524,7 +524,7 @@ def test_every_answer_of_the_role_is_flooded() -> None:
     )
     assert len(bodies) == cells
     assert (answers.counts == 1).all()
-    ring = _native.SelectionRing(parameters.degree, parameters.moduli)
+    ring = _native.SelectionRing("portable", parameters.degree, parameters.moduli)
     key = _native.SelectionKey(ring, parameters.plain_bits, seeds[1], seeds[0])
     noise = []
     for body in bodies:

@@ -203,14 +203,16 @@ def primes(count: int, bits: int = 45, n: int = N) -> tuple[int, ...]:
     return tuple(_native.selection_primes(n, bits, count))
 
 
-def kernel(spec: Specification) -> _native.SelectionKey:
-    ring = _native.SelectionRing(spec.n, spec.primes)
+def kernel(spec: Specification, implementation: str = "portable") -> _native.SelectionKey:
+    ring = _native.SelectionRing(implementation, spec.n, spec.primes)
     return _native.SelectionKey(ring, spec.plain_bits, SENDER_SECRET, SENDER_PUBLIC)
 
 
-def kernel_sums(spec: Specification, packed_blocks: bytes, weights: np.ndarray) -> _native.SelectionSums:
+def kernel_sums(
+    spec: Specification, packed_blocks: bytes, weights: np.ndarray, implementation: str = "portable"
+) -> _native.SelectionSums:
     """The kernel's sums of one column with one selection."""
-    ring = _native.SelectionRing(spec.n, spec.primes)
+    ring = _native.SelectionRing(implementation, spec.n, spec.primes)
     positions = np.flatnonzero(weights).astype(np.int64)
     selection = (positions, np.ascontiguousarray(weights[positions]))
     sums = _native.SelectionSums(ring, SENDER_PUBLIC, kernel(spec).public_key(), 1, len(weights), [selection])
@@ -218,13 +220,16 @@ def kernel_sums(spec: Specification, packed_blocks: bytes, weights: np.ndarray) 
     return sums
 
 
+@pytest.mark.parametrize("implementation", _native.implementations())
 @pytest.mark.parametrize(
     ("count", "bits", "plain_bits", "n"),
     [(1, 50, 20, 8), (2, 45, 44, 16), (3, 42, 63, 16), (3, 50, 64, 16), (4, 47, 65, 8), (6, 50, 200, 16)],
 )
-def test_the_kernel_does_what_the_specification_says(count: int, bits: int, plain_bits: int, n: int) -> None:
+def test_the_kernel_does_what_the_specification_says(
+    count: int, bits: int, plain_bits: int, n: int, implementation: str
+) -> None:
     spec = Specification(primes(count, bits, n), plain_bits, n)
-    key, random = kernel(spec), np.random.default_rng(plain_bits)
+    key, random = kernel(spec, implementation), np.random.default_rng(plain_bits)
     assert key.public_key() == packed(spec.public_key(), spec.primes)
     blocks, shift = 3, plain_bits // 3
     positions = np.flatnonzero(random.random(blocks * n) < 0.7).astype(np.int64)
@@ -236,7 +241,7 @@ def test_the_kernel_does_what_the_specification_says(count: int, bits: int, plai
     c0 = [spec.encrypt(0, b, messages[b * n : (b + 1) * n]) for b in range(blocks)]
     sent = key.encrypt(0, 0, blocks, positions, [(shift, values)])
     assert sent == b"".join(packed(c, spec.primes) for c in c0)
-    sums = kernel_sums(spec, sent, weights)
+    sums = kernel_sums(spec, sent, weights, implementation)
     split = [[int(w) for w in weights[b * n : (b + 1) * n]] for b in range(blocks)]
     for kept in range(1, count + 1):
         addend = random.integers(0, 2**40, count).tolist()
@@ -333,7 +338,7 @@ def test_subtracting_the_answers_of_two_cells() -> None:
     """Stopped by an encryption of zero of its own for every cell: a shared one would cancel."""
     spec, first, second = Specification(primes(2), 20), bits(4), bits(5)
     sent = kernel(spec).encrypt(0, 0, 1, np.arange(N, dtype=np.int64), [])
-    ring = _native.SelectionRing(N, spec.primes)
+    ring = _native.SelectionRing("portable", N, spec.primes)
     selections = [(np.flatnonzero(w).astype(np.int64), None) for w in (first, second)]
     sums = _native.SelectionSums(ring, SENDER_PUBLIC, kernel(spec).public_key(), 1, N, selections)
     sums.absorb(0, 0, 1, sent)
@@ -358,7 +363,7 @@ def regression(flood_bits: int, sessions: int = 1500) -> tuple[float, float]:
     noise = sum w_j (e_j + rounding_j) + rest on the e_j + rounding_j that it knows.
     """
     spec, selection = Specification(primes(3), 20), bits(3)
-    ring, everywhere = _native.SelectionRing(N, spec.primes), np.arange(N, dtype=np.int64)
+    ring, everywhere = _native.SelectionRing("portable", N, spec.primes), np.arange(N, dtype=np.int64)
     positions = np.flatnonzero(selection).astype(np.int64)
     parameters = Parameters(N, N, None, 1, (), N, spec.primes, 3, flood_bits, 20, ())
     entropy_calls = iter(range(10**9))

@@ -3,6 +3,8 @@
 //! Everything malformed is a `ValueError` that names no value. The interpreter is released while the
 //! threads work.
 
+#[cfg(target_arch = "x86_64")]
+mod ifma;
 mod key;
 mod modulus;
 mod ntt;
@@ -44,15 +46,17 @@ fn selection_primes(degree: usize, bits: u32, count: usize) -> PyResult<Vec<u64>
     Ok(modulus::friendly_primes(degree, bits, count))
 }
 
-/// The ring of one set of parameters, with its transforms' tables.
+/// The ring of one set of parameters, with its transforms' tables. `with` names the kernel implementation:
+/// `ifma` transforms with vector instructions, every other one without.
 #[pyclass(frozen, module = "compute._native")]
 struct SelectionRing(Arc<Ring>);
 
 #[pymethods]
 impl SelectionRing {
     #[new]
-    fn new(py: Python<'_>, degree: usize, moduli: Vec<u64>) -> PyResult<Self> {
-        py.detach(|| Ok(Self(Arc::new(Ring::new(degree, &moduli)?))))
+    fn new(py: Python<'_>, with: &str, degree: usize, moduli: Vec<u64>) -> PyResult<Self> {
+        let ifma = with == "ifma";
+        py.detach(|| Ok(Self(Arc::new(Ring::new(degree, &moduli, ifma)?))))
     }
 }
 

@@ -5,6 +5,8 @@
 //! the last step. psi is the power x^((p - 1) / 2N) of the smallest x >= 2 that has order 2N, so both
 //! parties use the same one. No branch or index depends on the data.
 
+#[cfg(target_arch = "x86_64")]
+use super::ifma::Ifma;
 use super::modulus::Modulus;
 
 pub struct Transform {
@@ -13,6 +15,8 @@ pub struct Transform {
     roots: Vec<Root>,    // psi^reversed(i)
     inverses: Vec<Root>, // psi^-reversed(i)
     degree_inverse: Root,
+    #[cfg(target_arch = "x86_64")]
+    ifma: Option<Ifma>,
 }
 
 /// A constant factor and its Shoup companion.
@@ -31,20 +35,32 @@ impl Root {
 }
 
 impl Transform {
-    pub fn new(degree: usize, p: u64) -> Self {
+    /// With `ifma` the vector instructions are used where the CPU has them; the results are the same.
+    pub fn new(degree: usize, p: u64, ifma: bool) -> Self {
         let modulus = Modulus::new(p);
         let psi = smallest_root(&modulus, degree);
+        let roots = powers(&modulus, psi, degree);
+        let inverses = powers(&modulus, modulus.invert(psi), degree);
+        let degree_inverse = Root::new(&modulus, modulus.invert(degree as u64));
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = ifma;
         Self {
+            #[cfg(target_arch = "x86_64")]
+            ifma: if ifma { Ifma::detect(&modulus, &roots, &inverses, degree_inverse.value) } else { None },
             modulus,
             degree,
-            roots: powers(&modulus, psi, degree),
-            inverses: powers(&modulus, modulus.invert(psi), degree),
-            degree_inverse: Root::new(&modulus, modulus.invert(degree as u64)),
+            roots,
+            inverses,
+            degree_inverse,
         }
     }
 
     /// Coefficients below p become values below p, in place.
     pub fn forward(&self, values: &mut [u64]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(ifma) = &self.ifma {
+            return ifma.forward(values);
+        }
         let (m, twice) = (&self.modulus, 2 * self.modulus.p);
         let mut width = self.degree / 2;
         let mut first = 1;
@@ -69,6 +85,10 @@ impl Transform {
 
     /// Values below p become coefficients below p, in place.
     pub fn inverse(&self, values: &mut [u64]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(ifma) = &self.ifma {
+            return ifma.inverse(values);
+        }
         let (m, twice) = (&self.modulus, 2 * self.modulus.p);
         let mut width = 1;
         let mut first = self.degree / 2;
@@ -127,7 +147,7 @@ mod tests {
     #[test]
     fn values_are_evaluations_at_odd_powers_in_reversed_order() {
         let p = friendly_primes(16, 40, 1)[0];
-        let (transform, modulus) = (Transform::new(16, p), Modulus::new(p));
+        let (transform, modulus) = (Transform::new(16, p, false), Modulus::new(p));
         let psi = smallest_root(&modulus, 16);
         let coefficients = sample(&modulus, 16, 5);
         let mut values = coefficients.clone();
@@ -145,7 +165,7 @@ mod tests {
     fn pointwise_products_are_negacyclic_convolutions() {
         for (degree, bits) in [(8, 20), (64, 50), (256, 42)] {
             let p = friendly_primes(degree, bits, 1)[0];
-            let (transform, m) = (Transform::new(degree, p), Modulus::new(p));
+            let (transform, m) = (Transform::new(degree, p, false), Modulus::new(p));
             let (x, y) = (sample(&m, degree, 7), sample(&m, degree, 11));
             let mut expected = vec![0; degree];
             for (i, &a) in x.iter().enumerate() {
@@ -167,6 +187,25 @@ mod tests {
             assert_eq!(product, expected);
             transform.inverse(&mut fx);
             assert_eq!(fx, x);
+        }
+    }
+
+    #[test]
+    fn vector_instructions_give_the_same_numbers() {
+        for (degree, bits) in [(16, 50), (32, 20), (64, 50), (8192, 42), (32768, 50)] {
+            let p = friendly_primes(degree, bits, 1)[0];
+            let (plain, vector) = (Transform::new(degree, p, false), Transform::new(degree, p, true));
+            let extremes = [vec![p - 1; degree], vec![0; degree], sample(&plain.modulus, degree, 13)];
+            for values in extremes {
+                let (mut x, mut y) = (values.clone(), values.clone());
+                plain.forward(&mut x);
+                vector.forward(&mut y);
+                assert_eq!(x, y);
+                (x, y) = (values.clone(), values);
+                plain.inverse(&mut x);
+                vector.inverse(&mut y);
+                assert_eq!(x, y);
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ pub struct Ring {
 
 impl Ring {
     /// Refuses anything but a power of two between 8 and 32768 and distinct primes that are 1 mod 2N.
-    pub fn new(degree: usize, moduli: &[u64]) -> Result<Self, Malformed> {
+    pub fn new(degree: usize, moduli: &[u64], ifma: bool) -> Result<Self, Malformed> {
         if !degree.is_power_of_two() || !(8..=32768).contains(&degree) {
             return Err(Malformed("the ring degree is not a power of two between 8 and 32768"));
         }
@@ -26,7 +26,7 @@ impl Ring {
         if moduli.is_empty() || !distinct || !moduli.iter().all(friendly) {
             return Err(Malformed("the moduli are not distinct primes that are 1 modulo 2N"));
         }
-        Ok(Self { degree, transforms: moduli.par_iter().map(|&p| Transform::new(degree, p)).collect() })
+        Ok(Self { degree, transforms: moduli.par_iter().map(|&p| Transform::new(degree, p, ifma)).collect() })
     }
 
     pub fn modulus(&self, i: usize) -> &Modulus {
