@@ -85,3 +85,20 @@ pub fn matches(left: Elements, right: Elements) -> Result<(Vec<i64>, Vec<i64>), 
         .filter_map(|(right, left)| right.map(|right| (left, i64::from(right))))
         .unzip())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_that_share_their_first_bytes_are_told_apart() {
+        let left = Elements { bytes: b"prefix--apprefix--bqprefix--ap", width: 10 };
+        let right = Elements { bytes: b"prefix--bqprefix--cr", width: 10 };
+        assert!(left.has_duplicates());
+        assert!(!right.has_duplicates());
+        assert_eq!(matches(left, right), Err(Duplicate));
+        let left = Elements { bytes: &left.bytes[..20], ..left };
+        assert_eq!(matches(left, right), Ok((vec![1], vec![0])));
+        assert_eq!(matches(right, left), Ok((vec![0], vec![1])));
+    }
+}

@@ -1,8 +1,8 @@
 //! Eight lanes on AVX-512 IFMA, which multiplies 52-bit integers and adds the low or the high half.
 //!
 //! An element is five limbs of radix 2^52, so that both halves of a product fall on limb
-//! boundaries. The multiplier reads only the low 52 bits of its operands: what a carry leaves above them
-//! need not be cleared. 2^260 = 32 * 19 = 608 folds the upper half of a product back.
+//! boundaries. The multiplier reads only the low 52 bits of its operands: what a carry leaves above
+//! them need not be cleared. 2^260 = 32 * 19 = 608 folds the upper half of a product back.
 
 use super::field::{Fe, Field, MASK51};
 use super::{InvalidPoint, Point};
@@ -58,11 +58,11 @@ impl Ifma {
     }
 }
 
-/// Limbs 0 to 3 count modulo 2^52 (bits above are leftovers), limb 4 is below 2^47 + 2^17.
+/// Limbs 0 to 3 count modulo 2^52 (bits above are leftovers), limb 4 is below 2^47 + 2^6.
 #[derive(Clone, Copy)]
 pub struct Tight([__m512i; 5]);
 
-/// Limbs below 2^56 when a product (proof in `fold`), below 2^58 after a sum or difference.
+/// Limbs below 2^56 when a product (proof in `fold`), 2^58 when raised, a sum or a difference.
 #[derive(Clone, Copy)]
 pub struct Wide([__m512i; 5]);
 

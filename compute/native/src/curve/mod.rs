@@ -8,6 +8,8 @@
 //! lengths of keys, and whether and roughly where a peer's point was refused.
 
 mod arithmetic;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod expand;
 mod field;
 #[cfg(target_arch = "x86_64")]
@@ -28,6 +30,8 @@ const CHUNK: usize = 1024;
 pub enum Implementation {
     #[cfg(target_arch = "x86_64")]
     Ifma(ifma::Ifma),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
     Portable,
 }
 
@@ -36,6 +40,8 @@ impl Implementation {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Ifma(_) => "ifma",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
             Self::Portable => "portable",
         }
     }
@@ -45,6 +51,8 @@ impl Implementation {
         [
             #[cfg(target_arch = "x86_64")]
             ifma::Ifma::detect().map(Self::Ifma),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::detect().map(Self::Avx2),
             Some(Self::Portable),
         ]
         .into_iter()
@@ -74,6 +82,8 @@ pub fn mask(
     points.par_chunks(CHUNK).zip(out.par_chunks_mut(CHUNK)).try_for_each(|(points, out)| match with {
         #[cfg(target_arch = "x86_64")]
         Implementation::Ifma(f) => f.mask_chunk(&clamped, points, out),
+        #[cfg(target_arch = "x86_64")]
+        Implementation::Avx2(f) => f.mask_chunk(&clamped, points, out),
         Implementation::Portable => mask_chunk(Portable, &clamped, points, out),
     })
 }
@@ -93,6 +103,8 @@ pub fn hash_to_group<'k>(
         match with {
             #[cfg(target_arch = "x86_64")]
             Implementation::Ifma(f) => f.map_chunk(&elements, out),
+            #[cfg(target_arch = "x86_64")]
+            Implementation::Avx2(f) => f.map_chunk(&elements, out),
             Implementation::Portable => map_chunk(Portable, &elements, out),
         }
     });
@@ -171,5 +183,149 @@ fn divide<F: Field>(f: F, numerators: &[F::Tight], denominators: &mut [F::Tight]
         for (point, lane) in out.iter_mut().zip(lanes) {
             *point = lane.to_bytes();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> [u8; 32] {
+        std::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
+    }
+
+    /// Values where carries and foldings go wrong, all canonical.
+    fn edges() -> Vec<Point> {
+        let minus = |subtrahend: u8| {
+            let mut bytes = [0xff; 32];
+            (bytes[0], bytes[31]) = (0xed - subtrahend, 0x7f);
+            bytes
+        };
+        let mut edges: Vec<Point> = (1..9).map(minus).collect();
+        for bit in 0..255 {
+            let mut power = [0; 32];
+            power[bit / 8] = 1 << (bit % 8);
+            let mut below = [0xff; 32]; // 2^255 - 1 - 2^bit
+            below[31] = 0x7f;
+            below[bit / 8] ^= 1 << (bit % 8);
+            edges.extend([power, below].into_iter().filter(|bytes| Fe::from_bytes(bytes).is_some()));
+        }
+        edges
+    }
+
+    /// Every operation of `f` on every edge, against the portable ones.
+    fn agrees_with_portable<F: Field>(f: F) {
+        let edges: Vec<Fe> = edges().iter().map(|bytes| Fe::from_bytes(bytes).unwrap()).collect();
+        for (n, &x) in edges.iter().enumerate() {
+            let ys: Vec<Fe> = (0..F::LANES).map(|lane| edges[(7 * n + lane) % edges.len()]).collect();
+            let all = operations(f, f.splat(x), f.import(&ys));
+            for (lane, &y) in ys.iter().enumerate() {
+                for (operation, (got, want)) in all.iter().zip(operations(Portable, x, y)).enumerate() {
+                    let mut lanes = [Fe::ZERO; 16];
+                    f.export(*got, &mut lanes[..F::LANES]);
+                    assert_eq!(
+                        lanes[lane].to_bytes(),
+                        want.to_bytes(),
+                        "operation {operation}, {x:?}, {y:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    fn operations<F: Field>(f: F, x: F::Tight, y: F::Tight) -> [F::Tight; 9] {
+        let (xx, yy, xy) = (f.square_raised(x), f.square(y), f.mul(x, y));
+        let difference = f.carry(f.sub(xx, yy));
+        let zero = f.carry(f.raised());
+        [
+            f.carry(xx),
+            f.carry(yy),
+            f.carry(xy),
+            difference,
+            f.carry(f.add(f.mul_raised(x, y), yy)),
+            f.carry(f.mul_small_add(xx, difference, (1 << 18) - 1)),
+            f.carry(f.sub(f.add(f.raised(), f.widen(difference)), f.widen(y))),
+            f.select(f.mask_all(1), zero, difference),
+            f.select(f.mask_all(0), y, difference),
+        ]
+    }
+
+    #[test]
+    fn every_field_agrees_with_the_portable_one() {
+        for with in Implementation::supported() {
+            match with {
+                #[cfg(target_arch = "x86_64")]
+                Implementation::Ifma(f) => agrees_with_portable(f),
+                #[cfg(target_arch = "x86_64")]
+                Implementation::Avx2(f) => agrees_with_portable(f),
+                Implementation::Portable => agrees_with_portable(Portable),
+            }
+        }
+    }
+
+    #[test]
+    fn inverses_multiply_to_one_and_zero_spoils_its_lane() {
+        let mut values: Vec<Fe> = edges().iter().map(|bytes| Fe::from_bytes(bytes).unwrap()).collect();
+        let originals = values.clone();
+        arithmetic::invert_all(Portable, &mut values);
+        for (a, b) in originals.iter().zip(&values) {
+            assert_eq!(Portable.mul(*a, *b).to_bytes(), Fe::ONE.to_bytes());
+        }
+        values.push(Fe::ZERO);
+        arithmetic::invert_all(Portable, &mut values);
+        assert!(values.iter().all(|value| value.to_bytes() == [0; 32]));
+    }
+
+    #[test]
+    fn encodings_are_canonical_or_refused() {
+        for bytes in edges() {
+            assert_eq!(Fe::from_bytes(&bytes).unwrap().to_bytes(), bytes);
+        }
+        for low in 0xed..=0xff {
+            let mut bytes = [0xff; 32];
+            (bytes[0], bytes[31]) = (low, 0x7f);
+            assert!(Fe::from_bytes(&bytes).is_none());
+            bytes[31] = 0xff;
+            assert!(Fe::from_bytes(&bytes).is_none());
+        }
+    }
+
+    #[test]
+    fn rfc_7748_and_every_length_of_a_last_row() {
+        let scalar = hex("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4");
+        let point = hex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c");
+        let want = hex("c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552");
+        for with in Implementation::supported() {
+            for count in 0..20 {
+                let mut out = vec![[0; 32]; count];
+                assert_eq!(mask(with, &scalar, &vec![point; count], &mut out), Ok(()));
+                assert_eq!(out, vec![want; count]);
+            }
+        }
+    }
+
+    #[test]
+    fn one_point_of_small_order_spoils_the_column() {
+        for with in Implementation::supported() {
+            for position in 0..9 {
+                let mut points = vec![Fe::BASE.to_bytes(); 9];
+                points[position] = Fe::ONE.to_bytes();
+                assert_eq!(mask(with, &[7; 32], &points, &mut [[0; 32]; 9]), Err(InvalidPoint));
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_ascend_inside_the_data() {
+        let bounds = |offsets: &[i32], length| {
+            let bytes: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_ne_bytes()).collect();
+            key_bounds(&bytes, 4, length)
+        };
+        assert_eq!(bounds(&[2, 2, 5], 5), Some(vec![2, 2, 5]));
+        assert_eq!(bounds(&[2, 2, 5], 4), None);
+        assert_eq!(bounds(&[3, 2], 9), None);
+        assert_eq!(bounds(&[-1, 2], 9), None);
+        assert_eq!(bounds(&[], 9), None);
+        assert_eq!(key_bounds(&[0; 8], 3, 9), None);
     }
 }
