@@ -48,8 +48,9 @@ check: setup
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
 	cargo fmt --manifest-path compute/native/Cargo.toml --check
-	cargo clippy --manifest-path compute/native/Cargo.toml --all-targets --quiet -- -D warnings
-	cargo test --manifest-path compute/native/Cargo.toml --quiet
+	@# As an extension module, so that the tests link where there is no libpython to link with.
+	PYO3_BUILD_EXTENSION_MODULE=1 cargo clippy --manifest-path compute/native/Cargo.toml --all-targets --quiet -- -D warnings
+	PYO3_BUILD_EXTENSION_MODULE=1 cargo test --manifest-path compute/native/Cargo.toml --quiet
 	rm -rf $(VENV)/proto && mkdir $(VENV)/proto
 	$(MAKE) --no-print-directory proto PROTO_OUT=$(VENV)/proto
 	diff -r -x '__*__*' $(VENV)/proto/connector/v1 connector/v1
