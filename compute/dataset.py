@@ -6,11 +6,14 @@ each side derives the same plan alone.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any, get_args
 
-from compute.errors import PeerViolation
-from compute.keys import Normaliser
+from compute.errors import ConfigError, PeerViolation
+from compute.keys import Normaliser, check_key
+from compute.types import FLOAT64, parse_type
 from policy_enforcer.disclosure import Level
 
 
@@ -118,3 +121,35 @@ def _whole(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise TypeError("not a whole number")
     return value
+
+
+_BOUND = re.compile(r"-?\d{1,38}(\.\d{1,38})?", re.ASCII)
+
+
+def checked(info: DatasetInfo) -> DatasetInfo:
+    """The description, if its columns mean something: planning computes with their bounds and scales.
+
+    Raises `ConfigError`, which names the column: it may be ours or a peer's.
+    """
+    if len({column.name.casefold() for column in info.columns}) < len(info.columns):
+        raise ConfigError("dataset.columns", f"{info.full_name} has columns whose names differ in case only")
+    for column in info.columns:
+        _check_column(f"{info.full_name}.{column.name}", column)
+    return info
+
+
+def _check_column(name: str, column: Column) -> None:
+    kind = parse_type(column.type)
+    if column.key is not None:
+        check_key(column.key, kind)
+    if column.scale is not None and (kind != FLOAT64 or not 0 <= column.scale <= 18):
+        raise ConfigError("dataset.scale", f"{name}: only a float has a scale, and it is at most 18")
+    if column.bounds is None:
+        return
+    if not kind.numeric or not all(_BOUND.fullmatch(bound) for bound in column.bounds):
+        raise ConfigError(
+            "dataset.bounds", f"{name}: bounds are two decimal numbers, for a column of numbers"
+        )
+    low, high = map(Decimal, column.bounds)
+    if low > high:
+        raise ConfigError("dataset.bounds", f"{name}: the bounds are in the wrong order")

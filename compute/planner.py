@@ -14,11 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from sqlglot import exp
 
-from compute.dataset import Column, DatasetInfo
+from compute.dataset import Column, DatasetInfo, checked
 from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound, Scalar, quoted
 from compute.facts import Notes, Prepared
-from compute.keys import check_key
 from compute.measures import LIMIT, Measure, Number, Unbounded, guarded, square
 from compute.plan import Dimension, Figure, Output, Partial, Plan, Side, Total
 from compute.protocols import PROTOCOLS
@@ -67,7 +66,7 @@ def _dataset(source: Source, catalogue: Mapping[str, DatasetInfo]) -> DatasetInf
         raise QueryError(
             "query.unknown-dataset", f"FROM names a dataset no agreement covers; there are: {known}"
         )
-    return exact or folded[0]
+    return checked(exact or folded[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +217,18 @@ class _Planner:
             return
         bound = self._rows(part).predicate(node)
         side = next(iter(bound.sides), self._sender.full_name)
+        if part == "WHERE":
+            self._visible(bound, part)
         self._filters[side].append(bound.sql)
+
+    def _visible(self, bound: Bound, part: str) -> None:
+        """After SEMI JOIN the right dataset's columns are gone, as in SQL."""
+        if self._statement.semi and any(side != self._sender.full_name for side in bound.sides):
+            raise QueryError(
+                "query.semi-join",
+                f"in {part}: only ON may name columns of the dataset right of SEMI JOIN; move the condition "
+                "there, or write JOIN to group by them",
+            )
 
     def _key_pair(self, node: exp.Expr) -> tuple[tuple[DatasetInfo, Column], ...] | None:
         """The two columns of `a.key = b.key` across the parties, receiver's first."""
@@ -251,7 +261,6 @@ class _Planner:
                     "query.not-a-key",
                     f"{info.full_name} offers no join on {column.name}; its join keys are: {keys}",
                 )
-            check_key(column.key, parse_type(column.type))
         if x.type != y.type or x.key != y.key:
             raise QueryError(
                 "query.key-mismatch",
@@ -264,7 +273,8 @@ class _Planner:
 
     def _grouping(self) -> list[exp.Expr]:
         if self._statement.group is None:
-            return [i.node for i in self._statement.select if not _has_aggregate(i.node)]
+            plain = [i.node for i in self._statement.select if not _has_aggregate(i.node)]
+            return [node for node in plain if node.find(exp.Column) is not None]
         return [self._group_item(node) for node in self._statement.group]
 
     def _group_item(self, node: exp.Expr) -> exp.Expr:
@@ -298,6 +308,7 @@ class _Planner:
         bound = self._rows(part).bound(node)
         if not bound.columns:
             raise QueryError("query.group", f"in {part}: GROUP BY takes columns, not literals")
+        self._visible(bound, part)
         self._notes.marked(bound.columns, "grouped")
         sql = f"({bound.sql} + 0.0e0)" if bound.type == FLOAT64 else bound.sql  # -0.0 and 0.0 are one group
         if all(known.sql != bound.sql or known.sides != bound.sides for known, _ in self._dimensions):
@@ -453,8 +464,11 @@ class _Planner:
 
     def _is_key(self, bound: Bound) -> bool:
         """A join column by itself: after the join it is never NULL, and the same on both sides."""
-        keys = {quoted(column) for pair in self._keys for column in pair}
-        return self._receiver is not None and bound.sql in keys and len(bound.columns) == 1
+        if self._receiver is None:
+            return False
+        names = (self._receiver.full_name, self._sender.full_name)
+        keys = {ref for pair in self._keys for ref in zip(names, pair, strict=True)}
+        return any(bound.columns == {ref} and bound.sql == quoted(ref[1]) for ref in keys)
 
     def _count_distinct(self, nodes: Sequence[exp.Expr], keep: Bound | None, part: str) -> Bound:
         if len(nodes) != 1:

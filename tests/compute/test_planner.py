@@ -12,12 +12,13 @@ import pytest
 
 from compute.dataset import Column
 from compute.engine import Limits
-from compute.errors import QueryError
+from compute.errors import ConfigError, QueryError
 from compute.finish import answer_schema, finish
 from compute.inputs import Cells
 from compute.local import join_input
 from compute.planner import plan, prepare
 from compute.protocols import PROTOCOLS
+from compute.protocols.base import Cost
 from compute.types import parse_type
 from policy_enforcer.disclosure import Level
 
@@ -185,3 +186,74 @@ def test_a_protocol_that_cannot_hold_the_sums_is_passed_over(catalogue):
     assert prepare(sql, "hk-bank", catalogue, crippled).plan.protocol == "private_join_and_compute"
     with pytest.raises(QueryError, match="too large"):
         prepare(sql, "hk-bank", catalogue, [replace(p, parameters=refuse) for p in able])
+
+
+def test_descriptions_that_mean_nothing_are_refused(catalogue):
+    def refused(code, **changes):
+        columns = tuple(
+            replace(c, **changes) if c.name == "days" else c for c in catalogue["sz-trade.invoices"].columns
+        )
+        with pytest.raises(ConfigError) as caught:
+            plan(
+                f"SELECT count(*) FROM {JOIN}",
+                "hk-bank",
+                with_info(catalogue, "sz-trade.invoices", columns=columns),
+            )
+        assert caught.value.code == code
+
+    refused("dataset.type", type="decimal(40,2)")
+    refused("dataset.type", type="blob")
+    refused("dataset.bounds", bounds=("1e9", "2"))
+    refused("dataset.bounds", bounds=("a", "b"))
+    refused("dataset.bounds", bounds=("5", "1"))
+    refused("dataset.bounds", bounds=("0", "9" * 60))
+    refused("dataset.scale", scale=3)
+    refused("dataset.scale", type="float64", scale=10**9)
+    refused("key.type", type="float64", key=())
+    refused("dataset.columns", name="AMOUNT")
+
+
+@pytest.mark.parametrize(
+    "rest", ["WHERE c.active", "GROUP BY c.grade", "WHERE c.company = 'x'", "GROUP BY lower(c.grade)"]
+)
+def test_after_a_semi_join_the_right_side_is_gone(catalogue, rest):
+    sql = (
+        f"SELECT count(*) FROM sz-trade.invoices i SEMI JOIN hk-bank.credit c ON i.company = c.company {rest}"
+    )
+    with pytest.raises(QueryError) as caught:
+        plan(sql, "hk-bank", catalogue)
+    assert caught.value.code == "query.semi-join"
+
+
+def test_a_column_named_like_the_other_sides_key_is_no_key(catalogue):
+    columns = (*catalogue["hk-bank.credit"].columns, Column("firm", "string", key=()))
+    renamed = tuple(
+        replace(c, name={"company": "firm", "industry": "company"}.get(c.name, c.name))
+        for c in catalogue["sz-trade.invoices"].columns
+    )
+    other = with_info(
+        with_info(catalogue, "sz-trade.invoices", columns=renamed), "hk-bank.credit", columns=columns
+    )
+    sql = "SELECT count(i.company) AS n FROM sz-trade.invoices i JOIN hk-bank.credit c ON i.firm = c.company"
+    assert any('"company" IS NOT NULL' in p.sql for p in plan(sql, "hk-bank", other).sender.partials)
+    key = sql.replace("i.company", "i.firm")
+    assert [p.sql for p in plan(key, "hk-bank", other).sender.partials] == ["CAST(1 AS BIGINT)"]
+
+
+def test_group_by_all_leaves_literals_alone(catalogue):
+    found = plan(
+        "SELECT 'x' AS label, industry, count(*) FROM sz-trade.invoices GROUP BY ALL", "hk-bank", catalogue
+    )
+    assert [d.sql for d in found.sender.dimensions] == ['"industry"']
+
+
+def test_the_planned_cells_shrink_until_the_protocol_can_hold_them(catalogue):
+    def picky(_receiver, _sender, cells):
+        if cells > 300:
+            raise QueryError("plan.selection-sum-does-not-fit", "too large")
+        return {"cells": cells}
+
+    able = [replace(p, parameters=picky, cost=lambda _: Cost(1.0, 1)) for p in PROTOCOLS if p.joint]
+    sql = f"SELECT i.industry, count(*) FROM {JOIN} GROUP BY 1"
+    assert prepare(sql, "hk-bank", catalogue, able).plan.maximum_cells == 256
+    assert prepare(f"SELECT count(*) FROM {JOIN}", "hk-bank", catalogue, able).plan.maximum_cells == 1
