@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use zeroize::Zeroizing;
 
+use super::modulus::Modulus;
 use super::pack;
 use super::ring::{Malformed, Ring, block_index, top_coefficient};
 use super::sample::{self, Purpose, Seed};
@@ -37,6 +38,7 @@ pub struct Sums {
 struct MaskedRun {
     first_block: u32,
     blocks: usize,
+    unit: Vec<bool>,                       // by selection: all weights are zero or one
     plain: Vec<Zeroizing<Vec<i64>>>,       // (selection, block)
     transformed: Vec<Zeroizing<Vec<u64>>>, // (selection, block, prime)
 }
@@ -224,6 +226,7 @@ impl Selection {
 
 impl MaskedRun {
     fn new(ring: &Ring, selections: &[Selection], first_block: u32, blocks: usize) -> Self {
+        let unit: Vec<bool> = selections.iter().map(|selection| selection.weights.is_none()).collect();
         let plain: Vec<_> = (0..selections.len() * blocks)
             .into_par_iter()
             .map(|at| selections[at / blocks].block(first_block as usize + at % blocks, ring.degree))
@@ -232,14 +235,16 @@ impl MaskedRun {
             .into_par_iter()
             .map(|at| {
                 let (weights, i) = (&plain[at / ring.primes()], at % ring.primes());
-                let reduced: Vec<u64> =
-                    weights.iter().rev().map(|&w| ring.modulus(i).reduce_signed(w)).collect();
-                let mut reversed = Zeroizing::new(reduced);
+                let mut reversed = Zeroizing::new(vec![0; ring.degree]);
+                for (x, &w) in reversed.iter_mut().zip(weights.iter().rev()) {
+                    let one = unit[at / ring.primes() / blocks];
+                    *x = if one { w as u64 } else { ring.modulus(i).reduce_signed(w) };
+                }
                 ring.transforms[i].forward(&mut reversed);
                 reversed
             })
             .collect();
-        Self { first_block, blocks, plain, transformed }
+        Self { first_block, blocks, unit, plain, transformed }
     }
 
     /// sum += over the run's blocks, a * w, transformed, modulo prime i.
@@ -261,10 +266,23 @@ impl MaskedRun {
     fn inner_product(&self, ring: &Ring, selection: usize, i: usize, c0: &[Vec<u64>]) -> u64 {
         let (modulus, primes) = (ring.modulus(i), ring.primes());
         (0..self.blocks).fold(0, |sum, b| {
-            let weights = &self.plain[selection * self.blocks + b];
-            let products =
-                c0[b * primes + i].iter().zip(weights.iter()).map(|(&c, &w)| i128::from(c) * i128::from(w));
-            modulus.add(sum, modulus.reduce_signed_wide(products.sum()))
+            let (c0, weights) = (&c0[b * primes + i], &self.plain[selection * self.blocks + b]);
+            let product = if self.unit[selection] {
+                sum_where_one(modulus, c0, weights)
+            } else {
+                let products = c0.iter().zip(weights.iter()).map(|(&c, &w)| i128::from(c) * i128::from(w));
+                modulus.reduce_signed_wide(products.sum())
+            };
+            modulus.add(sum, product)
         })
     }
+}
+
+/// The sum of the residues whose weight is one, all others being zero; no branch on the weights.
+fn sum_where_one(modulus: &Modulus, residues: &[u64], weights: &[i64]) -> u64 {
+    const AT_ONCE: usize = 1 << 14; // times 2^50 stays below 2^64
+    residues.chunks(AT_ONCE).zip(weights.chunks(AT_ONCE)).fold(0, |sum, (residues, weights)| {
+        let some: u64 = residues.iter().zip(weights).map(|(&c, &w)| c & w.wrapping_neg() as u64).sum();
+        modulus.add(sum, modulus.reduce(some))
+    })
 }
