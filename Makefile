@@ -7,11 +7,12 @@ BIN       := $(VENV)/bin
 PIP       := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
 NATIVE    := $(shell find compute/native -name target -prune -o \( -name '*.rs' -o -name '*.toml' \) -print)
 
-.PHONY: help setup demo test check proto wheel clean
+.PHONY: help setup demo test check bench proto wheel clean
 help:
 	@echo "make demo    two connectors and a witness answer joint queries on this machine"
 	@echo "make test    the tests (five minutes at most, no root)"
 	@echo "make check   linters, types, import rules, clippy, cargo test, stale generated code"
+	@echo "make bench   every benchmark at its goal's size, into benchmarks/RESULTS.md (half an hour)"
 	@echo "make wheel   the installable package, into dist/"
 	@echo "make proto   regenerate the gRPC code from proto/"
 
@@ -55,6 +56,10 @@ check: setup
 	$(MAKE) --no-print-directory proto PROTO_OUT=$(VENV)/proto
 	diff -r -x '__*__*' $(VENV)/proto/connector/v1 connector/v1
 	diff -r -x '__*__*' $(VENV)/proto/witness/v1 witness/v1
+
+bench: setup
+	@$(PIP) matplotlib
+	@$(BIN)/python -m benchmarks.run all
 
 proto: $(VENV)/.python
 	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) \

@@ -46,7 +46,7 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
         unreachable = []
         for participant in wanted:
             try:
-                offers += [o.as_message() for o in self._node.offers_of(participant)]
+                offers += [o.message for o in self._node.offers_of(participant)]
             except Unavailable:
                 if request.participant:
                     raise

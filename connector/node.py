@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from connector.identity import (
 )
 from connector.peers import RECONNECTING, Peers
 from connector.records import countersigned, reopen
-from connector.storage import NegotiationRecord, Store
+from connector.storage import NegotiationRecord, OfferRecord, Store
 from connector.telemetry import Telemetry
 from connector.terms import milliseconds, moment
 from connector.v1 import catalog_pb2, catalog_pb2_grpc
@@ -59,7 +60,7 @@ from witness.record import Data, Exchange, Outcome
 UNLIMITED = 2**62
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Offered:
     """An offer as its catalogue entry describes it."""
 
@@ -70,12 +71,13 @@ class Offered:
     entry: bytes
     policy_text: str
 
-    @property
+    @cached_property
     def policy_digest(self) -> bytes:
         """SHA-256 over the policy's canonical form."""
         return odrl.digest(self.policy)
 
-    def as_message(self) -> catalog_pb2.Offer:
+    @cached_property
+    def message(self) -> catalog_pb2.Offer:
         """The offer as the catalogue sends it."""
         return catalog_pb2.Offer(
             participant=self.participant,
@@ -97,6 +99,7 @@ class Node:
         self.build = build_digest()
         self.store = Store.open(config.state_url)
         self.entropy: Entropy = system_entropy
+        self._parsed: dict[tuple[str, int], Offered] = {}
         self._members, self._kept = Members(config.seat.trust), ""
         self.peers = Peers(config.tls, config.space, self._members.current)
         self.evidence = Evidence(self.store, self._witnesses())
@@ -193,19 +196,26 @@ class Node:
         record = self.store.offer(name)
         if record is None or record.withdrawn:
             raise ConfigError("offer.unknown", f"{self.id} offers nothing named {name!r}")
-        return Offered(
-            name=name,
-            participant=self.id,
-            dataset=DatasetInfo.from_json(json.loads(record.entry)["dataset"]),
-            policy=odrl.from_odrl(json.loads(record.policy)),
-            entry=record.entry,
-            policy_text=record.policy_text,
-        )
+        return self._own(record)
+
+    def _own(self, record: OfferRecord) -> Offered:
+        """An offer's parsed form. A version never changes, so each is parsed once."""
+        key = (record.name, record.version)
+        if key not in self._parsed:
+            self._parsed[key] = Offered(
+                name=record.name,
+                participant=self.id,
+                dataset=DatasetInfo.from_json(json.loads(record.entry)["dataset"]),
+                policy=odrl.from_odrl(json.loads(record.policy)),
+                entry=record.entry,
+                policy_text=record.policy_text,
+            )
+        return self._parsed[key]
 
     def offers_of(self, participant: str) -> list[Offered]:
         """What a participant offers now, asked of its connector (or of our own store)."""
         if participant == self.id:
-            return [self.own_offer(record.name) for record in self.store.offers()]
+            return [self._own(record) for record in self.store.offers()]
         stub = catalog_pb2_grpc.CatalogStub(self.peers.channel(participant))
         reply = self.peers.unary(participant, stub.ListOffers, catalog_pb2.ListOffersRequest())
         return [_offered(participant, offer) for offer in reply.offers]

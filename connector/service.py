@@ -52,7 +52,7 @@ class _Catalog(catalog_pb2_grpc.CatalogServicer):
 
     def ListOffers(self, request: Any, context: Any) -> catalog_pb2.ListOffersResponse:  # noqa: N802, ARG002
         return catalog_pb2.ListOffersResponse(
-            offers=[o.as_message() for o in self._node.offers_of(self._node.id)]
+            offers=[o.message for o in self._node.offers_of(self._node.id)]
         )
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: one runner, `python -m benchmarks.run`; never timed tests."""

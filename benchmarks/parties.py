@@ -1,0 +1,178 @@
+"""Two real connectors and a witness over the same tables, sized to order, for the joint benchmarks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.measure import Result, cpu_of, median, peak_of, reset_peak
+from connector.loopback import WITNESS, Loopback
+
+OWNER, ASKER, PURPOSE = "owner", "asker", "benchmark"
+VALUE_BOUND = 10**6
+
+_POLICY = """\
+policy: benchmark-{level}
+dataset: owner.{offer}
+assignee: [asker]
+purpose: [benchmark]
+uses: {{count: 1000000}}
+analysis:
+  kinds: [aggregate]
+  join: {{columns: [id], disclosure: {level}, operators: [and]}}
+  dimensions: [label]
+  filters: {{a: range}}
+  measures: {{"*": [count], a: [sum, avg, count], b: [sum, avg, count]}}
+  identity: id
+  minimum_identities: 1
+duties: [{{log: witness, minimum_witnesses: 1}}]
+"""
+_OWN = """\
+policy: benchmark-own
+dataset: asker.own
+assignee: [asker]
+purpose: [benchmark]
+uses: {count: 1000000}
+analysis:
+  kinds: [aggregate]
+  join: {columns: [id], disclosure: receiver, operators: [and]}
+  dimensions: [label]
+  identity: id
+  minimum_identities: 1
+"""
+_OWNERS = """\
+title: {{en: benchmark}}
+source: {{kind: parquet, path: ../data/theirs.parquet}}
+rights: {{holder: owner}}
+size: {{rows: {rows}, keys: {rows}}}
+columns:
+  id: {{type: string, key: []}}
+  label: {{type: int64}}
+  a: {{type: int64, bounds: [-{bound}, {bound}]}}
+  b: {{type: int64, bounds: [-{bound}, {bound}]}}
+offers: {{cardinality: cardinality.yaml, receiver: receiver.yaml}}
+"""
+_ASKERS = """\
+title: {{en: benchmark}}
+source: {{kind: parquet, path: ../data/mine.parquet}}
+rights: {{holder: asker}}
+size: {{rows: {rows}, keys: {rows}}}
+columns:
+  id: {{type: string, key: [], unique: true}}
+  label: {{type: int64}}
+offers: {{own: own.yaml}}
+"""
+
+
+def keys(first: int, count: int) -> list[str]:
+    """Random-looking 16-byte strings: the first 16 hexadecimal digits of hashes of consecutive numbers."""
+    return [
+        hashlib.blake2b(n.to_bytes(8, "big"), digest_size=8).hexdigest() for n in range(first, first + count)
+    ]
+
+
+def tables(rows: int, overlap: float, groups: int) -> tuple[pa.Table, pa.Table]:
+    """The owner's and the asker's tables: `rows` distinct keys a side, `overlap` of them shared, shuffled."""
+    rng = np.random.default_rng(7)
+    first = rows - round(rows * overlap)
+    theirs = pa.table(
+        {
+            "id": keys(0, rows),
+            "label": rng.integers(0, groups, rows),
+            "a": rng.integers(-VALUE_BOUND, VALUE_BOUND, rows),
+            "b": rng.integers(-VALUE_BOUND, VALUE_BOUND, rows),
+        }
+    )
+    mine = pa.table({"id": keys(first, rows), "label": rng.integers(0, groups, rows)})
+    return theirs.take(pa.array(rng.permutation(rows))), mine.take(pa.array(rng.permutation(rows)))
+
+
+@contextmanager
+def parties(rows: int, overlap: float, groups: int) -> Iterator[Loopback]:
+    """A running data space over fresh tables of this size, with both offers agreed."""
+    with tempfile.TemporaryDirectory(prefix="bayspace-benchmark-") as folder:
+        root = Path(folder)
+        space = Loopback(root / "space", "benchmark", {OWNER: "CN-SZ", ASKER: "HK"})
+        theirs, mine = tables(rows, overlap, groups)
+        pq.write_table(theirs, root / "theirs.parquet")
+        pq.write_table(mine, root / "mine.parquet")
+        offers = {
+            f"{level}.yaml": _POLICY.format(level=level, offer=level) for level in ("cardinality", "receiver")
+        }
+        owners = _OWNERS.format(rows=rows, bound=VALUE_BOUND)
+        space.publish(OWNER, "theirs", root / "theirs.parquet", owners, offers)
+        space.publish(ASKER, "mine", root / "mine.parquet", _ASKERS.format(rows=rows), {"own.yaml": _OWN})
+        with space.running():
+            for offer in ("cardinality", "receiver"):
+                space.agree(ASKER, OWNER, offer)
+            yield space
+
+
+def ask(space: Loopback, name: str, rows: int, sql: str, runs: int) -> Result:
+    """The median of `runs` queries through the asker's connector, with the plaintext floor beside it."""
+    members = {n: space.processes[n].pid for n in (OWNER, ASKER, WITNESS)}
+    results = []
+    for _ in range(runs):
+        for pid in members.values():
+            reset_peak(pid)
+        before = {n: cpu_of(pid) for n, pid in members.items()}
+        with space.connect(ASKER) as client:
+            start = time.perf_counter()
+            answer = client.query(sql, PURPOSE)
+            seconds = time.perf_counter() - start
+        results.append(
+            Result(
+                name=name,
+                rows=rows,
+                protocol=answer.summary["protocol"],
+                seconds=seconds,
+                cpu_seconds=sum(cpu_of(pid) - before[n] for n, pid in members.items()),
+                bytes_sent=answer.summary["bytes_sent"],
+                bytes_received=answer.summary["bytes_received"],
+                peak_rss_mb=max(peak_of(pid) for pid in members.values()),
+                floor_seconds=floor(space, sql),
+                stages=stages(space, answer.trace_id),
+                figures={"cells": answer.table.num_rows},
+            )
+        )
+    return median(results)
+
+
+def floor(space: Loopback, sql: str) -> float:
+    """The same SQL in DuckDB over both files in memory, two threads: nothing can be faster."""
+    with duckdb.connect(config={"threads": 2}) as connection:
+        for view, participant, file in (
+            ("owner.cardinality", OWNER, "theirs"),
+            ("owner.receiver", OWNER, "theirs"),
+            ("asker.own", ASKER, "mine"),
+        ):
+            path = space.settings(participant).folder / "data" / f"{file}.parquet"
+            sql = sql.replace(view, file)
+            connection.sql(f"CREATE TABLE IF NOT EXISTS {file} AS FROM read_parquet('{path}')")
+        start = time.perf_counter()
+        connection.sql(sql).fetchall()
+        return time.perf_counter() - start
+
+
+def stages(space: Loopback, trace: str) -> dict[str, float]:
+    """Seconds of every span of a query, by participant and stage, from the span files of both sides."""
+    found: dict[str, float] = {}
+    for participant in (ASKER, OWNER):
+        path = space.settings(participant).spans_path
+        if path is None or not path.exists():
+            continue
+        for line in path.read_text().splitlines():
+            span = json.loads(line)
+            if span["trace"] == trace:
+                found[f"{participant}: {span['name']}"] = round(span["seconds"], 3)
+    return found

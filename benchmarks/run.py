@@ -1,0 +1,64 @@
+"""The one benchmark runner: `python -m benchmarks.run NAME [--rows N] [--json] ...`, from the project's root.
+
+    kernel                    hashing to the curve and masking, per core and on all cores
+    psi                       matching counts alone, between two real connectors
+    psi_aggregate             10 receiver-side groups, SUM, COUNT and AVG of two measures
+    private_join_and_compute  the same at disclosure level `cardinality`
+    selection_sum             one group, one measure, in memory, flooding included
+    local_aggregate           a single-domain query over Parquet, against DuckDB itself
+    catalogue                 unary calls under 64 clients
+    overhead                  what policy and evidence add to a joint query
+    witness                   records recorded per second, 64 a call (rows: records)
+    all                       every one at its goal's size, into RESULTS.md
+
+`psi`, `psi_aggregate`, `private_join_and_compute`, `overhead` and `catalogue` run two connector processes and
+a witness over mutual TLS with policy and evidence; `--in-memory` runs the bare protocol instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from benchmarks import figures, joint, measure, single
+from benchmarks.measure import Result
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Result]] = {
+    "kernel": single.kernel,
+    "psi": joint.psi,
+    "psi_aggregate": joint.psi_aggregate,
+    "private_join_and_compute": joint.private_join_and_compute,
+    "selection_sum": single.selection_sum,
+    "local_aggregate": joint.local_aggregate,
+    "catalogue": joint.catalogue,
+    "overhead": joint.overhead,
+    "witness": single.witness,
+}
+
+
+def main() -> int:
+    """Run one benchmark, or all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=[*BENCHMARKS, "all"])
+    parser.add_argument("--rows", type=int, default=None, help="keys a side, values, records or cells")
+    parser.add_argument("--overlap", type=float, default=0.5)
+    parser.add_argument("--groups", type=int, default=10)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--bound", type=int, default=2**19 - 1, help="selection_sum: largest |value|")
+    parser.add_argument("--side", choices=("receiver", "sender"), default="receiver", help="whose groups")
+    parser.add_argument("--in-memory", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.name == "all":
+        figures.write_results(options)
+        return 0
+    result = BENCHMARKS[options.name](options)
+    print(measure.as_json(result) if options.json else measure.printed(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

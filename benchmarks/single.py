@@ -1,0 +1,105 @@
+"""Benchmarks inside one process: the kernel, the selection sum, the witness."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.measure import Result, cpu_of_self, median, peak_of_self, timed
+from compute import kernel as native
+from compute import selection_sum as sums
+from compute.frames import Frame, Role
+
+
+def kernel(options: argparse.Namespace) -> Result:
+    """Masks and hashes per second on all cores; run with RAYON_NUM_THREADS=1 for the figure per core."""
+    rows = options.rows or 2**18
+    keys = pa.array([n.to_bytes(16, "big") for n in range(rows)], pa.large_binary())
+    points = native.hash_to_group(keys, b"benchmark")
+    scalar = os.urandom(32)
+    hashing, _ = timed(lambda: native.hash_to_group(keys, b"benchmark"), options.runs)
+    masking, cpu = timed(lambda: native.mask(points, scalar), options.runs)
+    tags = native.truncated_tags(points, bytes(32), 16)
+    matching, _ = timed(lambda: native.match(tags, tags), options.runs)
+    cores = int(os.environ.get("RAYON_NUM_THREADS", os.cpu_count() or 1))
+    figures = {
+        "masks_per_s": round(rows / masking),
+        "masks_per_s_per_core": round(rows / masking / cores),
+        "hashes_per_s": round(rows / hashing),
+        "matches_per_s": round(rows / matching),
+        "threads": cores,
+    }
+    return Result("kernel", rows, "curve25519", masking, cpu, peak_rss_mb=peak_of_self(), figures=figures)
+
+
+def selection_sum(options: argparse.Namespace) -> Result:
+    """One group, one measure: encrypt, send, mask, sum, flood, return, decrypt. CPU is both parties'."""
+    rows = options.rows or 10**6
+    rng = np.random.default_rng(3)
+    values = rng.integers(-options.bound, options.bound, rows, endpoint=True)
+    chosen = np.flatnonzero(rng.random(rows) < 0.5).astype(np.int64)
+    magnitude = min(options.bound * rows, int(np.abs(values.astype(object)).sum()))
+    parameters = sums.Parameters.derive(
+        slots=rows, selected=rows, returned=1, bounds=[sums.SumBound(magnitude)]
+    )
+    shape = sums.Shape(1, 1)
+    group = sums.SenderGroup(np.ones(rows, dtype=np.int64), (values,))
+    results = []
+    for _ in range(options.runs):
+        sent = {"sender": 0, "receiver": 0}
+        start, before = time.perf_counter(), cpu_of_self()
+        sender = sums.sender(parameters, shape, [group], lambda counts: counts >= 0, os.urandom)
+        receiver = sums.receiver(parameters, shape, [sums.ReceiverGroup(chosen)], os.urandom)
+        answers, opening = _counted(sender, receiver, sent)
+        opened = sums.open_answers(parameters, shape, opening, answers.encode(parameters, shape))
+        seconds, cpu = time.perf_counter() - start, cpu_of_self() - before
+        cell = opened[0, 0]
+        if cell.count != len(chosen) or cell.sums[0] != int(values[chosen].sum()):
+            raise AssertionError("the selection sum is wrong")
+        figures = {
+            "bytes_per_value": round(sent["sender"] / rows, 2),
+            "q_bits": parameters.q.bit_length(),
+            "degree": parameters.degree,
+        }
+        results.append(
+            Result(
+                "selection_sum",
+                rows,
+                f"bfv, |value| <= {options.bound}",
+                seconds,
+                cpu,
+                sent["receiver"],
+                sent["sender"],
+                peak_of_self(),
+                figures=figures,
+            )
+        )
+    return median(results)
+
+
+def _counted(sender: Role, receiver: Role, sent: dict[str, int]) -> tuple:
+    """`run_pair` with the bytes of each direction counted."""
+    from compute.protocols.base import run_pair
+
+    def counting(role: Role, name: str) -> Role:
+        item = role.send(None)
+        while True:
+            if isinstance(item, Frame):
+                sent[name] += len(item.body)
+            try:
+                item = role.send((yield item))
+            except StopIteration as end:
+                return end.value
+
+    return run_pair(counting(sender, "sender"), counting(receiver, "receiver"))
+
+
+def witness(options: argparse.Namespace) -> Result:
+    """Records with two signatures verified, durable and published, 64 a call, from four clients."""
+    from benchmarks.witnessing import recorded
+
+    return recorded(options.rows or 8192)
