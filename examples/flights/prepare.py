@@ -46,8 +46,11 @@ class Flights:
     weather: Path  # held by airport-services; its key is (origin, time_hour)
 
 
-def prepare(folder: Path) -> Flights:
-    """Write the parties' tables into `folder`/<participant>/ and say where they are."""
+def prepare(folder: Path, rows: int | None = None) -> Flights:
+    """Write the parties' tables into `folder`/<participant>/ and say where they are.
+
+    `rows`: about so many flights instead of all, evenly spread over the year.
+    """
     data = _package_data()
     tables = Flights(
         flights=folder / "airline-ops" / "flights.parquet",
@@ -55,10 +58,16 @@ def prepare(folder: Path) -> Flights:
         weather=folder / "airport-services" / "weather.parquet",
     )
     with zipfile.ZipFile(data / "flights.csv.zip") as archive, archive.open("flights.csv") as file:
-        _write(csv.read_csv(file, convert_options=_NULLS), _FLIGHTS, tables.flights)
+        flights = csv.read_csv(file, convert_options=_NULLS)
+    _write(_thinned(flights, rows), _FLIGHTS, tables.flights)
     _write(csv.read_csv(data / "planes.csv", convert_options=_NULLS), _PLANES, tables.planes)
     _write(csv.read_csv(data / "weather.csv", convert_options=_NULLS), _WEATHER, tables.weather)
     return tables
+
+
+def _thinned(table: pa.Table, rows: int | None) -> pa.Table:
+    step = max(1, table.num_rows // rows) if rows else 1
+    return table.take(pa.array(range(0, table.num_rows, step))) if step > 1 else table
 
 
 def _package_data() -> Path:
