@@ -47,7 +47,7 @@ def selection_sum(options: argparse.Namespace) -> Result:
         slots=rows, selected=rows, returned=1, bounds=[sums.SumBound(magnitude)]
     )
     shape = sums.Shape(1, 1)
-    group = sums.SenderGroup(np.ones(rows, dtype=np.int64), (values,))
+    group = sums.SenderGroup(np.arange(rows, dtype=np.int64), (values,))
     results = []
     for _ in range(options.runs):
         sent = {"sender": 0, "receiver": 0}
