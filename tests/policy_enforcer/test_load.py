@@ -253,6 +253,81 @@ def test_lint_warns(invoices_text, before, after, path, words):
     load(text)
 
 
+SMALL = """\
+policy: small
+dataset: owner.data
+assignee: [asker]
+purpose: [why]
+{more}
+analysis:
+  kinds: [{kinds}]
+{words}
+"""
+
+
+def small(*words, kinds="aggregate", more="uses: {count: 5}"):
+    return SMALL.format(kinds=kinds, more=more, words="\n".join(f"  {word}" for word in words))
+
+
+LIST = ("payload: [note]", "measures: {v: sum}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        small("measures: {v: sum}"),
+        small("measures: {v: sum}", "bounds: {v: [5, 5]}"),
+        small("measures: {v: sum}", more="when: {until: 2027-12-31}"),
+        small("measures: {v: sum}", more="when: {from: 2027-12-31}"),
+        small("measures: {v: sum}", more="when: {from: 2027-12-31, until: 2027-12-31}"),
+        small("measures: {v: sum}", "join: {columns: [k], disclosure: hidden}"),
+        small("identity: k", "measures: {k: count, '*': count}"),
+        small("dimensions: [k]"),
+        small(*LIST, "join: {columns: [k], disclosure: rows}", kinds="list"),
+        small(*LIST, "join: {columns: [k], disclosure: rows}", kinds="list, aggregate"),
+    ],
+)
+def test_what_contradicts_nothing_loads(text):
+    assert load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (small(*LIST, kinds="list"), "analysis.kinds"),
+        (small(*LIST, "join: {columns: [k], disclosure: receiver}", kinds="list"), "analysis.kinds"),
+        (small("join: {columns: [k], disclosure: rows}", kinds="list"), "analysis.kinds"),
+        (small("join: {columns: [k], disclosure: rows}", "dimensions: [k]"), "analysis.dimensions.k"),
+        (small("join: {columns: [k], disclosure: rows}", "measures: {k: max}"), "analysis.measures.k"),
+        (small("identity: k", "dimensions: [k]"), "analysis.dimensions.k"),
+        (small("identity: k", "measures: {k: [count, min]}"), "analysis.measures.k"),
+        (small(more="purpose: [why, any]").replace("purpose: [why]\n", ""), "purpose"),
+        (small(more="where: {}"), "where"),
+        (small(more="when: {}"), "when"),
+        (small(more="uses: {}"), "uses"),
+        (small(more="uses: {per: month}"), "uses"),
+        (small(more="transfer: {}"), "transfer"),
+    ],
+)
+def test_contradictions_do_not_load(text, path):
+    assert [(p.code, p.path) for p in found(text) if not p.warning][:1] == [("policy.contradiction", path)]
+
+
+def test_advice_is_given_only_where_it_applies():
+    def about(text):
+        return {problem.path for problem in advice(text)}
+
+    joined = "join: {columns: [k], disclosure: rows}"
+    assert "analysis" in about(small("identity: k", "minimum_identities: 5"))  # no measure
+    assert "analysis" not in about(small("identity: k", "minimum_identities: 5", "measures: {v: sum}"))
+    minimum = ("payload: [note]", joined, "identity: k", "minimum_identities: 5")
+    assert "analysis" not in about(small(*minimum, kinds="list"))
+    assert "analysis.identity" not in about(small("identity: other", "minimum_identities: 5"))
+    assert "analysis.identity" not in about(small("identity: other", joined))
+    assert "analysis.identity" in about(small("identity: other", joined, "minimum_identities: 5"))
+    assert "transfer.filing" in about(small(more='transfer: {filing: "1"}'))
+
+
 def test_lint_knows_the_datasets_columns(invoices_text):
     columns = ["company_id", "industry", "amount", "year", "due", "quater"]
     problems = found(invoices_text, columns)

@@ -154,6 +154,11 @@ def test_what_load_refuses_is_refused_here_too(everything):
     limited = everything.analysis.model_copy(update={"max_rows_per_identity": 5})
     demanding = everything.model_copy(update={"analysis": limited})
     assert refused(to_odrl(demanding)) == ["policy.not-enforceable"]
+    with pytest.raises(PolicyError) as error:
+        from_odrl(to_odrl(demanding))
+    (problem,) = error.value.problems
+    assert (problem.path, problem.line, problem.column) == ("analysis.max_rows_per_identity", 0, 0)
+    assert str(error.value).startswith("policy:analysis.max_rows_per_identity: rows are not yet limited")
 
 
 JSON = st.recursive(
