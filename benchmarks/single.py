@@ -58,7 +58,7 @@ def selection_sum(options: argparse.Namespace) -> Result:
         opened = sums.open_answers(parameters, shape, opening, answers.encode(parameters, shape))
         seconds, cpu = time.perf_counter() - start, cpu_of_self() - before
         cell = opened[0, 0]
-        if cell.count != len(chosen) or cell.measures[0] != int(values[chosen].sum()):
+        if cell.count != len(chosen) or cell.measures[0] != int(values[chosen].astype(object).sum()):
             raise AssertionError("the selection sum is wrong")
         figures = {
             "bytes_per_value": round(sent["sender"] / rows, 2),
