@@ -125,7 +125,6 @@ class Measure:
         if not numbers:
             raise self._scalar.refuse("measure", "every branch of a CASE is NULL")
         merged = self._merged([*numbers, *conditions])
-        self._notes.marked(merged.columns, "conditional")
         parts = iter(numbers)
         sqls = ["NULL" if isinstance(r, exp.Null) else _wide(next(parts), merged.magnitude) for r in results]
         other = sqls.pop() if default is not None else "NULL"

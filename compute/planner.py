@@ -423,7 +423,6 @@ class _Planner:
         outer, self._notes.conditional = self._notes.conditional, True
         bound = self._rows(part).predicate(node)
         self._notes.conditional = outer
-        self._notes.marked(bound.columns, "conditional")
         self._must_be_senders(bound.sides, part)
         return bound
 

@@ -151,7 +151,7 @@ SINGLE = [
 
 @pytest.mark.parametrize("sql", JOINT)
 def test_joint_equals_pooled(sql, answer, pooled):
-    unique = "USING (company, branch)" not in sql
+    unique = "USING (company, branch)" not in sql and "SEMI" not in sql
     data = tables(300, len(sql), unique=unique)
     same(answer(sql, data), pooled(sql, data))
 
@@ -174,6 +174,13 @@ def test_empty_tables_answer_like_sql(sql, answer, pooled):
 def test_small_random_tables(rows, seed, answer, pooled):
     sql = f"SELECT c.grade, i.industry, count(*) n, sum(i.amount) s, avg(i.days) a {FROM} GROUP BY 1, 2"
     same(answer(sql, tables(rows, seed)), pooled(sql, tables(rows, seed)))
+
+
+def test_one_row_has_no_sample_variance(answer, pooled):
+    sql = 'SELECT var_samp(days) a, stddev(days) b, var_pop(days) c, covar_samp(days, lines) d FROM "sz-trade".invoices'
+    one = [{"days": 3, "lines": 1}]
+    data = {"sz-trade.invoices": pa.Table.from_pylist(one, INVOICES)}
+    same(answer(sql, data), pooled(sql, data))
 
 
 def test_order_having_and_limit(answer, pooled):

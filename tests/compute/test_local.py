@@ -118,6 +118,16 @@ def test_columns_named_like_ours_do_not_interfere():
     assert found.labels.to_pylist() == [{"d0": "P"}, {"d0": "Q"}]
 
 
+def test_text_that_no_normaliser_reads_is_no_key():
+    columns = tuple(replace(c, key=("date",) if c.name == "k" else None) for c in INFO.columns)
+    rows = ROWS.set_column(
+        0, "k", pa.array(["2024-01-02", "20240102", "soon", None, "2024-02-30", "1900-01-01"])
+    )
+    found = join_input(SIDE, replace(INFO, columns=columns), rows, LIMITS)
+    assert len(found.keys) == 2
+    assert sorted(found.cells["rows"].to_pylist()) == [1, 2]
+
+
 def test_a_unique_key_gives_the_same_and_a_false_claim_does_no_harm():
     columns = tuple(replace(c, unique=c.name == "k") for c in INFO.columns)
     assert cells(join_input(SIDE, replace(INFO, columns=columns), ROWS, LIMITS)) == EXPECTED
