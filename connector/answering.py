@@ -25,7 +25,7 @@ from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Receive, Role, receive
 from compute.session import Transcript
 from connector.firewall import reasons_to_json
-from connector.node import Node, witnesses_demanded
+from connector.node import Node
 from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
 from connector.records import countersigned, signature
 from connector.releases import Sealer
@@ -33,6 +33,7 @@ from connector.telemetry import Span
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
+from policy_enforcer.obligations import obligations
 from witness.record import Sealed
 
 MOST_CLOCK_DIFFERENCE = 120_000  # ms
@@ -192,7 +193,7 @@ class Answering:
             node.charge(terms.agreement)
             node.evidence.keep(terms.opening.exchange, admitted.intent, envelope, openings=terms.openings())
         self._recorded(admitted.intent)
-        demanded = witnesses_demanded(terms.agreement.policy)
+        demanded = obligations(terms.agreement.policy).witnesses
         yield Frame("start", node.evidence.witnessed(terms.opening.exchange, 0, demanded))
 
     def _protocol(

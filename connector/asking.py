@@ -23,13 +23,14 @@ from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Receive, Role, receive
 from compute.session import Transcript
 from connector.firewall import reasons_from_json
-from connector.node import Node, witnesses_demanded
+from connector.node import Node
 from connector.opening import Acceptance, RefusalNotice, SignedRecord
 from connector.records import Statement, agreed, countersigned, reopen, signature
 from connector.releases import Opener
 from connector.terms import Terms, milliseconds
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
+from policy_enforcer.obligations import obligations
 from witness.bundle import Opening
 from witness.record import Sealed, commit
 
@@ -102,7 +103,7 @@ class Asking:
     def _started(self) -> Role[None]:
         """Wait for the owner's start; believe in the witness only what its own signature proves."""
         proof = yield from receive("start")
-        demanded = witnesses_demanded(self._terms.agreement.policy)
+        demanded = obligations(self._terms.agreement.policy).witnesses
         self._node.evidence.proven(self._terms.opening.exchange, 0, proof, demanded)
 
     def _refused(self, notice: RefusalNotice) -> None:

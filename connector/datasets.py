@@ -440,8 +440,14 @@ def _column_json(name: str, column: ColumnSpec) -> dict[str, Any]:
     }
 
 
-def _info(participant: str, offer: str, shared: Mapping[str, Any], policy: Policy) -> DatasetInfo:
-    join = policy.analysis.join
+def _disclosure(policy: Policy | None) -> Level:
+    """The loosest level the policy tolerates; without a policy any, for nothing is decided then."""
+    if policy is None:
+        return Level.ROWS
+    return Level.parse(policy.analysis.join.disclosure) if policy.analysis.join else Level.HIDDEN
+
+
+def _info(participant: str, offer: str, shared: Mapping[str, Any], policy: Policy | None) -> DatasetInfo:
     columns = [
         Column(
             **{
@@ -459,13 +465,13 @@ def _info(participant: str, offer: str, shared: Mapping[str, Any], policy: Polic
         rows_bound=shared["rows_bound"],
         keys_bound=shared["keys_bound"],
         commitment=shared["commitment"],
-        disclosure=Level.parse(join.disclosure) if join else Level.HIDDEN,
+        disclosure=_disclosure(policy),
     )
 
 
-def _clamp(policy: Policy, column: str, declared: Sequence[str] | None) -> tuple[str, str] | None:
+def _clamp(policy: Policy | None, column: str, declared: Sequence[str] | None) -> tuple[str, str] | None:
     """What sums clamp this offer's column to: the policy's bounds within the declared ones."""
-    wanted = policy.analysis.bounds.get(column)
+    wanted = policy.analysis.bounds.get(column) if policy is not None else None
     if wanted is None:
         return (declared[0], declared[1]) if declared else None
     low, high = wanted
@@ -476,6 +482,18 @@ def _clamp(policy: Policy, column: str, declared: Sequence[str] | None) -> tuple
             "dataset.bounds", f"column {column!r}: the policy's bounds lie outside the declared"
         )
     return plain(low), plain(high)
+
+
+def planned(description: Description, full_name: str, policy: Policy | None) -> DatasetInfo:
+    """What a description alone says of `participant.offer`: enough to plan with, for `policy test`."""
+    participant, _, offer = full_name.partition(".")
+    shared = {
+        "columns": [_column_json(name, column) for name, column in description.columns.items()],
+        "rows_bound": description.size.rows or 1 << 20,
+        "keys_bound": description.size.keys or 1 << 20,
+        "commitment": "0" * 64,
+    }
+    return _info(participant, offer, shared, policy)
 
 
 def _bucket(count: int) -> int:

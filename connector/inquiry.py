@@ -19,7 +19,7 @@ from compute.inputs import LocalInput, Progress
 from compute.planner import prepare
 from connector.asking import Answer, Asking
 from connector.contract import Agreement
-from connector.node import Node, Offered, witnesses_demanded
+from connector.node import Node, Offered
 from connector.opening import Opening
 from connector.records import countersigned
 from connector.terms import Side, Terms, milliseconds
@@ -29,6 +29,7 @@ from policy_enforcer.disclosure import Party
 from policy_enforcer.explain import Language, sentence
 from policy_enforcer.facts import Decision, Reason
 from policy_enforcer.model import Policy
+from policy_enforcer.obligations import obligations
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, A
         "budget": _budget(node, inquiry),
         "evidence": {
             "witnesses": list(node.evidence.witnesses),
-            "demanded": witnesses_demanded(inquiry.agreement.policy),
+            "demanded": obligations(inquiry.agreement.policy).witnesses,
         },
         "agreement": inquiry.agreement.digest,
     }

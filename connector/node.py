@@ -47,7 +47,7 @@ from connector.v1 import catalog_pb2, catalog_pb2_grpc
 from policy_enforcer import odrl
 from policy_enforcer.decide import decide
 from policy_enforcer.facts import Decision, LedgerView, Reason, Request
-from policy_enforcer.model import LogDuty, Policy
+from policy_enforcer.model import Policy
 from policy_enforcer.moments import period_start
 from policy_enforcer.problems import PolicyError
 from witness import dsse
@@ -330,11 +330,6 @@ class Node:
             identity = policy.analysis.identity
             return local.aggregate(side, published.dataset, identity, published.source, limits)
         return local.join_input(side, published.dataset, published.source, limits)
-
-
-def witnesses_demanded(policy: Policy) -> int:
-    """How many witnesses must record an exchange before anything leaves."""
-    return max((d.minimum_witnesses for d in policy.duties if isinstance(d, LogDuty)), default=0)
 
 
 def build_digest() -> str:

@@ -51,9 +51,7 @@ class _Catalog(catalog_pb2_grpc.CatalogServicer):
         self._node = node
 
     def ListOffers(self, request: Any, context: Any) -> catalog_pb2.ListOffersResponse:  # noqa: N802, ARG002
-        return catalog_pb2.ListOffersResponse(
-            offers=[o.message for o in self._node.offers_of(self._node.id)]
-        )
+        return catalog_pb2.ListOffersResponse(offers=[o.message for o in self._node.offers_of(self._node.id)])
 
 
 class _Negotiation(negotiation_pb2_grpc.NegotiationServicer):

@@ -181,15 +181,21 @@ def test(
     cases: Annotated[
         Path | None, typer.Option(help="expected verdicts; default: NAME.tests.yaml beside the policy")
     ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="the dataset's description; examples in SQL need it")
+    ] = None,
+    peer: Annotated[
+        str | None,
+        typer.Option(help="participant.name=DESCRIPTION of the asker's own data, for joins in examples"),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Decide the example queries kept beside the policy and compare with the verdicts expected."""
-    from policy_enforcer.examples import case, parse_examples, run_examples
+    from connector.policy_examples import outcomes
 
     policy = _policy(file)
     beside = cases or file.with_name(f"{file.stem}.tests.yaml")
-    examples = parse_examples(_read(beside), str(beside))
-    outcomes = run_examples(policy, [case(policy, example) for example in examples])
+    found = outcomes(policy, _read(beside), str(beside), dataset, peer)
     rows = [
         {
             "example": o.name,
@@ -197,10 +203,10 @@ def test(
             "expected": sorted(o.expected) or ["permit"],
             "decided": sorted(o.actual) or ["permit"],
         }
-        for o in outcomes
+        for o in found
     ]
     show(rows, ["passed", "example", "expected", "decided"], as_json=json)
-    if not all(outcome.passed for outcome in outcomes):
+    if not all(outcome.passed for outcome in found):
         raise typer.Exit(USAGE)
 
 

@@ -1,0 +1,74 @@
+"""Examples beside a policy, decided: facts as they stand, and SQL by way of the plan it would have.
+
+An example in SQL goes through the same parser, planner and facts as a real query, against the dataset's
+description alone; no data is read. A question that cannot be planned is decided with its own code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from compute.dataset import DatasetInfo
+from compute.errors import ConfigError, QueryError
+from compute.planner import prepare
+from connector import datasets
+from policy_enforcer.examples import Example, Outcome, case, parse_examples, run_examples
+from policy_enforcer.model import Policy
+
+
+def outcomes(
+    policy: Policy, text: str, source: str, dataset: Path | None, peer: str | None
+) -> tuple[Outcome, ...]:
+    """Every example of a test file, decided.
+
+    dataset: the description of the policy's dataset; peer: `participant.name=DESCRIPTION` of what is joined.
+    """
+    catalogue = _catalogue(policy, dataset, peer)
+    found: list[Outcome] = []
+    for example in parse_examples(text, source):
+        if example.sql is None:
+            found += run_examples(policy, [case(policy, example)])
+        else:
+            found.append(_planned(policy, example, catalogue))
+    return tuple(found)
+
+
+def _planned(policy: Policy, example: Example, catalogue: dict[str, DatasetInfo]) -> Outcome:
+    if policy.dataset not in catalogue:
+        raise ConfigError(
+            "examples.dataset",
+            f"the example {example.name!r} is SQL: name the dataset's description (--dataset)",
+        )
+    # everything but the query itself is as the policy wants it, exactly as for examples in facts
+    name, facts, ledger, expected = case(policy, _without_sql(example))
+    try:
+        prepared = prepare(example.sql or "", facts.asker, catalogue)
+    except QueryError as error:
+        return Outcome(name, expected, frozenset({error.code}))
+    request = prepared.requests(
+        recipients=facts.recipients,
+        purpose=facts.purpose,
+        at=facts.at,
+        witnesses=facts.witnesses,
+        processing=facts.processing,
+        receiving=facts.receiving,
+    )[policy.dataset]
+    return run_examples(policy, [(name, replace(request, asker=facts.asker), ledger, expected)])[0]
+
+
+def _without_sql(example: Example) -> Example:
+    """The example without its SQL: what else it says about asker, time and ledger."""
+    return example.model_copy(update={"sql": None})
+
+
+def _catalogue(policy: Policy, dataset: Path | None, peer: str | None) -> dict[str, DatasetInfo]:
+    catalogue = {}
+    if dataset is not None:
+        catalogue[policy.dataset] = datasets.planned(datasets.load(dataset), policy.dataset, policy)
+    if peer is not None:
+        name, equals, path = peer.partition("=")
+        if not equals or "." not in name:
+            raise ConfigError("examples.peer", "--peer is written participant.name=DESCRIPTION")
+        catalogue[name] = datasets.planned(datasets.load(Path(path)), name, None)
+    return catalogue
