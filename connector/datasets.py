@@ -489,8 +489,8 @@ def planned(description: Description, full_name: str, policy: Policy | None) -> 
     participant, _, offer = full_name.partition(".")
     shared = {
         "columns": [_column_json(name, column) for name, column in description.columns.items()],
-        "rows_bound": description.size.rows or 1 << 20,
-        "keys_bound": description.size.keys or 1 << 20,
+        "rows_bound": description.size.rows or 1 << 10,
+        "keys_bound": description.size.keys or 1 << 10,
         "commitment": "0" * 64,
     }
     return _info(participant, offer, shared, policy)
