@@ -131,7 +131,8 @@ def _mapping(node: yaml.MappingNode, path: Path, tree: Tree) -> dict[str, Any]:
     for key_node, value_node in node.value:
         key = _scalar(key_node, path, tree)
         if not isinstance(key, str):
-            tree.add("yaml.key", path, key_node.start_mark, "a key must be a word", "Put it in quotes.")
+            hint = "Put it in quotes; in braces, also a text that holds a comma."
+            tree.add("yaml.key", path, key_node.start_mark, "a key must be a word", hint)
             continue
         here = (*path, key)
         if key in result:
@@ -155,7 +156,8 @@ def _scalar(node: yaml.Node, path: Path, tree: Tree) -> Any:
         return Decimal(text)
     tag = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
     if tag == "tag:yaml.org,2002:null":
-        tree.add("yaml.empty", path, node.start_mark, "this has no value")
+        hint = "Write one. In braces, a text that holds a comma goes in quotes."
+        tree.add("yaml.empty", path, node.start_mark, "this has no value", hint)
     elif tag not in _TEXT_TAGS or _OTHER_READERS.fullmatch(text):
         hint = "Write true or false, a plain decimal number, or put the word in quotes."
         tree.add("yaml.ambiguous", path, node.start_mark, "YAML readers disagree on this unquoted word", hint)

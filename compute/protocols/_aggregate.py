@@ -218,7 +218,9 @@ def once_per_group(own: LocalInput) -> None:
     """The asker's side must be unique: a key in two rows of a group would count the owner's rows twice."""
     if np.any(column(own, "rows") != 1):
         raise DataError(
-            "data.asker-key-not-unique", "the asker's join key occurs in more than one row of a group"
+            "data.asker-key-not-unique",
+            "the asker's join key occurs in more than one row of a group; "
+            "SEMI JOIN counts each row of the other participant once",
         )
 
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
-from compute.errors import PolicyRefusal
-from connector.api import Answer, Space
+from compute.errors import PolicyRefusal, Unavailable
+from connector.api import Answer, Receipt, Space
 from connector.cli.answers import plain
 from connector.cli.explained import render
 from connector.loopback import Loopback
-from connector.receipts import trust_file
+from connector.receipts import receipt, trust_file
+from connector.storage import Store
 from witness.verify import verify_files
 
 HERE = Path(__file__).resolve().parent
@@ -39,6 +40,7 @@ AIRLINE, AIRPORT = "airline-ops", "airport-services"
 PUNCTUALITY, FLEET = "punctuality", "fleet-planning"
 MINIMUM_IDENTITIES = 10  # as in the policies of flights and planes
 MOST_ROWS_SHOWN = 20
+WITNESS_SECONDS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +250,8 @@ class Example:
             with self._space.connect(AIRPORT) as airport, self._space.connect(AIRLINE) as airline:
                 spaces = {AIRPORT: airport, AIRLINE: airline}
                 self._explain(spaces[EXPLAINED.asker])
-                for number, question in enumerate(QUESTIONS, 1):
-                    self._ask(spaces[question.asker], question, f"receipt-{number}.json")
+                for question in QUESTIONS:
+                    self._ask(spaces[question.asker], question)
                 self._refused(airport)
         self._verify()
 
@@ -296,7 +298,7 @@ class Example:
         self._sql(EXPLAINED.sql)
         render(self._console, space.explain(EXPLAINED.sql, EXPLAINED.purpose))
 
-    def _ask(self, space: Space, question: Question, receipt: str) -> None:
+    def _ask(self, space: Space, question: Question) -> None:
         self._step(question.title)
         self._sql(question.sql)
         began = time.monotonic()
@@ -313,8 +315,11 @@ class Example:
         )
         if not answer.receipt.bundle:
             raise Mismatch("the receipt was not witnessed in time")
-        self._receipts.append(self._folder / receipt)
-        answer.receipt.save(self._receipts[-1])
+        self._keep(answer.receipt, f"receipt-{question.title[0]}.json")
+
+    def _keep(self, kept: Receipt, name: str) -> None:
+        kept.save(self._folder / name)
+        self._receipts.append(self._folder / name)
 
     def _show(self, question: Question, answer: Answer, cells: pa.Table) -> None:
         """The answer, then what only this example can see: the cells that were held back."""
@@ -340,8 +345,23 @@ class Example:
             self._console.print(table)
             if {(r.code, r.column) for r in refusal.decision.because} != REFUSED_BECAUSE:
                 raise Mismatch("refused for other reasons than the policy gives") from None
+            self._keep_refusal()
             return
         raise Mismatch("a question was answered that the policy forbids")
+
+    def _keep_refusal(self) -> None:
+        """A refusal leaves evidence too; it reaches the witness after the asker was told."""
+        store = Store.open(self._space.settings(AIRPORT).state_url)
+        try:
+            (refused,) = store.exchanges(status="refused")
+            for _ in range(WITNESS_SECONDS * 10):
+                with suppress(Unavailable):
+                    self._keep(Receipt(receipt(store, refused.id)), "receipt-7-refused.json")
+                    return
+                time.sleep(0.1)
+        finally:
+            store.close()
+        raise Mismatch("the refusal was not witnessed in time")
 
     def _verify(self) -> None:
         self._step("Every receipt, verified offline: no connector and no witness is running")

@@ -1,0 +1,95 @@
+"""The examples run as a user runs them, on fewer rows; and their comparison with plaintext can fail."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+FLIGHTS = Path(__file__).resolve().parent.parent / "examples" / "flights"
+
+
+def test_flights_runs_and_every_receipt_is_verified() -> None:
+    command = [sys.executable, str(FLIGHTS / "run.py"), "--rows", "12000"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "6 answers equal" in ran.stdout
+    assert ran.stdout.count("equal to the pooled tables") == 6
+    assert ran.stdout.count("  verified receipt-") == 7
+    assert "query.refusal" in ran.stdout
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[ModuleType]:
+    """The example's module, imported as `python examples/flights/run.py` would."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FLIGHTS)
+        import run
+
+        yield run
+    for name in ("run", "prepare"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def pooled(run: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
+    return run.Pooled(run.prepare(tmp_path_factory.mktemp("flights"), 12000))
+
+
+def test_the_right_answer_is_equal(run: ModuleType, pooled: object) -> None:
+    for question in run.QUESTIONS:
+        right, few = _right(pooled, question)
+        assert run.compare(question, right, few, pooled)[1] == few
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+def test_a_wrong_answer_is_a_mismatch(run: ModuleType, pooled: object, number: int) -> None:
+    question = run.QUESTIONS[number - 1]
+    right, few = _right(pooled, question)
+    for wrong, suppressed in (
+        (_one_more(right, "flights" if "flights" in right.column_names else "planes"), few),
+        (right.slice(1), few),
+        (right.drop_columns(right.column_names[-1]), few),
+        (right, few + 1),
+    ):
+        with pytest.raises(run.Mismatch):
+            run.compare(question, wrong, suppressed, pooled)
+
+
+def test_a_small_group_that_was_shown_is_a_mismatch(run: ModuleType, pooled: object) -> None:
+    question = run.QUESTIONS[2]
+    cells = pooled.cells(question)
+    shown = cells.drop_columns("identities").sort_by([(name, "ascending") for name in question.groups])
+    assert shown.num_rows > pooled.released(question, cells).num_rows
+    with pytest.raises(run.Mismatch):
+        run.compare(question, shown, 0, pooled)
+
+
+def test_a_mismatch_ends_with_a_failure(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def differs(*_: object) -> None:
+        raise run.Mismatch("a released cell differs")
+
+    monkeypatch.setattr(run.Example, "run", differs)
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--keep", str(tmp_path / "kept")])
+    assert ended.value.code not in (0, None)
+
+
+def _right(pooled: object, question: object) -> tuple[pa.Table, int]:
+    """The answer as it must be, and how many cells it leaves out."""
+    cells = pooled.cells(question)
+    few = pc.sum(pc.less(cells["identities"], question.minimum)).as_py()
+    return pooled.released(question, cells), few
+
+
+def _one_more(table: pa.Table, column: str) -> pa.Table:
+    """The same table with one count one too high."""
+    values = table[column].to_pylist()
+    changed = pa.array([values[0] + 1, *values[1:]], table.schema.field(column).type)
+    return table.set_column(table.column_names.index(column), column, changed)
