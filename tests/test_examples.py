@@ -46,13 +46,19 @@ def test_the_right_answer_is_equal(run: ModuleType, pooled: object) -> None:
         assert run.compare(question, right, few, pooled)[1] == few
 
 
+def test_the_page_shows_the_questions_that_are_asked(run: ModuleType) -> None:
+    page = (FLIGHTS / "README.md").read_text("utf-8")
+    for sql in (*(question.sql for question in run.QUESTIONS), run.REFUSED):
+        assert f"```sql\n{sql}\n```" in page
+
+
 @pytest.mark.parametrize("number", range(1, 7))
 def test_a_wrong_answer_is_a_mismatch(run: ModuleType, pooled: object, number: int) -> None:
     question = run.QUESTIONS[number - 1]
     right, few = _right(pooled, question)
     for wrong, suppressed in (
         (_one_more(right, "flights" if "flights" in right.column_names else "planes"), few),
-        (right.slice(1), few),
+        (right.slice(0, right.num_rows - 1), few),
         (right.drop_columns(right.column_names[-1]), few),
         (right, few + 1),
     ):

@@ -26,7 +26,7 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
-from compute.errors import PolicyRefusal, Unavailable
+from compute.errors import ConfigError, PolicyRefusal, Unavailable
 from connector.api import Answer, Receipt, Space
 from connector.cli.answers import plain
 from connector.cli.explained import render
@@ -400,8 +400,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bayspace-flights-")))
         try:
             Example(console, folder).run(options.rows)
-        except Mismatch as mismatch:
-            sys.exit(f"examples/flights: {mismatch}")
+        except (Mismatch, ConfigError) as failure:
+            sys.exit(f"examples/flights: {failure}")
     console.rule()
     console.print(f"[bold green]{len(QUESTIONS)} answers equal, in {time.monotonic() - began:.0f} s[/]")
 
