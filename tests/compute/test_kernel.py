@@ -183,6 +183,15 @@ def test_hash_to_group_over_several_chunks():
     assert points == [spec_hash(key, b"chunks") for key in keys]
 
 
+@pytest.mark.parametrize("tag_length", [1, 45, 46, 47, 255])
+def test_hash_to_group_where_a_key_fills_another_block(tag_length):
+    tag = b"t" * tag_length
+    for length in {0, 16, *(end - tag_length - 4 + more for end in (112, 128, 240) for more in (-1, 0, 1))}:
+        keys = [bytes([i]) * max(length, 0) for i in range(9)]
+        points = kernel.hash_to_group(pa.array(keys, pa.binary()), tag).to_pylist()
+        assert points == [spec_hash(key, tag) for key in keys]
+
+
 def test_masks_commute_and_land_in_the_prime_order_group():
     points, a, b = random_points(33), os.urandom(32), os.urandom(32)
     ab = kernel.mask(kernel.mask(points, a), b)

@@ -10,51 +10,63 @@ use super::field::{Fe, Field};
 const A24: u32 = 121_665;
 const A: u64 = 486_662;
 
-/// x^(2^n)
-#[inline(always)]
-fn squarings<F: Field>(f: F, mut x: F::Tight, n: usize) -> F::Tight {
-    for _ in 0..n {
-        x = f.carry(f.square(x));
-    }
-    x
-}
-
 #[inline(always)]
 fn product<F: Field>(f: F, a: F::Tight, b: F::Tight) -> F::Tight {
     f.carry(f.mul(a, b))
 }
 
-/// (x^(2^250 - 1), x^11, x^6): what both exponentiations below share.
+/// `product` of each of N pairs. A chain of squarings waits for each result before it goes on; two
+/// independent ones side by side take hardly longer than one.
 #[inline(always)]
-fn common_power<F: Field>(f: F, x: F::Tight) -> (F::Tight, F::Tight, F::Tight) {
+fn products<F: Field, const N: usize>(f: F, mut a: [F::Tight; N], b: [F::Tight; N]) -> [F::Tight; N] {
+    for i in 0..N {
+        a[i] = product(f, a[i], b[i]);
+    }
+    a
+}
+
+/// x^(2^n)
+#[inline(always)]
+fn squarings<F: Field, const N: usize>(f: F, mut x: [F::Tight; N], n: usize) -> [F::Tight; N] {
+    for _ in 0..n {
+        for each in &mut x {
+            *each = f.carry(f.square(*each));
+        }
+    }
+    x
+}
+
+/// x^(2^250 - 1), x^11 and x^6: what both exponentiations below share.
+#[inline(always)]
+fn common_power<F: Field, const N: usize>(f: F, x: [F::Tight; N]) -> [[F::Tight; N]; 3] {
     let x2 = squarings(f, x, 1);
     let x4 = squarings(f, x2, 1);
-    let x6 = product(f, x4, x2);
-    let x9 = product(f, squarings(f, x4, 1), x);
-    let x11 = product(f, x9, x2);
-    let e5 = product(f, squarings(f, x11, 1), x9); // x^(2^5 - 1)
-    let e10 = product(f, squarings(f, e5, 5), e5);
-    let e20 = product(f, squarings(f, e10, 10), e10);
-    let e40 = product(f, squarings(f, e20, 20), e20);
-    let e50 = product(f, squarings(f, e40, 10), e10);
-    let e100 = product(f, squarings(f, e50, 50), e50);
-    let e200 = product(f, squarings(f, e100, 100), e100);
-    let e250 = product(f, squarings(f, e200, 50), e50);
-    (e250, x11, x6)
+    let x6 = products(f, x4, x2);
+    let x9 = products(f, squarings(f, x4, 1), x);
+    let x11 = products(f, x9, x2);
+    let e5 = products(f, squarings(f, x11, 1), x9); // x^(2^5 - 1)
+    let e10 = products(f, squarings(f, e5, 5), e5);
+    let e20 = products(f, squarings(f, e10, 10), e10);
+    let e40 = products(f, squarings(f, e20, 20), e20);
+    let e50 = products(f, squarings(f, e40, 10), e10);
+    let e100 = products(f, squarings(f, e50, 50), e50);
+    let e200 = products(f, squarings(f, e100, 100), e100);
+    let e250 = products(f, squarings(f, e200, 50), e50);
+    [e250, x11, x6]
 }
 
 /// x^(p - 2): the inverse, and 0 for 0.
 #[inline(always)]
 pub fn invert<F: Field>(f: F, x: F::Tight) -> F::Tight {
-    let (e250, x11, _) = common_power(f, x);
-    product(f, squarings(f, e250, 5), x11)
+    let [e250, x11, _] = common_power(f, [x]);
+    products(f, squarings(f, e250, 5), x11)[0]
 }
 
 /// x^((p - 1) / 2): 1 for a square, -1 for a non-square.
 #[inline(always)]
-pub fn legendre<F: Field>(f: F, x: F::Tight) -> F::Tight {
-    let (e250, _, x6) = common_power(f, x);
-    product(f, squarings(f, e250, 4), x6)
+fn legendre<F: Field, const N: usize>(f: F, x: [F::Tight; N]) -> [F::Tight; N] {
+    let [e250, _, x6] = common_power(f, x);
+    products(f, squarings(f, e250, 4), x6)
 }
 
 /// Replaces each value by its inverse at the price of one inversion (Montgomery's trick).
@@ -99,20 +111,20 @@ pub fn ladder<F: Field>(f: F, scalar: &[u8; 32], x1: F::Tight) -> (F::Tight, F::
         let b = f.carry(f.sub(x2, z2));
         let c = f.carry(f.add(x3, z3));
         let d = f.carry(f.sub(x3, z3));
-        let aa = f.square_raised(f.select(swap, a, c));
-        let bb = f.square(f.select(swap, b, d));
         let da = f.mul_raised(d, a);
         let cb = f.mul(c, b);
-        let e = f.carry(f.sub(aa, bb));
+        let aa = f.square_raised(f.select(swap, a, c));
+        let bb = f.square(f.select(swap, b, d));
         let difference = f.carry(f.sub(da, cb));
         let sum = f.carry(f.add(da, cb));
         let squared = f.square(difference);
-        let g = f.carry(f.mul_small_add(aa, e, A24));
-        x2 = f.mul_raised(f.carry(aa), f.carry(bb));
-        let squared = f.carry(squared);
+        let e = f.carry(f.sub(aa, bb));
         x3 = f.square_raised(sum);
-        z2 = f.mul(e, g);
+        let g = f.carry(f.mul_small_add(aa, e, A24));
+        let squared = f.carry(squared);
+        x2 = f.mul_raised(f.carry(aa), f.carry(bb));
         z3 = f.mul(squared, x1);
+        z2 = f.mul(e, g);
     }
     for _ in 0..2 {
         let aa = f.square_raised(f.carry(f.add(x2, z2)));
@@ -124,25 +136,33 @@ pub fn ladder<F: Field>(f: F, scalar: &[u8; 32], x1: F::Tight) -> (F::Tight, F::
     (f.carry(x2), f.carry(z2))
 }
 
-/// Elligator 2 (RFC 9380 section 6.7.1, Z = 2) for the x-coordinate alone, as a fraction
+/// Elligator 2 (RFC 9380 section 6.7.1, Z = 2) for the x-coordinate alone, as fractions
 /// (numerator, denominator). The denominator 1 + 2u^2 is never zero: -1/2 is not a square.
 ///
-/// With d = 1 + 2u^2 the candidates are x1 = -A/d and x2 = -x1 - A = -A * 2u^2 / d, and x1 is
-/// taken when x1^3 + A x1^2 + x1 is a square, that is when A d (d^2 - 2 A^2 u^2) is one. It is
-/// never zero, since A^2 - 4 is not a square.
+/// With t = 2u^2 and d = 1 + t the candidates are x1 = -A/d and x2 = -x1 - A = -A t / d, and x1 is
+/// taken when x1^3 + A x1^2 + x1 is a square, that is when A d (d^2 - A^2 t) is one. It is never
+/// zero, since A^2 - 4 is not a square.
 #[inline(always)]
-pub fn elligator<F: Field>(f: F, u: F::Tight) -> (F::Tight, F::Tight) {
-    let minus_one = f.carry(f.sub(f.raised(), f.widen(f.splat(Fe::ONE))));
-    let uu = f.square(u);
-    let t = f.carry(f.add(uu, uu));
-    let d = f.carry(f.add(f.widen(t), f.widen(f.splat(Fe::ONE))));
+pub fn elligator<F: Field>(f: F, u: [F::Tight; 2]) -> [(F::Tight, F::Tight); 2] {
+    let one = f.splat(Fe::ONE);
     let a = f.splat(Fe([A, 0, 0, 0, 0]));
-    let aat = f.mul(f.splat(Fe([A * A, 0, 0, 0, 0])), t);
-    let inner = f.carry(f.sub(f.square_raised(d), aat));
-    let curve = product(f, product(f, a, d), inner);
-    let is_square = square_lanes(f, legendre(f, curve));
-    let minus_a = product(f, a, minus_one);
-    (f.select(is_square, product(f, minus_a, t), minus_a), d)
+    let a_squared = f.splat(Fe([A * A, 0, 0, 0, 0]));
+    let minus_a = f.carry(f.sub(f.raised(), f.widen(a)));
+    let (mut t, mut d, mut curve) = (u, u, u);
+    for i in 0..2 {
+        let uu = f.square(u[i]);
+        t[i] = f.carry(f.add(uu, uu));
+        d[i] = f.carry(f.add(f.widen(t[i]), f.widen(one)));
+        let inner = f.carry(f.sub(f.square_raised(d[i]), f.mul(a_squared, t[i])));
+        curve[i] = product(f, product(f, a, d[i]), inner);
+    }
+    let symbol = legendre(f, curve);
+    let mut fractions = [(one, one); 2];
+    for i in 0..2 {
+        let numerator = f.select(square_lanes(f, symbol[i]), product(f, minus_a, t[i]), minus_a);
+        fractions[i] = (numerator, d[i]);
+    }
+    fractions
 }
 
 /// The lanes in which a Legendre symbol is 1. The symbol is 1 or -1 = p - 1, and p - 1 is even.

@@ -14,6 +14,8 @@ mod expand;
 mod field;
 #[cfg(target_arch = "x86_64")]
 mod ifma;
+#[cfg(target_arch = "x86_64")]
+mod sha512;
 
 use expand::Expander;
 use field::{Fe, Field, Portable};
@@ -99,7 +101,7 @@ pub fn hash_to_group<'k>(
     let expander = Expander::new(tag);
     out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
         let first = chunk * CHUNK;
-        let elements: Vec<Fe> = (first..first + out.len()).map(|i| expander.hash_to_field(key(i))).collect();
+        let elements = hash_chunk(with, &expander, |i| key(first + i), out.len());
         match with {
             #[cfg(target_arch = "x86_64")]
             Implementation::Ifma(f) => f.map_chunk(&elements, out),
@@ -108,6 +110,25 @@ pub fn hash_to_group<'k>(
             Implementation::Portable => map_chunk(Portable, &elements, out),
         }
     });
+}
+
+/// The field elements of `count` keys.
+fn hash_chunk<'k>(
+    with: Implementation,
+    expander: &Expander,
+    key: impl Fn(usize) -> &'k [u8],
+    count: usize,
+) -> Vec<Fe> {
+    let mut elements = Vec::with_capacity(count);
+    #[cfg(target_arch = "x86_64")]
+    if let Implementation::Ifma(f) = with {
+        let eight = expand::eight::Eight::new(f, expander);
+        for first in (0..count / 8 * 8).step_by(8) {
+            elements.extend(eight.hash_to_field(std::array::from_fn(|lane| key(first + lane))));
+        }
+    }
+    elements.extend((elements.len()..count).map(|i| expander.hash_to_field(key(i))));
+    elements
 }
 
 /// Where keys start and end in `data_length` bytes, from Arrow's offsets of 4 or 8 bytes (one more
@@ -147,10 +168,12 @@ fn mask_chunk<F: Field>(
 #[inline(always)]
 fn map_chunk<F: Field>(f: F, elements: &[Fe], out: &mut [Point]) {
     let (mut numerators, mut denominators) = fractions(f, elements.len());
-    for lanes in elements.chunks(F::LANES) {
-        let (numerator, denominator) = arithmetic::elligator(f, packed(f, lanes));
-        numerators.push(numerator);
-        denominators.push(denominator);
+    for both in elements.chunks(2 * F::LANES) {
+        let (first, second) = both.split_at(both.len().min(F::LANES));
+        for (numerator, denominator) in arithmetic::elligator(f, [packed(f, first), packed(f, second)]) {
+            numerators.push(numerator);
+            denominators.push(denominator);
+        }
     }
     divide(f, &numerators, &mut denominators, out);
 }
@@ -160,7 +183,7 @@ type Column<F> = Vec<<F as Field>::Tight>;
 /// Room for the numerators and denominators of `count` elements.
 #[inline(always)]
 fn fractions<F: Field>(_: F, count: usize) -> (Column<F>, Column<F>) {
-    let rows = count.div_ceil(F::LANES);
+    let rows = count.div_ceil(2 * F::LANES) * 2;
     (Vec::with_capacity(rows), Vec::with_capacity(rows))
 }
 
