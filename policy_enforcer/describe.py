@@ -6,7 +6,7 @@ else than the decision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -51,15 +51,11 @@ def _row(policy: Policy, column: str, grade: int | None) -> MatrixRow:
         grade=None if column == "*" else grade,
         joined=may(joined=True),
         grouped=may(grouped=True),
-        filtered=tuple(kind for kind in get_args(FilterKind) if _may_filter(may, kind)),
+        filtered=tuple(kind for kind in get_args(FilterKind) if may(filtered=frozenset({kind}))),
         measured=measured,
         listed=may(listed=True),
         weighted=bool(measured) and may(weighted=True, aggregated=frozenset(measured)),
     )
-
-
-def _may_filter(may: Callable[..., bool], kind: str) -> bool:
-    return may(compared_with_column=True) if kind == "column" else may(filtered=frozenset({kind}))
 
 
 def _graded(policy: Policy, grade: int | None) -> bool:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from policy_enforcer.describe import MatrixRow, matrix
 from policy_enforcer.disclosure import Level
-from policy_enforcer.model import ANY, Policy, plain
+from policy_enforcer.model import ANY, Policy, Transfer, plain
 from policy_enforcer.moments import end_instant, first_instant
 from policy_enforcer.obligations import obligations
 
@@ -183,7 +183,9 @@ _OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
         "dataset": lambda p: p.dataset,
         "when.elapsed": lambda p: p.when and p.when.elapsed,
         "uses.count": _allowance,
-        "transfer (declared)": lambda p: p.transfer and p.transfer.model_copy(update={"grade_at_most": None}),
+        "transfer (declared)": lambda p: (p.transfer or Transfer()).model_copy(
+            update={"grade_at_most": None}
+        ),
         "analysis.identity": lambda p: p.analysis.identity,
         "analysis.bounds": lambda p: {c: (plain(a), plain(b)) for c, (a, b) in p.analysis.bounds.items()},
         "analysis.domains": lambda p: p.analysis.domains,

@@ -163,6 +163,51 @@ CHANGES = [
 ]
 
 
+WHEN = "when: {from: 2026-01-01, until: 2027-12-31}\n"
+WHERE = "where: {processing: [CN-SZ, HK], recipients: [HK]}\n"
+CHANGES += [
+    (
+        "no time",
+        WHEN,
+        "",
+        ["from: 2026-01-01 becomes always", "until: 2027-12-31 becomes no end"],
+        [],
+        [],
+    ),
+    (
+        "no places",
+        WHERE,
+        "",
+        ["processing in any place but CN-SZ, HK", "recipients in any place but HK"],
+        [],
+        [],
+    ),
+    ("no grades", "transfer: {grade_at_most: 2}\n", "", ["grade of a column: 2 becomes any"], [], []),
+    (
+        "no keys",
+        "  maximum_peer_keys: 100000\n",
+        "",
+        ["keys of the other side: 100000 becomes any number"],
+        [],
+        [],
+    ),
+    ("any number at once", ", max_concurrent: 2", "", ["concurrent queries: 2 becomes any number"], [], []),
+    (
+        "lists",
+        "kinds: [aggregate]\n  join: {columns: [company_id], disclosure: cardinality, ",
+        "kinds: [aggregate, list]\n  payload: [note]\n  join: {columns: [company_id, tax_no], disclosure: rows, ",
+        [
+            "list analyses",
+            "note may be listed",
+            "tax_no may be joined",
+            "disclosure of join keys: cardinality becomes rows",
+        ],
+        [],
+        [],
+    ),
+]
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change[0])
 def test_diff(invoices_text, invoices, change):
     _, before, after, allowed, forbidden, other = change
