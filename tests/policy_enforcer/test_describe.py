@@ -195,8 +195,10 @@ CHANGES += [
     (
         "lists",
         "kinds: [aggregate]\n  join: {columns: [company_id], disclosure: cardinality, ",
-        "kinds: [aggregate, list]\n  payload: [note]\n"
-        "  join: {columns: [company_id, tax_no], disclosure: rows, ",
+        (
+            "kinds: [aggregate, list]\n  payload: [note]\n"
+            "  join: {columns: [company_id, tax_no], disclosure: rows, "
+        ),
         [
             "list analyses",
             "note may be listed",
