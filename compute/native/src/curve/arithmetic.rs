@@ -92,7 +92,8 @@ pub fn invert_all<F: Field>(f: F, values: &mut [F::Tight]) {
 /// da - cb, which is squared.
 ///
 /// What does not depend on each other stands side by side, for the processor to overlap: another
-/// order of the same lines cost a tenth. So did two ladders climbed together, by lack of registers.
+/// order of these lines was a tenth slower. Two ladders climbed together were slower as well: there
+/// are not enough registers.
 ///
 /// INVARIANT: the low two bits of `scalar` are zero (clamped), so they double only. The others
 /// decide nothing but masks.

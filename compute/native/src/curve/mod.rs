@@ -3,9 +3,11 @@
 //! Points are x-coordinates of 32 bytes, little-endian (RFC 7748). A point that is not canonical
 //! and a result of zero are refused. Every implementation gives the same bytes.
 //!
-//! Constant time: the scalar (ladder without branches or indexes, conditional selection by mask)
-//! and key values (exponentiations with public exponents). Not hidden: the number of points, the
-//! lengths of keys, and whether and roughly where a peer's point was refused.
+//! Constant time: the scalar (a ladder without branches or indexes, selection by mask) and the bytes
+//! of keys and points (exponentiations by public exponents). Timing does show the number of points,
+//! the lengths of keys, and that a point was refused. "Constant time" is how the code is written and
+//! what the optimiser was kept from undoing (`black_box`); nobody has proved it of the machine code.
+//! Copies of the scalar are not wiped: Python's own copy, immutable, could not be either.
 
 mod arithmetic;
 #[cfg(target_arch = "x86_64")]
