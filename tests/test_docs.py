@@ -1,4 +1,4 @@
-"""The documents do not rot: the tutorial is run, every command is parsed, every code, key and link is checked.
+"""The documents do not rot: the tutorial runs, every command is parsed, every code, key and link is checked.
 
 The tutorial's bash blocks are one script, run in an empty folder with free ports put in; the README's Python
 snippet is run against the same connectors before they stop.
