@@ -251,7 +251,7 @@ def _minimum_identities(policy: Policy, request: Request, _ledger: LedgerView) -
         "analysis.minimum_identities",
         f"{request.protocol.name} cannot count {analysis.identity} for this query before it releases",
         column=analysis.identity,
-        allowed=f"a join on {analysis.identity}, or a query over this dataset alone",
+        allowed=f"a join on {analysis.identity} alone, or a query over this dataset alone",
     )
 
 

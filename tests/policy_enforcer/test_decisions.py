@@ -136,7 +136,7 @@ WAYS_OUT = {
     "level receiver where cardinality is tolerated": ["a protocol at level cardinality or stricter"],
     "level cardinality where hidden is demanded": ["a protocol at level hidden"],
     "too large a key set": ["at most 100000"],
-    "a count of something else": ["a join on company_id, or a query over this dataset alone"],
+    "a count of something else": ["a join on company_id alone, or a query over this dataset alone"],
     "another dimension": ["industry, quarter"],
     "a range over a dimension": ["equality, membership, null"],
     "another filter column": ["amount, due, industry, note, paid, quarter, year"],
