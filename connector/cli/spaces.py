@@ -86,7 +86,6 @@ def install(
 def list_(folder: Folder, json: Json = False) -> None:
     """Members: roles, addresses, jurisdictions, keys."""
     from connector import space
-    from witness.encoding import format_time
 
     opened = space.open_space(folder)
     rows: list[dict[str, Any]] = [
@@ -96,7 +95,7 @@ def list_(folder: Folder, json: Json = False) -> None:
             "jurisdiction": p.jurisdiction,
             "address": p.address,
             "key_ids": [key.id for key in p.keys],
-            "keys": ", ".join(f"{key.id[:16]}… since {format_time(key.valid_from)[:10]}" for key in p.keys),
+            "keys": ", ".join(_validity(key) for key in p.keys),
             "certificate": p.certificate,
         }
         for p in opened.members.participants
@@ -124,6 +123,13 @@ def _seat(folder: Path) -> Any:
     from connector.cli.report import configuration
 
     return configuration(folder).seat
+
+
+def _validity(key: Any) -> str:
+    from witness.encoding import format_time
+
+    until = "" if key.valid_until is None else f" until {format_time(key.valid_until)[:10]}"
+    return f"{key.id[:16]}… since {format_time(key.valid_from)[:10]}{until}"
 
 
 def _ids(members: Any) -> str:
