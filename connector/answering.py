@@ -3,7 +3,8 @@
 It trusts nothing the asker derived: plan and decision are its own, from the query text, the agreement and the
 two dataset descriptions. Nothing that depends on data leaves before the intent is signed by both and, where
 the policy demands it, witnessed; the answer leaves sealed, and its key only for the asker's signature on the
-receipt. Every refusal and every failure becomes evidence; a use once charged is never refunded.
+receipt. Every refusal and every failure becomes evidence; a use once charged is never refunded. An agreement
+that ends, is suspended or runs out meanwhile ends the exchange at its next frame.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from compute.session import Transcript
 from connector.firewall import reasons_to_json
 from connector.node import Node
 from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
-from connector.records import countersigned, signature
+from connector.records import check_clock, countersigned, signature
 from connector.releases import Sealer
 from connector.telemetry import Span
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
+from policy_enforcer.facts import Decision
 from policy_enforcer.obligations import obligations
+from witness.dsse import Envelope
 from witness.record import Sealed
-
-MOST_CLOCK_DIFFERENCE = 120_000  # ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +63,7 @@ class Answering:
         """The whole exchange. Whatever goes wrong after the opening is recorded before it is raised."""
         opening = Opening.parse((yield from receive("open")))
         try:
-            terms, prepared = self._derive(opening)
-            self._terms = terms
-            self._node.store.open_exchange(
-                opening.exchange,
-                terms.agreement.digest,
-                self._asker,
-                "provider",
-                "query",
-                terms.trace_id,
-                opening.exchange_key,
-            )
+            terms, prepared = self._derive(self._opened(opening))
             with (
                 self._node.telemetry.span(
                     "answer", opening.trace, exchange=opening.exchange, peer=self._asker
@@ -82,6 +73,9 @@ class Answering:
                 self._decide(terms, prepared)
                 yield from self._answer(terms, prepared, span)
         except PolicyRefusal as refusal:
+            if self._sequence:  # both signed an intent: now it is a failure of what they agreed to do
+                self._failed(refusal.code)
+                raise
             yield from self._refuse(refusal)
         except BayspaceError as error:
             self._failed(error.code)
@@ -95,18 +89,18 @@ class Answering:
 
     # --- admission ------------------------------------------------------------------------------------
 
-    def _derive(self, opening: Opening) -> tuple[Terms, Prepared]:
+    def _opened(self, opening: Opening) -> Terms:
+        """Open the exchange: from here on, whatever comes of it becomes evidence."""
         node = self._node
         now = milliseconds(node.now())
-        if abs(opening.clock - now) > MOST_CLOCK_DIFFERENCE:
-            raise PeerViolation("peer.clock", "the clocks of the two participants differ by too much")
+        check_clock(opening.clock, now)
         if node.store.exchange(opening.exchange) is not None:
             raise PeerViolation("peer.replay", "this exchange was opened before")
         if opening.members != node.members.digest:
             raise Unavailable(
                 "members.differ", "the participants hold different member lists: install the latest on both"
             )
-        agreement = node.agreement(opening.agreement, role="provider", peer=self._asker)
+        agreement = node.known_agreement(opening.agreement, role="provider", peer=self._asker)
         terms = Terms(
             space=node.space,
             opening=opening,
@@ -115,18 +109,36 @@ class Answering:
             asker=self._side(self._asker, opening.build, opening.clock),
             owner=self._side(node.id, node.build, now),
         )
+        node.store.open_exchange(
+            opening.exchange,
+            agreement.digest,
+            self._asker,
+            "provider",
+            "query",
+            terms.trace_id,
+            opening.exchange_key,
+        )
         self._terms = terms
+        return terms
+
+    def _derive(self, terms: Terms) -> tuple[Terms, Prepared]:
+        """Our own plan of the question, under an agreement that is in force."""
+        opening = terms.opening
+        agreement = self._node.agreement(opening.agreement, role="provider", peer=self._asker)
         catalogue = {agreement.full_name: agreement.dataset}
         if opening.dataset is not None:
             if opening.dataset.participant != self._asker:
                 raise PeerViolation("peer.dataset", "the asker describes data that is not its own")
             catalogue[opening.dataset.full_name] = opening.dataset
         prepared = prepare(opening.sql, self._asker, catalogue)
+        if prepared.plan.sender.dataset != agreement.full_name:
+            raise PeerViolation("peer.dataset", "the query does not ask about the agreement's dataset")
         if prepared.plan.digest != opening.plan_digest:
             raise PeerViolation(
                 "peer.plan-digest", "the two connectors derive different plans for this query"
             )
-        return replace(terms, plan=prepared.plan), prepared
+        self._terms = replace(terms, plan=prepared.plan)
+        return self._terms, prepared
 
     def _side(self, participant: str, build: str, clock: int) -> Side:
         node = self._node
@@ -134,6 +146,20 @@ class Answering:
         return Side(participant, node.key_of(participant).id, build, clock, place)
 
     def _decide(self, terms: Terms, prepared: Prepared) -> None:
+        decision = self._decision(terms, prepared)
+        if not decision.permitted:
+            raise PolicyRefusal(decision)
+
+    def _in_force(self, admitted: _Admitted) -> None:
+        """Raise `PolicyRefusal` once the agreement has been ended or suspended, or its time is over."""
+        terms = admitted.terms
+        self._node.agreement(terms.agreement.digest, role="provider", peer=self._asker)
+        decision = self._decision(terms, admitted.prepared)
+        late = tuple(reason for reason in decision.because if reason.code.startswith("time."))
+        if late:
+            raise PolicyRefusal(Decision(late))
+
+    def _decision(self, terms: Terms, prepared: Prepared) -> Decision:
         request = prepared.requests(
             recipients=frozenset({self._asker}),
             purpose=terms.opening.purpose or None,
@@ -142,9 +168,7 @@ class Answering:
             processing=frozenset({terms.owner.jurisdiction, terms.asker.jurisdiction}),
             receiving=frozenset({terms.asker.jurisdiction}),
         )[terms.agreement.full_name]
-        decision = self._node.decide(terms.agreement.policy, request, terms.agreement)
-        if not decision.permitted:
-            raise PolicyRefusal(decision)
+        return self._node.decide(terms.agreement.policy, request, terms.agreement)
 
     def _refuse(self, refusal: PolicyRefusal) -> Role[None]:
         terms = self._terms
@@ -189,10 +213,16 @@ class Answering:
         node, terms = self._node, admitted.terms
         confirmation = yield from receive("confirm", 64)
         envelope = countersigned(admitted.intent, node.key, node.key_of(self._asker), confirmation)
-        with node.store.atomic():
-            node.charge(terms.agreement)
-            node.evidence.keep(terms.opening.exchange, admitted.intent, envelope, openings=terms.openings())
-        self._recorded(admitted.intent)
+        try:
+            self._in_force(admitted)
+            with node.store.atomic():
+                node.charge(terms.agreement)
+                self._keep_intent(admitted, envelope)
+        except PolicyRefusal:  # the last use went to another query, say: both signed, so it is on record
+            self._keep_intent(admitted, envelope)
+            raise
+        finally:
+            self._recorded(admitted.intent)
         demanded = obligations(terms.agreement.policy).witnesses
         yield Frame("start", node.evidence.witnessed(terms.opening.exchange, 0, demanded))
 
@@ -200,6 +230,7 @@ class Answering:
         self, admitted: _Admitted, local: LocalInput | pa.Table, sealer: Sealer
     ) -> Generator[Frame | Receive, Frame | None, Summary]:
         """Run the protocol's sender; its release frames leave sealed, the mask commitment is noted."""
+        self._in_force(admitted)
         node, plan = self._node, admitted.prepared.plan
         minimum = admitted.terms.agreement.policy.analysis.minimum_identities or 1
         context = Context(admitted.sid, plan, node.entropy, _silent, minimum)
@@ -212,6 +243,7 @@ class Answering:
                     item = role.send(None)
                 else:
                     frame = yield item
+                    self._in_force(admitted)
                     sealer.observe(frame)
                     item = role.send(frame)
         except StopIteration as end:
@@ -221,7 +253,7 @@ class Answering:
 
     def _release(self, admitted: _Admitted, sealer: Sealer, summary: Summary) -> Role[None]:
         node, terms = self._node, admitted.terms
-        node.agreement(terms.agreement.digest, role="provider", peer=self._asker)  # still in force?
+        self._in_force(admitted)
         statement = terms.release(
             admitted.sid,
             admitted.intent.digest,
@@ -233,11 +265,16 @@ class Answering:
         yield Frame("outcome", SignedRecord.of(sealed, signature(sealed, node.key)).to_bytes())
         receipt = yield from receive("receipt", 64)
         envelope = countersigned(sealed, node.key, node.key_of(self._asker), receipt)
+        self._in_force(admitted)
         node.evidence.keep(terms.opening.exchange, sealed, envelope, "released")
         self._recorded(sealed)
         yield Frame("key", sealer.opening)
 
-    # --- evidence of failure --------------------------------------------------------------------------
+    # --- evidence -------------------------------------------------------------------------------------
+
+    def _keep_intent(self, admitted: _Admitted, envelope: Envelope) -> None:
+        terms = admitted.terms
+        self._node.evidence.keep(terms.opening.exchange, admitted.intent, envelope, openings=terms.openings())
 
     def _recorded(self, sealed: Sealed) -> None:
         self._sequence, self._previous = self._sequence + 1, sealed.digest

@@ -25,7 +25,7 @@ from compute.session import Transcript
 from connector.firewall import reasons_from_json
 from connector.node import Node
 from connector.opening import Acceptance, RefusalNotice, SignedRecord
-from connector.records import Statement, agreed, countersigned, reopen, signature
+from connector.records import Statement, agreed, check_clock, countersigned, reopen, signature
 from connector.releases import Opener
 from connector.terms import Terms, milliseconds
 from connector.transport import Headers
@@ -34,7 +34,8 @@ from policy_enforcer.obligations import obligations
 from witness.bundle import Opening
 from witness.record import Sealed, commit
 
-MOST_CLOCK_DIFFERENCE = 120_000  # ms
+FIGURES = frozenset({"cells-released", "cells-suppressed"})
+"""What a release record counts: we sign for no other figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Asking:
         self._local, self._headers, self._progress = local, headers, progress
         self._sequence = 0
         self._previous: str | None = None
+        self._stated: dict[str, int] = {}  # the release record's figures
 
     def run(self) -> Role[Answer]:
         """The whole exchange; raises `PolicyRefusal` with the owner's reasons when it refuses."""
@@ -71,8 +73,6 @@ class Asking:
             yield from self._started()
             cells, release = yield from self._protocol(sid, intent)
             return self._finished(cells, release)
-        except PolicyRefusal:
-            raise
         except BayspaceError as error:
             self._failed(error.code)
             raise
@@ -92,6 +92,7 @@ class Asking:
         if frame is None or frame.kind != "accept":
             raise PeerViolation("peer.frame-out-of-order", "the owner neither accepted nor refused")
         acceptance = Acceptance.parse(frame.body)
+        check_clock(milliseconds(self._node.now()), acceptance.clock)
         self._terms = self._terms.accepted(acceptance)
         sid = self._terms.session_id(acceptance.nonce)
         intent = self._checked(acceptance.intent, self._terms.intent(sid))
@@ -110,10 +111,11 @@ class Asking:
         """Keep the owner's record of its refusal, then raise it."""
         decision = reasons_from_json(notice.reasons)
         terms = self._terms
-        sealed, stated = reopen(notice.record.payload, notice.record.disclosures)
+        sealed, stated = reopen(notice.record)
+        check_clock(milliseconds(self._node.now()), stated.parties[0].clock)
         owner = replace(terms.owner, build=stated.parties[0].build, clock=stated.parties[0].clock)
         expected = replace(terms, owner=owner).refusal(decision.because[0].code, owner)
-        agreed(expected, stated, MOST_CLOCK_DIFFERENCE)
+        agreed(expected, stated)
         envelope = countersigned(
             sealed, self._node.key, self._node.key_of(terms.owner.id), notice.record.signature
         )
@@ -163,20 +165,26 @@ class Asking:
         if frame is None or frame.kind != "outcome":
             raise PeerViolation("peer.frame-out-of-order", "the sealed answer does not end with its record")
         outcome = SignedRecord.parse(frame.body)
-        sealed, stated = reopen(outcome.payload, outcome.disclosures)
+        sealed, stated = reopen(outcome)
         figures = dict(stated.sensitive.figures or {})
+        if set(figures) != FIGURES:
+            raise PeerViolation("peer.evidence", "the release record counts something else than cells")
         expected = self._terms.release(
             sid, intent.digest, stated.data.commitments.get("release", ""), opener.digests(before), figures
         )
         release = self._checked(outcome, expected)
         yield Frame("receipt", signature(release, self._node.key))
         self._keep(release, outcome.signature)
+        self._stated = figures
         opening = yield from receive("key", 64)
         return sealed, opener.open(opening, stated.data.commitments["release"])
 
     def _finished(self, cells: Cells, release: Sealed) -> Answer:
         """Turn released cells into the answer and assert its salted commitment under our name alone."""
         node, terms = self._node, self._terms
+        # we signed for these counts before we could count
+        if self._stated["cells-released"] != cells.table.num_rows:
+            raise PeerViolation("peer.figures", "the owner released another number of cells than it stated")
         table = finish(self._prepared.plan, cells)
         salt = node.entropy(32)
         committed = commit("result", salt, arrow_bytes(table))
@@ -189,8 +197,8 @@ class Asking:
     # --- evidence -------------------------------------------------------------------------------------
 
     def _checked(self, record: SignedRecord, expected: Statement) -> Sealed:
-        sealed, stated = reopen(record.payload, record.disclosures)
-        agreed(expected, stated, MOST_CLOCK_DIFFERENCE)
+        sealed, stated = reopen(record)
+        agreed(expected, stated)
         return sealed
 
     def _keep(self, sealed: Sealed, peer_signature: bytes, openings: Sequence[Opening] = ()) -> None:

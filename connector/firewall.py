@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import secrets
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from compute.errors import (
     Unavailable,
 )
 from policy_enforcer.facts import Decision, Reason
+from witness.schema import TEXT, TOKEN
 
 _log = logging.getLogger(__name__)
 
@@ -84,17 +86,32 @@ def reasons_from_json(text: str) -> Decision:
     """Parse the refusal reasons a peer sent; a violation where they are not what we send ourselves."""
     try:
         because = tuple(Reason(**item) for item in json.loads(text))
-    except (ValueError, TypeError):
+        readable = all(_readable(reason) for reason in because)
+    except (ValueError, TypeError, RecursionError):
         raise PeerViolation("peer.malformed", "the peer refused with reasons that cannot be read") from None
-    if not because:
-        raise PeerViolation("peer.malformed", "the peer refused without a reason")
+    if not because or not readable:
+        raise PeerViolation("peer.malformed", "the peer refused without a reason that can be read")
     return Decision(because)
+
+
+def _readable(reason: Reason) -> bool:
+    """Codes that evidence can state; words that cannot rewrite a terminal's line."""
+    words = (reason.rule, reason.sentence, reason.column, reason.allowed)
+    return TOKEN.fullmatch(reason.code) is not None and all(
+        word is None or (isinstance(word, str) and _PRINTABLE.fullmatch(word)) for word in words
+    )
+
+
+_PRINTABLE = re.compile(TEXT.pattern.removesuffix("{1,512}") + "{0,65536}")
+"""Lists of what is allowed grow longer than evidence's texts."""
 
 
 def _ours(info: error_details_pb2.ErrorInfo, peer: str) -> BayspaceError:
     fault, sentence = info.metadata.get("fault", ""), info.metadata.get("sentence", "")
     if fault == "policy":
         return PolicyRefusal(reasons_from_json(info.metadata.get("reasons", "")))
+    if not TOKEN.fullmatch(info.reason) or not _PRINTABLE.fullmatch(sentence):
+        return PeerViolation("peer.malformed", f"{peer} failed with an error that cannot be read")
     kind = _FAULTS.get(fault, (Unavailable, 0))[0]
     return kind(info.reason, sentence or f"{peer} failed")
 

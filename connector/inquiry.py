@@ -20,7 +20,7 @@ from compute.planner import prepare
 from connector.asking import Answer, Asking
 from connector.contract import Agreement
 from connector.node import Node, Offered
-from connector.opening import Opening
+from connector.opening import Opening, checked_purpose
 from connector.records import countersigned
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers, call
@@ -30,6 +30,7 @@ from policy_enforcer.explain import Language, sentence
 from policy_enforcer.facts import Decision, Reason
 from policy_enforcer.model import Policy
 from policy_enforcer.obligations import obligations
+from witness.schema import FormatError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class Inquiry:
 
 def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
     """Resolve, plan and judge a question. Raises `QueryError` and, without an agreement, `PolicyRefusal`."""
+    try:
+        checked_purpose(purpose)
+    except FormatError as error:
+        raise QueryError("query.purpose", str(error)) from None
     sources = sqltext.parse(sql).sources
     others = [s for s in sources if s.participant != node.id]
     if len(others) != 1:
@@ -114,18 +119,38 @@ def ask(
     if not inquiry.decision.permitted:
         _record_refusal(node, terms, inquiry.decision)
         raise PolicyRefusal(inquiry.decision)
-    with node.telemetry.span("local part", trace, exchange=opening.exchange):
+    try:
+        answer, figures = _exchanged(node, inquiry, terms, progress, interrupt, on_call, trace)
+    except BaseException:
+        # where it broke off before the first frame: nothing was said, so there is nothing to record
+        node.store.close_exchange(opening.exchange, "failed")
+        raise
+    return opening.exchange, answer, figures
+
+
+def _exchanged(
+    node: Node,
+    inquiry: Inquiry,
+    terms: Terms,
+    progress: Progress,
+    interrupt: threading.Event,
+    on_call: Callable[[Any], object],
+    trace: str,
+) -> tuple[Answer, dict[str, int]]:
+    """Compute our side of the join, then talk to the owner."""
+    exchange = terms.opening.exchange
+    with node.telemetry.span("local part", trace, exchange=exchange):
         local = _local(node, inquiry, interrupt)
     headers = Headers()
     role = Asking(node, terms, inquiry.prepared, local, headers, progress).run()
     stub = query_pb2_grpc.JointQueryStub(node.peers.channel(inquiry.agreement.provider))
     timeout = node.config.limits.frame_timeout_seconds
     protocol = inquiry.prepared.plan.protocol
-    with node.telemetry.span("exchange", trace, exchange=opening.exchange, protocol=protocol) as span:
+    with node.telemetry.span("exchange", trace, exchange=exchange, protocol=protocol) as span:
         answer = call(role, headers, stub.Run, inquiry.agreement.provider, timeout, on_call)
         for name, count in headers.figures().items():
             span.set(name, count)
-    return opening.exchange, answer, headers.figures()
+    return answer, headers.figures()
 
 
 def _local(node: Node, inquiry: Inquiry, interrupt: threading.Event) -> LocalInput | None:

@@ -1,17 +1,19 @@
 """Contract negotiation over the network: request, agree, verify, finalize, suspend, terminate.
 
 The states and who may move them are `contract.advance`'s; this module carries messages, keeps state and
-evidence in one transaction, and can be called again after a crash: every message is idempotent. Both parties
-sign the record of the request, of the agreement and of its end. The owner may suspend or terminate at any
-time.
+evidence in one transaction, and can be called again after a crash or a lost reply: every message is
+idempotent, and an agreement that was sent is sent again byte for byte. Both parties sign the record of the
+request, of the agreement and of its end. The owner may suspend or terminate at any time: that takes effect
+before the peer is told, so no answer of the peer's, nor its silence, can prevent it.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
-from compute.errors import ConfigError, PeerViolation, Unavailable
+from compute.errors import BayspaceError, ConfigError, PeerViolation
 from connector.contract import CONSUMER, PROVIDER, Agreement, Message, State, advance
 from connector.node import Node
 from connector.opening import SignedRecord
@@ -22,7 +24,6 @@ from connector.v1 import negotiation_pb2, negotiation_pb2_grpc
 from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Sealed, Sensitive
 from witness.schema import HEX16, FormatError, matching
 
-MOST_CLOCK_DIFFERENCE = 120_000  # ms
 EXCHANGE_KEY_BYTES = 32
 NO_TRACE = "0" * 32
 UNSTATED = "0" * 64
@@ -67,15 +68,19 @@ class Negotiating:
             record=self._signed(sealed),
             exchange_key=exchange_key,
         )
-        reply = self._send(provider, "Request", message)
-        self._keep(negotiation, sealed, provider, reply.signature)
+        try:
+            reply = self._send(provider, "Request", message)
+            self._keep(negotiation, sealed, provider, reply.signature)
+        except BayspaceError as error:
+            self._never_asked(negotiation, error.code)
+            raise
         return self.find(negotiation)
 
     def approve(self, negotiation: str) -> NegotiationRecord:
         """As provider: sign the agreement, have it verified and signed, finalize. Safe to repeat."""
         node, record = self._node, self.find(negotiation)
         self._must_be(record, PROVIDER)
-        if record.state == State.REQUESTED.value:
+        if record.state in (State.REQUESTED.value, State.AGREED.value):
             record = self._agree(record)
         if record.state != State.FINALIZED.value:
             raise ConfigError("contract.state", f"the contract is {record.state} and cannot be approved")
@@ -84,22 +89,12 @@ class Negotiating:
         return record
 
     def terminate(self, negotiation: str, code: str) -> NegotiationRecord:
-        """Either side ends a negotiation or an agreement; it ends here even when the peer is away."""
+        """Either side ends a negotiation or an agreement, whatever the peer answers. Safe to repeat."""
         record = self.find(negotiation)
-        if record.state == State.TERMINATED.value:
-            return record
         self._advanced(record, Message.TERMINATION, record.role)
-        sealed = self._termination(record, code, self._node.id).seal(self._node.entropy)
-        message = negotiation_pb2.NegotiationTermination(
-            negotiation=record.id, code=code, record=self._signed(sealed)
-        )
-        try:
-            countersignature = self._send(record.peer, "Terminate", message).signature
-        except Unavailable:
-            countersignature = b""  # one-sided, and the record says so
-        with self._node.store.atomic():
-            self._terminated(record, code)
-            self._keep(record.id, sealed, record.peer, countersignature)
+        self._ended(record.id, code)
+        if self._node.evidence.is_open(record.id):
+            self._record_end(self.find(record.id))
         return self.find(record.id)
 
     def suspend(self, negotiation: str, *, suspended: bool) -> NegotiationRecord:
@@ -108,8 +103,16 @@ class Negotiating:
         self._must_be(record, PROVIDER)
         self._suspended(record, suspended)
         message = negotiation_pb2.AgreementSuspension(negotiation=record.id, suspended=suspended)
-        self._send(record.peer, "Suspend", message)
+        with suppress(BayspaceError):  # a peer that was not told learns it from its next query's refusal
+            self._send(record.peer, "Suspend", message)
         return record
+
+    def recover(self) -> None:
+        """At start-up: what was ended, but not recorded before the process died, is recorded one-sided."""
+        for found in self._node.store.exchanges(status="open"):
+            record = self._node.store.negotiation(found.id)
+            if record is not None and record.state == State.TERMINATED.value:
+                self._keep_end(record, self._sealed_end(record), b"")
 
     # --- what the peer says ---------------------------------------------------------------------------
 
@@ -129,8 +132,12 @@ class Negotiating:
             Contract(offered.policy_digest.hex(), offered.policy.policy),
             author=peer,
         )
-        sealed, theirs = self._received(message.record, expected)
         known = node.store.negotiation(negotiation)
+        if known is not None and (known.peer, known.role) != (peer, PROVIDER):
+            raise PeerViolation("contract.unknown", "this negotiation is not the caller's")
+        if (signed := self._signed_before(negotiation, message.record)) is not None:
+            return signed
+        sealed, theirs = self._received(message.record, expected)
         if known is None:
             with node.store.atomic():
                 node.store.open_exchange(
@@ -145,14 +152,16 @@ class Negotiating:
                     State.REQUESTED.value,
                 )
                 self._keep(negotiation, sealed, peer, theirs)
-        elif (known.peer, known.role) != (peer, PROVIDER):
-            raise PeerViolation("contract.unknown", "this negotiation is not the caller's")
+        else:
+            raise PeerViolation("contract.out-of-order", "this negotiation was requested before")
         return signature(sealed, node.key)
 
     def on_agree(self, peer: str, message: negotiation_pb2.ContractAgreement) -> bytes:
         """The provider signed an agreement. Verify it is what we asked for, and sign it too."""
         node = self._node
         record = self._of(peer, message.negotiation, CONSUMER)
+        if (signed := self._signed_before(record.id, message.record)) is not None:
+            return signed
         agreement = Agreement.parse(message.agreement)
         asked = (node.space, record.id, peer, node.id, record.offer, record.policy_digest)
         got = (
@@ -167,16 +176,15 @@ class Negotiating:
             raise PeerViolation("contract.differs", "the agreement is not the one that was asked for")
         sealed, theirs = self._received(message.record, self._agreement(agreement, peer))
         self._advanced(record, Message.AGREEMENT, PROVIDER)
-        if record.state == State.REQUESTED.value:
-            with node.store.atomic():
-                node.store.move_negotiation(
-                    record.id,
-                    [State.REQUESTED.value],
-                    State.VERIFIED.value,
-                    document=message.agreement,
-                    agreement=agreement.digest,
-                )
-                self._keep(record.id, sealed, peer, theirs)
+        with node.store.atomic():
+            self._moved(
+                record.id,
+                State.REQUESTED,
+                State.VERIFIED,
+                document=message.agreement,
+                agreement=agreement.digest,
+            )
+            self._keep(record.id, sealed, peer, theirs)
         return signature(sealed, node.key)
 
     def on_finalize(self, peer: str, negotiation: str) -> None:
@@ -185,19 +193,20 @@ class Negotiating:
         self._advanced(record, Message.FINALIZATION, PROVIDER)
         if record.state == State.VERIFIED.value and record.document is not None:
             with self._node.store.atomic():
-                self._node.store.move_negotiation(record.id, [record.state], State.FINALIZED.value)
+                self._moved(record.id, State.VERIFIED, State.FINALIZED)
                 self._in_force(record, Agreement.parse(record.document))
 
     def on_terminate(self, peer: str, message: negotiation_pb2.NegotiationTermination) -> bytes:
         """The peer ends it. Returns our signature over its record."""
         record = self._of(peer, message.negotiation, None)
+        if (signed := self._signed_before(record.id, message.record)) is not None:
+            return signed
         sender = PROVIDER if record.role == CONSUMER else CONSUMER
         self._advanced(record, Message.TERMINATION, sender)
         sealed, theirs = self._received(message.record, self._termination(record, message.code, peer))
-        if record.state != State.TERMINATED.value:
-            with self._node.store.atomic():
-                self._terminated(record, message.code)
-                self._keep(record.id, sealed, peer, theirs)
+        with self._node.store.atomic():
+            self._ended(record.id, message.code)
+            self._keep_end(record, sealed, theirs)
         return signature(sealed, self._node.key)
 
     def on_suspend(self, peer: str, negotiation: str, *, suspended: bool) -> None:
@@ -207,6 +216,28 @@ class Negotiating:
     # --- inside ---------------------------------------------------------------------------------------
 
     def _agree(self, record: NegotiationRecord) -> NegotiationRecord:
+        """Have the agreement signed by the consumer, then put it in force.
+
+        The agreement is kept before it is sent: its document holds the time, so another attempt would
+        otherwise send a different agreement than the one that the consumer may have signed already.
+        """
+        if record.state == State.REQUESTED.value:
+            record = self._drafted(record)
+            sealed, verification = self._verified(record)
+        else:
+            try:
+                sealed, verification = self._verified(record)
+            except PeerViolation:  # it never got that record, whose clock or member list is stale by now
+                sealed, verification = self._verified(self._sealed_again(record))
+        agreement = _document(record)
+        with self._node.store.atomic():
+            self._moved(record.id, State.AGREED, State.FINALIZED, agreement=agreement.digest)
+            self._in_force(record, agreement)
+            self._keep(record.id, sealed, record.peer, verification)
+        return self.find(record.id)
+
+    def _drafted(self, record: NegotiationRecord) -> NegotiationRecord:
+        """Fix the agreement over the offer as it is now. Raises `ConfigError` when that has changed."""
         node = self._node
         offered = node.own_offer(record.offer)
         if offered.policy_digest.hex() != record.policy_digest:
@@ -223,23 +254,30 @@ class Negotiating:
             policy=offered.policy,
             agreed_at=milliseconds(node.now()),
         )
-        sealed = self._agreement(agreement, node.id).seal(node.entropy)
-        document = agreement.to_bytes()
-        message = negotiation_pb2.ContractAgreement(
-            negotiation=record.id, agreement=document, record=self._signed(sealed)
+        self._moved(
+            record.id,
+            State.REQUESTED,
+            State.AGREED,
+            document=agreement.to_bytes(),
+            evidence=self._signed(self._agreement(agreement, node.id).seal(node.entropy)),
         )
-        verification = self._send(record.peer, "Agree", message).signature
-        with node.store.atomic():
-            node.store.move_negotiation(
-                record.id,
-                [State.REQUESTED.value],
-                State.FINALIZED.value,
-                document=document,
-                agreement=agreement.digest,
-            )
-            self._in_force(record, agreement)
-            self._keep(record.id, sealed, record.peer, verification)
         return self.find(record.id)
+
+    def _sealed_again(self, record: NegotiationRecord) -> NegotiationRecord:
+        """The same agreement under a fresh record."""
+        sealed = self._agreement(_document(record), self._node.id).seal(self._node.entropy)
+        self._moved(record.id, State.AGREED, State.AGREED, evidence=self._signed(sealed))
+        return self.find(record.id)
+
+    def _verified(self, record: NegotiationRecord) -> tuple[Sealed, bytes]:
+        """Send the agreement as it is kept; its record and the consumer's signature."""
+        document, evidence = record.document or b"", record.evidence or b""
+        sealed, _ = reopen(SignedRecord.parse(evidence))
+        message = negotiation_pb2.ContractAgreement(
+            negotiation=record.id, agreement=document, record=evidence
+        )
+        reply = self._send(record.peer, "Agree", message)
+        return sealed, reply.signature
 
     def _in_force(self, record: NegotiationRecord, agreement: Agreement) -> None:
         self._node.store.add_agreement(
@@ -252,12 +290,54 @@ class Negotiating:
             None,
         )
 
-    def _terminated(self, record: NegotiationRecord, code: str) -> None:
+    def _never_asked(self, negotiation: str, code: str) -> None:
+        """A request that the provider did not sign is over: nothing was agreed, nothing is owed."""
+        with self._node.store.atomic():
+            store = self._node.store
+            store.move_negotiation(negotiation, [State.REQUESTED.value], State.TERMINATED.value, code=code)
+            store.close_exchange(negotiation, "failed")
+
+    def _ended(self, negotiation: str, code: str) -> None:
+        """Nothing is answered under it any more, from this moment."""
         store = self._node.store
-        store.move_negotiation(record.id, [record.state], State.TERMINATED.value, code=code)
-        if record.agreement is not None:
-            store.move_agreement(record.agreement, ["active", "suspended"], "terminated")
-        store.close_exchange(record.id, "terminated")
+        with store.atomic():
+            store.move_negotiation(
+                negotiation,
+                [s.value for s in State if s is not State.TERMINATED],
+                State.TERMINATED.value,
+                code=code,
+            )
+            record = store.negotiation(negotiation)
+            if record is not None and record.agreement is not None:
+                store.move_agreement(record.agreement, ["active", "suspended"], "terminated")
+
+    def _record_end(self, record: NegotiationRecord) -> None:
+        """Have the peer sign the record of the end; what it does not sign stays one-sided and says so."""
+        sealed = self._sealed_end(record)
+        message = negotiation_pb2.NegotiationTermination(
+            negotiation=record.id, code=record.code or "", record=self._signed(sealed)
+        )
+        try:
+            theirs = self._send(record.peer, "Terminate", message).signature
+            countersigned(sealed, self._node.key, self._node.key_of(record.peer), theirs)
+        except BayspaceError:
+            theirs = b""
+        self._keep_end(record, sealed, theirs)
+
+    def _sealed_end(self, record: NegotiationRecord) -> Sealed:
+        node = self._node
+        return self._termination(record, record.code or "contract.terminated", node.id).seal(node.entropy)
+
+    def _keep_end(self, record: NegotiationRecord, sealed: Sealed, theirs: bytes) -> None:
+        """Close the exchange with this record, unless the peer's record of the same end came first."""
+        with self._node.store.atomic():
+            if self._node.evidence.is_open(record.id):
+                self._keep(record.id, sealed, record.peer, theirs, "terminated")
+
+    def _moved(self, negotiation: str, before: State, after: State, **fields: Any) -> None:
+        """Move, or raise `ConfigError` when somebody else moved it meanwhile."""
+        if not self._node.store.move_negotiation(negotiation, [before.value], after.value, **fields):
+            raise ConfigError("contract.state", "the contract changed meanwhile: look at it again")
 
     def _suspended(self, record: NegotiationRecord, suspended: bool) -> None:
         if record.agreement is None or record.state != State.FINALIZED.value:
@@ -302,15 +382,23 @@ class Negotiating:
 
     def _received(self, record: bytes, expected: Statement) -> tuple[Sealed, bytes]:
         signed = SignedRecord.parse(record)
-        sealed, stated = reopen(signed.payload, signed.disclosures)
+        sealed, stated = reopen(signed)
         # the peer names its own build; everything else must be what we would have written
-        agreed(expected.with_build_of_author(stated), stated, MOST_CLOCK_DIFFERENCE)
+        agreed(expected.with_build_of_author(stated), stated)
         return sealed, signed.signature
 
-    def _keep(self, negotiation: str, sealed: Sealed, peer: str, peer_signature: bytes) -> None:
+    def _signed_before(self, negotiation: str, record: bytes) -> bytes | None:
+        """Our signature on a record that we signed and kept already: its message is a repetition."""
+        sealed, _ = reopen(SignedRecord.parse(record))
+        known = any(kept.digest == sealed.digest for kept in self._node.store.evidence(negotiation))
+        return signature(sealed, self._node.key) if known else None
+
+    def _keep(
+        self, negotiation: str, sealed: Sealed, peer: str, theirs: bytes, status: str | None = None
+    ) -> None:
         node = self._node
-        envelope = countersigned(sealed, node.key, node.key_of(peer), peer_signature or None)
-        node.evidence.keep(negotiation, sealed, envelope)
+        envelope = countersigned(sealed, node.key, node.key_of(peer), theirs or None)
+        node.evidence.keep(negotiation, sealed, envelope, status)
 
     def _agreement(self, agreement: Agreement, author: str) -> Statement:
         return self._statement(
@@ -325,19 +413,23 @@ class Negotiating:
     def _termination(self, record: NegotiationRecord, code: str, author: str) -> Statement:
         node = self._node
         kept = node.store.evidence(record.id)
-        version = record.offer
+        # the provider keeps an agreement before the consumer has it: it counts once both signed it
+        agreement = _document(record) if len(kept) > 1 else None
+        version = record.offer if agreement is None else agreement.policy.policy
         roles = _Roles(node.id, record.peer) if record.role == PROVIDER else _Roles(record.peer, node.id)
         return self._statement(
             "contract.termination",
             self._next(record.id, len(kept)),
             roles,
-            Contract(record.policy_digest, version, record.agreement),
+            Contract(record.policy_digest, version, None if agreement is None else agreement.digest),
             author=author,
             outcome=Outcome("done", code),
         )
 
     def _next(self, negotiation: str, sequence: int) -> Exchange:
         kept = self._node.store.evidence(negotiation)
+        if len(kept) < sequence:
+            raise PeerViolation("contract.out-of-order", "a record of this negotiation is missing")
         return Exchange(negotiation, sequence, kept[sequence - 1].digest if sequence else None)
 
     def _statement(
@@ -368,6 +460,11 @@ class Negotiating:
             contract=contract,
             sensitive=Sensitive(),
         )
+
+
+def _document(record: NegotiationRecord) -> Agreement:
+    """The agreement under negotiation. INVARIANT: from AGREED on there is one."""
+    return Agreement.parse(record.document or b"")
 
 
 def _id(text: str) -> str:

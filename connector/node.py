@@ -39,8 +39,8 @@ from connector.identity import (
     utc_now,
 )
 from connector.peers import RECONNECTING, Peers
-from connector.records import countersigned, reopen
-from connector.storage import NegotiationRecord, OfferRecord, Store
+from connector.records import Statement, countersigned
+from connector.storage import AgreementRecord, NegotiationRecord, OfferRecord, Store
 from connector.telemetry import Telemetry
 from connector.terms import milliseconds, moment
 from connector.v1 import catalog_pb2, catalog_pb2_grpc
@@ -55,7 +55,7 @@ from witness.client import WitnessClient
 from witness.encoding import Entropy, system_entropy
 from witness.keys import PrivateKey, PublicKey
 from witness.members import MemberList
-from witness.record import Data, Exchange, Outcome
+from witness.record import Data, Exchange, Outcome, Record, Sensitive
 
 UNLIMITED = 2**62
 
@@ -129,7 +129,7 @@ class Node:
         if not kept or kept[-1].envelope is None:
             self.store.close_exchange(exchange, "failed")  # nothing was agreed yet, so nothing is owed
             return
-        _, last = reopen(dsse.parse(kept[-1].envelope).payload, ())
+        last = Statement.of(Record.parse(dsse.parse(kept[-1].envelope).payload), Sensitive())
         statement = replace(
             last,
             event="query.failure",
@@ -229,12 +229,20 @@ class Node:
 
     def agreement(self, digest: str, *, role: str, peer: str) -> Agreement:
         """The agreement, when it is in force between us and `peer`. Raises `PolicyRefusal`."""
-        record = self.store.agreement(digest)
-        if record is None or (record.role, record.peer) != (role, peer):
-            raise _refused("agreement.unknown", "there is no such agreement between these participants")
+        record = self._agreement_record(digest, role, peer)
         if record.state != "active":
             raise _refused(f"agreement.{record.state}", f"the agreement is {record.state}")
         return Agreement.parse(record.document)
+
+    def known_agreement(self, digest: str, *, role: str, peer: str) -> Agreement:
+        """The agreement between us and `peer`, in force or not. Raises `PolicyRefusal` without one."""
+        return Agreement.parse(self._agreement_record(digest, role, peer).document)
+
+    def _agreement_record(self, digest: str, role: str, peer: str) -> AgreementRecord:
+        record = self.store.agreement(digest)
+        if record is None or (record.role, record.peer) != (role, peer):
+            raise _refused("agreement.unknown", "there is no such agreement between these participants")
+        return record
 
     def agreement_about(self, participant: str, offer: str) -> Agreement:
         """Our newest agreement in force about `participant.offer`. Raises `PolicyRefusal`."""

@@ -15,7 +15,7 @@ from compute.errors import PeerViolation
 from witness import canonical
 from witness.encoding import EncodingError, b64, unb64
 from witness.record import Sealed
-from witness.schema import HEX16, HEX32, Fields, FormatError
+from witness.schema import HEX16, HEX32, TEXT, Fields, FormatError
 
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 MOST_SQL = 100_000
@@ -73,7 +73,7 @@ class Opening:
                 agreement=f.text("agreement", HEX32),
                 members=f.text("members", HEX32),
                 sql=_long(f, "sql", MOST_SQL),
-                purpose=_long(f, "purpose", MOST_PURPOSE),
+                purpose=_purpose(f),
                 dataset=None if dataset is None else DatasetInfo.from_json(dataset),
                 plan_digest=_bytes32(f, "plan_digest"),
                 query_salt=_bytes32(f, "query_salt"),
@@ -87,20 +87,23 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class SignedRecord:
-    """A record as its author hands it to the other side: payload, every disclosure, signature."""
+    """A record as its author hands it to the other side: payload, every disclosure and decoy, signature."""
 
     payload: bytes
     disclosures: tuple[str, ...]
+    decoys: tuple[bytes, ...]  # what the other digests are made of
     signature: bytes
 
     @classmethod
     def of(cls, sealed: Sealed, signature: bytes) -> SignedRecord:
         """The sealed record with the author's signature."""
-        return cls(sealed.payload, tuple(d.encode() for d in sealed.disclosures), signature)
+        shown = tuple(d.encode() for d in sealed.disclosures)
+        return cls(sealed.payload, shown, sealed.decoys, signature)
 
     def as_json(self) -> dict[str, Any]:
         """JSON values for inside another document."""
         return {
+            "decoys": [b64(seed) for seed in self.decoys],
             "disclosures": list(self.disclosures),
             "payload": b64(self.payload),
             "signature": b64(self.signature),
@@ -124,10 +127,10 @@ class SignedRecord:
 
     @classmethod
     def _take(cls, f: Fields) -> SignedRecord:
-        disclosures = f.items("disclosures")
-        if not all(isinstance(d, str) for d in disclosures):
-            raise FormatError("a disclosure is no text")
-        return cls(f.base64("payload"), tuple(disclosures), f.base64("signature"))
+        disclosures, decoys = f.items("disclosures"), f.items("decoys")
+        if not all(isinstance(d, str) for d in (*disclosures, *decoys)):
+            raise FormatError("a disclosure or decoy is no text")
+        return cls(f.base64("payload"), tuple(disclosures), tuple(map(unb64, decoys)), f.base64("signature"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +217,18 @@ def _long(f: Fields, name: str, most: int) -> str:
     if not isinstance(text, str) or len(text) > most:
         raise FormatError(f"{name} is no text of at most {most} characters")
     return text
+
+
+def checked_purpose(text: str) -> str:
+    """A purpose that evidence can state, or none. Raises `FormatError`."""
+    if text and (len(text) > MOST_PURPOSE or not TEXT.fullmatch(text)):
+        raise FormatError(f"a purpose is a line of at most {MOST_PURPOSE} characters")
+    return text
+
+
+def _purpose(f: Fields) -> str:
+    # One that no record could state would leave the refusal of the query without evidence.
+    return checked_purpose(_long(f, "purpose", MOST_PURPOSE))
 
 
 def _bytes32(f: Fields, name: str) -> bytes:

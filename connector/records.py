@@ -2,14 +2,17 @@
 
 The owner seals a record (fresh salts, decoys, nonce); the asker signs it only when it says exactly what the
 asker itself knows to be true. Holds digests and commitments; never SQL, keys or cells.
+
+Nobody signs what it cannot read: the author shows every claim, and of every other digest that it is a decoy.
+Otherwise it could later open one of them as a claim that the other side seems to have signed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from compute.errors import PeerViolation
+from connector.opening import SignedRecord
 from witness import dsse
 from witness.encoding import Entropy
 from witness.keys import KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
@@ -24,12 +27,14 @@ from witness.record import (
     Record,
     Sealed,
     Sensitive,
+    decoy,
     open_disclosures,
     seal,
 )
 from witness.schema import FormatError
 
 DONE = Outcome("done")
+MOST_CLOCK_DIFFERENCE = 120_000  # ms between the clocks of two participants
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,21 @@ class Statement:
     data: Data
     contract: Contract | None
     sensitive: Sensitive
+
+    @classmethod
+    def of(cls, record: Record, sensitive: Sensitive) -> Statement:
+        """What a record states, with these claims disclosed."""
+        return cls(
+            record.event,
+            record.space,
+            record.members,
+            record.exchange,
+            record.parties,
+            record.outcome,
+            record.data,
+            record.contract,
+            sensitive,
+        )
 
     def with_build_of_author(self, stated: Statement) -> Statement:
         """The same, with the build that the author states of itself."""
@@ -69,37 +89,34 @@ class Statement:
         )
 
 
-def reopen(payload: bytes, disclosures: Sequence[str]) -> tuple[Sealed, Statement]:
-    """Parse a record a peer sealed, with every claim disclosed. `PeerViolation` when it is none."""
+def reopen(signed: SignedRecord) -> tuple[Sealed, Statement]:
+    """Parse a record a peer sealed. `PeerViolation` when it is none, or when it hides a claim from us."""
     try:
-        record = Record.parse(payload)
-        sensitive = open_disclosures(record, disclosures)
+        record = Record.parse(signed.payload)
+        sensitive = open_disclosures(record, signed.disclosures)
+        shown = tuple(Disclosure.decode(d) for d in signed.disclosures)
     except FormatError:
         raise PeerViolation("peer.evidence", "the peer's evidence record cannot be read") from None
-    statement = Statement(
-        record.event,
-        record.space,
-        record.members,
-        record.exchange,
-        record.parties,
-        record.outcome,
-        record.data,
-        record.contract,
-        sensitive,
-    )
-    return Sealed(record, payload, tuple(Disclosure.decode(d) for d in disclosures)), statement
+    if sorted([*(d.digest for d in shown), *map(decoy, signed.decoys)]) != list(record.sealed):
+        raise PeerViolation("peer.evidence", "the peer's evidence record holds claims that it does not show")
+    return Sealed(record, signed.payload, shown, signed.decoys), Statement.of(record, sensitive)
 
 
-def agreed(expected: Statement, stated: Statement, tolerance_ms: int) -> None:
+def agreed(expected: Statement, stated: Statement) -> None:
     """Raise `PeerViolation` unless the peer's record states what we expect; clocks may differ a little."""
     if len(expected.parties) != len(stated.parties):
         raise PeerViolation("peer.evidence", "the peer's evidence record names other parties")
     for ours, theirs in zip(expected.parties, stated.parties, strict=True):
-        if abs(ours.clock - theirs.clock) > tolerance_ms:
-            raise PeerViolation("peer.clock", "the clocks of the two participants differ by too much")
+        check_clock(ours.clock, theirs.clock)
     aligned = tuple(replace(p, clock=q.clock) for p, q in zip(expected.parties, stated.parties, strict=True))
     if replace(expected, parties=aligned) != stated:
         raise PeerViolation("peer.evidence", "the peer's evidence record states something else than happened")
+
+
+def check_clock(ours: int, theirs: int) -> None:
+    """Raise `PeerViolation` when two clocks differ by more than two participants' may."""
+    if abs(ours - theirs) > MOST_CLOCK_DIFFERENCE:
+        raise PeerViolation("peer.clock", "the clocks of the two participants differ by too much")
 
 
 def countersigned(

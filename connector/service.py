@@ -122,6 +122,7 @@ class Server:
     def start(self) -> None:
         """Record the failures of a process that died, then serve."""
         self._node.recover()
+        Negotiating(self._node).recover()
         self._node.evidence.start()
         self._server.start()
         for service in _SERVICES:

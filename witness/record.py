@@ -504,11 +504,15 @@ def _check_parties(record: Record) -> None:
 
 @dataclass(frozen=True)
 class Sealed:
-    """A finished record: the bytes to sign, and the disclosures that its parties keep."""
+    """A finished record: the bytes to sign, the disclosures that its parties keep, and the decoys' seeds.
+
+    The seeds show to whoever shall sign that no further claim hides among the digests.
+    """
 
     record: Record
     payload: bytes = field(repr=False)
     disclosures: tuple[Disclosure, ...] = field(repr=False)
+    decoys: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
     def digest(self) -> str:
@@ -532,7 +536,7 @@ def seal(
     """A record of these facts with fresh salts, decoys and nonce. Raises FormatError."""
     claims = (sensitive or Sensitive()).claims()
     disclosures = tuple(Disclosure(entropy(SALT_SIZE), name, value) for name, value in claims.items())
-    decoys = [b64url(entropy(32)) for _ in range(SEALED_CLAIMS - len(disclosures))]
+    decoys = tuple(entropy(SALT_SIZE) for _ in range(SEALED_CLAIMS - len(disclosures)))
     record = Record(
         event=event,
         space=space,
@@ -540,13 +544,13 @@ def seal(
         exchange=exchange,
         parties=tuple(parties),
         outcome=outcome,
-        sealed=tuple(sorted([*(d.digest for d in disclosures), *decoys])),
+        sealed=tuple(sorted([*(d.digest for d in disclosures), *map(decoy, decoys)])),
         nonce=entropy(NONCE_SIZE),
         data=data or Data(),
         contract=contract,
     )
     payload = record.to_payload()
-    return Sealed(Record.parse(payload), payload, disclosures)
+    return Sealed(Record.parse(payload), payload, disclosures, decoys)
 
 
 def open_disclosures(record: Record, encoded: Sequence[str]) -> Sensitive:
@@ -560,6 +564,11 @@ def open_disclosures(record: Record, encoded: Sequence[str]) -> Sensitive:
             raise FormatError("a claim is disclosed twice")
         claims[disclosure.name] = disclosure.value
     return Sensitive.from_claims(claims)
+
+
+def decoy(seed: bytes) -> str:
+    """The digest that a decoy's seed gives. The zero byte keeps it apart from every disclosure's digest."""
+    return b64url(hashlib.sha256(b"bayspace/decoy/v1\x00" + seed).digest())
 
 
 def expected_signatures(event: str) -> int:
