@@ -22,6 +22,7 @@ import pytest
 import typer
 from typer.exceptions import TyperException
 
+from connector import datasets
 from connector.cli import app
 from connector.config import ConnectorConfig
 from connector.config import _template as connector_template
@@ -169,6 +170,15 @@ def test_a_wrong_command_is_found() -> None:
         parsed(shlex.split(line)[1:])
 
 
+def test_the_units_and_the_container_run_commands_that_exist() -> None:
+    run = re.compile(r"(?:ExecStart=\S+/|# .* bayspace )(?:bayspace )?((?:connector|witness) .*)")
+    files = (ROOT / "docs" / "how-to" / "files").iterdir()
+    lines = [line for file in files for line in run.findall(file.read_text("utf-8"))]
+    assert len(lines) >= 3
+    for line in lines:
+        parsed(shlex.split(line))
+
+
 def every_command(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     if hasattr(command, "commands"):
         for name, inner in command.commands.items():
@@ -277,6 +287,18 @@ def test_the_configuration_shown_is_one_that_loads() -> None:
     assert set(tomllib.loads(ours)) == set(made)
     keys = set(re.findall(r"^([a-z_]+) = ", WITNESS_TEMPLATE, re.MULTILINE))
     assert set(tomllib.loads(witness)) == keys
+
+
+def test_the_dataset_description_shown_is_one_that_loads(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "add-a-dataset.md").read_text("utf-8")
+    (shown,) = blocks(page, "yaml")
+    (tmp_path / "shown.yaml").write_text(shown, "utf-8")
+    assert set(datasets.load(tmp_path / "shown.yaml").columns) == {"company_id", "amount", "rate", "issued"}
+    for source in re.findall(r"\| `(\{kind: [^`]*\})` \|", page):
+        text = shown.replace("{kind: parquet, path: ../data/invoices.parquet}", source.replace("…", "x"))
+        assert source.split()[1].strip(",") in text
+        (tmp_path / "shown.yaml").write_text(text, "utf-8")
+        datasets.load(tmp_path / "shown.yaml")
 
 
 # --- the wire -----------------------------------------------------------------------------------------
