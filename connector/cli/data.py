@@ -159,10 +159,9 @@ def lint(
     """Errors and warnings, each with its line and a suggestion."""
     from dataclasses import asdict
 
-    from connector.datasets import load as load_description
     from policy_enforcer import load
 
-    columns = None if dataset is None else load_description(dataset).columns
+    columns = None if dataset is None else _described(dataset)
     problems = load.lint(_read(file), columns)
     if json:
         print_json([asdict(problem) for problem in problems])
@@ -221,12 +220,11 @@ def matrix(
     """Party by column by what it may do."""
     from dataclasses import asdict
 
-    from connector.datasets import load as load_description
     from policy_enforcer.describe import matrix as matrix_of
 
     policy = _policy(file)
     if dataset is not None:
-        grades: dict[str, int | None] = {n: c.grade for n, c in load_description(dataset).columns.items()}
+        grades: dict[str, int | None] = {name: c.grade for name, c in _described(dataset).items()}
     else:
         grades = dict.fromkeys(_columns_of(policy))
     rows = [asdict(row) for row in matrix_of(policy, grades)]
@@ -284,6 +282,12 @@ def convert(
         say(text.rstrip("\n"))
     else:
         out.write_text(text, encoding="utf-8")
+
+
+def _described(description: Path) -> Any:
+    from connector.datasets import load
+
+    return load(description).columns
 
 
 def _columns_of(policy: Any) -> list[str]:
