@@ -1,3 +1,5 @@
+"""Canonical JSON: what is written is RFC 8785, and a reader takes no other bytes."""
+
 import pytest
 import rfc8785
 from hypothesis import given
