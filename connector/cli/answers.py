@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from connector.cli.report import print_json
+import pyarrow as pa
+
+from compute.errors import ConfigError
+from connector.cli.report import console
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from rich.console import Console
-
     from connector.api import Answer
 
 
-def written(answer: Answer, kind: str, out: Path | None, console: Callable[[], Console]) -> None:
-    """Print the answer, or write it to `out`."""
+def written(table: pa.Table, kind: str, out: Path | None, as_json: Any) -> None:
+    """Print a table as `kind`, or write it to `out`; `as_json` is what stands for it in JSON."""
     if kind == "parquet":
-        import pyarrow.parquet as pq
-
-        pq.write_table(answer.table, out)
+        _parquet(table, out)
     elif kind == "table" and out is None:
-        console().print(as_table(answer.table))
-    elif kind == "json" and out is None:
-        print_json(document(answer))
+        console().print(as_table(table))
     else:
-        text = {"csv": _csv, "json": _json, "markdown": _markdown, "table": _markdown}[kind](answer)
-        if out is None:
-            sys.stdout.write(text)
-        else:
-            out.write_text(text, encoding="utf-8")
+        text = (
+            json.dumps(as_json, ensure_ascii=False, indent=2) + "\n"
+            if kind == "json"
+            else _TEXTS[kind](table)
+        )
+        emit(text, out)
+
+
+def emit(text: str, out: Path | None) -> None:
+    """Print a text, or write it to `out`."""
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+def _parquet(table: pa.Table, out: Path | None) -> None:
+    import pyarrow.parquet as pq
+
+    if out is None:
+        raise ConfigError("format.parquet", "Parquet is binary: name a file with --out")
+    pq.write_table(table, out)
 
 
 def document(answer: Answer) -> dict[str, Any]:
@@ -75,26 +90,21 @@ def _json_value(value: Any) -> Any:
     return value if isinstance(value, int | float | bool | str | None) else str(value)
 
 
-def _json(answer: Answer) -> str:
-    import json
-
-    return json.dumps(document(answer), ensure_ascii=False, indent=2) + "\n"
-
-
-def _csv(answer: Answer) -> str:
-    import csv
-
+def _csv(table: pa.Table) -> str:
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(answer.table.schema.names)
-    writer.writerows([["" if v is None else v for v in row.values()] for row in answer.table.to_pylist()])
+    writer.writerow(table.schema.names)
+    writer.writerows([["" if v is None else v for v in row.values()] for row in table.to_pylist()])
     return sink.getvalue()
 
 
-def _markdown(answer: Answer) -> str:
-    names = answer.table.schema.names
+def _markdown(table: pa.Table) -> str:
+    names = table.schema.names
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    for row in answer.table.to_pylist():
+    for row in table.to_pylist():
         cells = (plain(value).replace("|", "\\|").replace("\n", " ") for value in row.values())
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+_TEXTS: dict[str, Callable[[pa.Table], str]] = {"csv": _csv, "markdown": _markdown, "table": _markdown}

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from connector.cli.report import Config, Json, configuration, console, note, print_json, say, show
+from connector.cli.report import Config, Json, configuration, console, note, say, show
 
 contracts = typer.Typer(no_args_is_help=True)
 
@@ -106,39 +106,38 @@ def explain(
     sql: Sql,
     config: Config = Path(),
     purpose: Purpose = "",
-    format: Annotated[Literal["table", "json"], typer.Option("--format")] = "table",  # noqa: A002
+    format: Annotated[
+        Format, typer.Option("--format", help="all but table and json: the verdict per column")
+    ] = "table",
+    out: Annotated[Path | None, typer.Option(help="write to this file")] = None,
     language: Annotated[Literal["en", "zh"] | None, typer.Option(help="of the sentences")] = None,
 ) -> None:
     """Show plan, verdict per column, who learns what, and cost, before anything runs."""
     from connector import connect
-    from connector.cli.explained import render
+    from connector.cli.explained import written as explained
 
     with connect(configuration(config)) as space:
-        found = space.explain(_text(sql), purpose, language)
-    if format == "json":
-        print_json(found)
-    else:
-        render(console(), found)
+        explained(space.explain(_text(sql), purpose, language), format, out)
 
 
 def query(
     sql: Sql,
     config: Config = Path(),
     purpose: Purpose = "",
-    format: Annotated[Format, typer.Option("--format", help="of the answer")] = "table",  # noqa: A002
+    format: Annotated[Format, typer.Option("--format", help="of the answer")] = "table",
     out: Annotated[Path | None, typer.Option(help="write the answer to this file")] = None,
     receipt: Annotated[Path | None, typer.Option(help="write the receipt to this file")] = None,
 ) -> None:
     """Ask, and print the answer. Ctrl-C cancels on both sides."""
     from compute.errors import ConfigError
     from connector import connect
-    from connector.cli.answers import written
+    from connector.cli.answers import document, written
 
     if format == "parquet" and out is None:
         raise ConfigError("format.parquet", "Parquet is binary: name a file with --out")
     with connect(configuration(config)) as space, _progress() as watch:
         answer = space.query(_text(sql), purpose, watch)
-    written(answer, format, out, lambda: console())
+    written(answer.table, format, out, document(answer))
     if receipt is not None:
         if answer.receipt.bundle:
             answer.receipt.save(receipt)

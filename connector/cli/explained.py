@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from connector.cli import answers
+from connector.cli.report import console
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def written(found: Mapping[str, Any], kind: str, out: Path | None) -> None:
+    """Print an explanation whole (table, json), or its verdict per column (csv, markdown, parquet)."""
+    if kind == "table" and out is None:
+        render(console(), found)
+        return
+    verdicts = [
+        {
+            "dataset": row["dataset"],
+            "column": row["column"],
+            "used": ", ".join(row["uses"]),
+            "verdict": row["verdict"],
+            "reasons": ", ".join(reason["code"] for reason in row["reasons"]),
+        }
+        for row in found["columns"]
+    ]
+    answers.written(pa.Table.from_pylist(verdicts), kind, out, found)
 
 
 def render(console: Console, found: Mapping[str, Any]) -> None:
