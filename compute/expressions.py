@@ -75,16 +75,16 @@ class Scalar:
         return operand if isinstance(operand, Bound) else _typed(operand, self)
 
     def predicate(self, node: exp.Expr) -> Bound:
-        """Bind a condition. A boolean column alone counts as compared with a literal."""
+        """Bind a condition. A truth value that no comparison made counts as compared with a literal."""
         operand = self.operand(node)
-        if isinstance(operand, Constant):
+        if isinstance(operand, Constant) or not operand.columns:
             self._notes.literals_on_total |= not self._released
         if isinstance(operand, Constant) and operand.value is None:
             return Bound("CAST(NULL AS BOOLEAN)", BOOL, frozenset(), frozenset())
         bound = operand if isinstance(operand, Bound) else _typed(operand, self)
         if bound.type != BOOL:
             raise self.refuse("type", "a condition must be true or false; compare it with something")
-        if isinstance(node, exp.Column):
+        if not isinstance(node.unnest(), _NOTED):
             self._notes.compared(bound.columns, "equality", literal=True, column=False)
         return bound
 
@@ -667,6 +667,9 @@ def _dated(scalar: Scalar, node: exp.Expr) -> Bound:
         raise scalar.refuse("type", "a date or timestamp is needed here")
     return bound
 
+
+_NOTED = (*_COMPARISONS, exp.Between, exp.In, exp.Is, exp.Like, exp.ILike, exp.And, exp.Or, exp.Not)
+"""Conditions that note by themselves what they compare."""
 
 _HANDLERS: dict[type[exp.Expr], Callable[[Scalar, exp.Expr], Operand]] = {
     exp.Literal: _literal,

@@ -7,7 +7,8 @@ never a literal, a value or SQL text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -31,18 +32,37 @@ class _Noted:
 
 
 class Notes:
-    """Collects facts; `conditional` marks everything noted meanwhile as inside an aggregate's predicate."""
+    """Collects facts. What is noted inside an aggregate's predicate is marked as conditional."""
 
     def __init__(self) -> None:
         self._columns: dict[ColumnRef, _Noted] = {}
         self.literals_on_total = False
-        self.conditional = False
+        self._conditional = False
+        self._aggregated = False
+
+    @contextmanager
+    def predicate_inside_aggregate(self) -> Iterator[None]:
+        """FILTER, COUNT_IF, CASE under a sum: everything that is read meanwhile decides what counts."""
+        outer, self._conditional = self._conditional, True
+        try:
+            yield
+        finally:
+            self._conditional = outer
+
+    @contextmanager
+    def inside_aggregate(self) -> Iterator[None]:
+        """COUNT(CASE …), MIN(nullif(…)): here every comparison is a predicate inside an aggregate."""
+        outer, self._aggregated = self._aggregated, True
+        try:
+            yield
+        finally:
+            self._aggregated = outer
 
     def seen(self, columns: Iterable[ColumnRef]) -> Iterable[_Noted]:
         """Entries of these columns, made if they are new."""
         for column in sorted(columns):
             entry = self._columns.setdefault(column, _Noted())
-            if self.conditional:
+            if self._conditional:
                 entry.marks.add("conditional")
             yield entry
 
@@ -50,6 +70,8 @@ class Notes:
         """A comparison over these columns, with a literal, with another column, or both."""
         for entry in self.seen(columns):
             entry.filtered.add(how)
+            if self._aggregated:
+                entry.marks.add("conditional")
             if literal:
                 entry.marks.add("compared_with_literal")
             if column:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from compute.engine import Limits, locked, select
+from compute.errors import DataError
 from compute.inputs import Cells
 from compute.plan import Figure, Plan, Total
 from compute.types import Type, parse_type
@@ -81,6 +82,8 @@ def _typed(value: Exact | float | None, kind: Type) -> Any:
     if kind.kind == "decimal":
         scaled = Fraction(value) * 10**kind.scale
         assert scaled.denominator == 1
+        if abs(scaled) >= 10**38:
+            raise DataError("data.range", "a sum has more than 38 digits; ask for sums over fewer rows")
         return _EXACT.scaleb(Decimal(scaled.numerator), -kind.scale)
     return float(value) if kind.kind == "float64" else int(value)
 
@@ -137,14 +140,17 @@ def _correlation(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) 
     return math.copysign(math.sqrt(syx * syx / (syy * sxx)), syx) if syy and sxx else math.nan
 
 
-def _slope(n: Exact, y: Exact, x: Exact, _yy: Exact, xx: Exact, yx: Exact) -> Exact | None:
+def _slope(n: Exact, y: Exact, x: Exact, _yy: Exact, xx: Exact, yx: Exact) -> Exact | float | None:
+    if not n:
+        return None
+    sxx = _deviations(n, x, x, xx)
+    # NaN as in DuckDB, whose other regression functions are NULL where x does not vary.
+    return _deviations(n, y, x, yx) / sxx if sxx else math.nan
+
+
+def _intercept(n: Exact, y: Exact, x: Exact, _yy: Exact, xx: Exact, yx: Exact) -> Exact | None:
     sxx = _deviations(n, x, x, xx) if n else 0
-    return _deviations(n, y, x, yx) / sxx if sxx else None
-
-
-def _intercept(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) -> Exact | None:
-    slope = _slope(n, y, x, yy, xx, yx)
-    return None if slope is None else Fraction(y - slope * x) / n
+    return Fraction(y - _deviations(n, y, x, yx) / sxx * x) / n if sxx else None
 
 
 def _r2(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) -> Exact | None:

@@ -114,14 +114,13 @@ class Measure:
         branches = [node] if isinstance(node, exp.If) else node.args["ifs"]
         default = node.args.get("false" if isinstance(node, exp.If) else "default")
         subject = node.this if isinstance(node, exp.Case) else None
-        outer, self._notes.conditional = self._notes.conditional, True
-        conditions = [
-            self._scalar.predicate(exp.EQ(this=subject, expression=b.this) if subject else b.this)
-            for b in branches
-        ]
-        results = [b.args["true"] for b in branches] + ([default] if default is not None else [])
-        numbers = _rescaled([self.number(r) for r in results if not isinstance(r, exp.Null)])
-        self._notes.conditional = outer
+        with self._notes.predicate_inside_aggregate():
+            conditions = [
+                self._scalar.predicate(exp.EQ(this=subject, expression=b.this) if subject else b.this)
+                for b in branches
+            ]
+            results = [b.args["true"] for b in branches] + ([default] if default is not None else [])
+            numbers = _rescaled([self.number(r) for r in results if not isinstance(r, exp.Null)])
         if not numbers:
             raise self._scalar.refuse("measure", "every branch of a CASE is NULL")
         merged = self._merged([*numbers, *conditions])
@@ -198,6 +197,10 @@ def _leaf(info: DatasetInfo, column: Column, *, joint: bool) -> Number:
         raise Unbounded("query.bounds-missing", _unbounded(info, column, kind))
     low, high = _scaled_bounds(bounds, scale)
     magnitude = max(abs(low), abs(high))
+    if magnitude > LIMIT:
+        raise QueryError(
+            "query.overflow", f"{info.full_name} declares bounds for {column.name} beyond 126 bits"
+        )
     sql, huge = _clamped(name, kind, scale, low, high), kind != INT64 and _is_huge(magnitude)
     float_ = kind == FLOAT64  # NaN counts as NULL, so a float is never without NULLs
     alias = "" if float_ else name
@@ -208,7 +211,7 @@ def _range(kind: Type) -> tuple[str, str] | None:
     """What the type itself bounds; enough where the owner sums alone, in 127 bits."""
     if kind == INT64:
         return str(-(2**63)), str(2**63 - 1)
-    if kind.kind == "decimal" and kind.precision + kind.scale <= 37:
+    if kind.kind == "decimal" and kind.precision <= 37:
         top = format(_EXACT.scaleb(Decimal(10**kind.precision - 1), -kind.scale), "f")
         return f"-{top}", top
     return None
@@ -247,9 +250,14 @@ def _clamped(name: str, kind: Type, scale: int, low: int, high: int) -> str:
     # Decimals of at most 18 digits are 64-bit integers inside DuckDB, and eight times as fast.
     digits = max(len(str(max(abs(low), abs(high)))), scale)
     narrow = digits + len(str(unit)) <= 18
-    width = digits if narrow else min(38, max(kind.precision, digits) + scale)
-    whole = f"TRY_CAST(TRY_CAST({name} AS DECIMAL({width},{scale})) * {unit} AS {target})"
     edge = max(kind.precision, digits)
+    width = digits if narrow else edge + scale
+    # Beyond 38 digits the product would fail on a row: then the digits are read without their point.
+    whole = (
+        f"TRY_CAST(TRY_CAST({name} AS DECIMAL({width},{scale})) * {unit} AS {target})"
+        if width <= 38
+        else f"TRY_CAST(replace(CAST({name} AS VARCHAR), '.', '') AS {target})"
+    )
     top, bottom = (
         f"CAST({_EXACT.scaleb(Decimal(v), -scale):f} AS DECIMAL({edge},{scale}))" for v in (high, low)
     )

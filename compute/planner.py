@@ -147,7 +147,8 @@ class _Partials:
             last = rest < 2**bits
             shifted = f"({number.sql} // {_power(shift)})" if shift else f"({number.sql})"
             limb = shifted if last else f"({shifted} % {_power(bits)})"
-            limbs.append(self.add(f"CAST({limb} AS BIGINT)", number.scale, min(rest, 2**bits - 1)))
+            kind = "HUGEINT" if bits >= 63 else "BIGINT"
+            limbs.append(self.add(f"CAST({limb} AS {kind})", number.scale, min(rest, 2**bits - 1)))
             rest, shift = rest >> bits, shift + bits
         return Total(tuple(limbs), bits, number.scale)
 
@@ -188,6 +189,8 @@ class _Planner:
             self._dimension(node, f"GROUP BY item {number}")
         outputs = [self._output(i, item) for i, item in enumerate(self._statement.select, 1)]
         having = self._having()
+        if not self._dimensions and not self._partials.figures:
+            raise QueryError("query.not-grouped", self._ungrouped())
         order = [self._ordering(i, outputs) for i in range(len(self._statement.order))]
         draft = self._draft(outputs, having, order)
         chosen, final = _choose(draft, self._scope.infos, protocols)
@@ -410,21 +413,25 @@ class _Planner:
         function = _FUNCTIONS[type(node)]
         try:
             return self._exact(node.this, function, keep, part)
-        except Unbounded:
-            # Where the owner computes alone, DuckDB can sum floats of unknown size itself.
+        except Unbounded as unbounded:
+            # Where the owner computes alone, DuckDB can aggregate in floating point.
             if self._receiver is not None:
                 raise
-            return self._native(node.this, function, keep, part)
+            return self._native(node.this, function, keep, part, unbounded)
 
     def _condition_of(self, node: exp.Expr | None, part: str) -> Bound | None:
         """A predicate inside an aggregate: noted, so that a policy can forbid it."""
         if node is None:
             return None
-        outer, self._notes.conditional = self._notes.conditional, True
-        bound = self._rows(part).predicate(node)
-        self._notes.conditional = outer
+        with self._notes.predicate_inside_aggregate():
+            bound = self._rows(part).predicate(node)
         self._must_be_senders(bound.sides, part)
         return bound
+
+    def _argument(self, node: exp.Expr, part: str) -> Bound:
+        """What an aggregate other than a sum is over: any expression over rows."""
+        with self._notes.inside_aggregate():
+            return self._rows(part).bound(node)
 
     def _must_be_senders(self, sides: Iterable[str], part: str) -> None:
         if any(side != self._sender.full_name for side in sides):
@@ -440,7 +447,7 @@ class _Planner:
             return self._count_rows(keep, part)
         if isinstance(node.this, exp.Distinct):
             return self._count_distinct(node.this.expressions, keep, part)
-        bound = self._rows(part).bound(node.this)
+        bound = self._argument(node.this, part)
         self._notes.aggregated(bound.columns, "count")
         if not bound.columns:
             self._note_rows()
@@ -472,7 +479,7 @@ class _Planner:
     def _count_distinct(self, nodes: Sequence[exp.Expr], keep: Bound | None, part: str) -> Bound:
         if len(nodes) != 1:
             raise QueryError("query.count-distinct", f"in {part}: COUNT(DISTINCT …) takes one column")
-        bound = self._rows(part).bound(nodes[0])
+        bound = self._argument(nodes[0], part)
         self._notes.aggregated(bound.columns, "count_distinct")
         if self._receiver is None:
             value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
@@ -487,7 +494,7 @@ class _Planner:
 
     def _extreme(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
         function = "min" if isinstance(node, exp.Min) else "max"
-        bound = self._rows(part).bound(node.this)
+        bound = self._argument(node.this, part)
         self._notes.aggregated(bound.columns, function)
         if self._receiver is not None:
             raise QueryError(
@@ -541,10 +548,15 @@ class _Planner:
         totals = [count, *(self._partials.total(n) for n in (y, x, *products))]
         return self._partials.figure(function, totals, INT64 if function == "regr_count" else FLOAT64)
 
-    def _native(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Bound:
-        bound = self._rows(part).bound(node)
+    def _native(
+        self, node: exp.Expr, function: str, keep: Bound | None, part: str, unbounded: Unbounded
+    ) -> Bound:
+        """The mean or variance of anything, the sum of floats: a sum of decimals would not be exact."""
+        bound = self._argument(node, part)
         if not bound.type.numeric:
             raise QueryError("query.type", f"in {part}: a number is needed here")
+        if function == "sum" and bound.type != FLOAT64:
+            raise unbounded
         self._notes.aggregated(bound.columns, _POLICY_WORDS[function])
         value = f"CAST({bound.sql} AS DOUBLE)"
         value = value if keep is None else f"CASE WHEN {keep.sql} THEN {value} END"

@@ -54,13 +54,14 @@ class Gated:
     def __init__(self, plan: Plan, gate: Gate) -> None:
         self._gate = gate
         # Without dimensions SQL answers one row even over nothing: that cell exists, and a
-        # suppressed zero must not look different from a suppressed handful.
-        sides = [side for side in (plan.receiver, plan.sender) if side is not None]
-        self._always = not any(side.dimensions for side in sides)
+        # suppressed zero must not look different from a suppressed handful. An owner alone has a cell
+        # for every group of its rows, also where the identity of all of them is NULL.
+        joint = plan.receiver is not None and (plan.receiver.dimensions or plan.sender.dimensions)
+        self._always = not joint
         self.released = self.suppressed = 0
 
     def __call__(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which cells may leave; cells nobody is in are neither answered nor suppressed."""
+        """Return which cells may leave; a pair of groups without a match is no cell at all."""
         exists = np.full(counts.shape, fill_value=True) if self._always else counts > 0
         allowed = self._gate(counts) & exists
         if allowed.shape != counts.shape or allowed.dtype != np.bool_:

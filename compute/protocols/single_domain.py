@@ -1,7 +1,8 @@
 """Aggregates over one participant's data: no cryptography, no keys leave.
 
 The receiver learns the cells that the owner's gate released and how many others exist; the sender
-learns only the question. The owner computes alone, so nothing rests on the receiver's behaviour.
+learns only the question. The owner computes alone, so nothing rests on the receiver's behaviour. How
+many identities a cell has stays with the owner: nobody asked for it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from compute.errors import DataError, PeerViolation
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
 from compute.plan import Plan, Side
 from compute.protocols._release import (
     RELEASE_BYTES,
-    SUM_TYPE,
     Gated,
     decode_table,
     encode_table,
@@ -26,7 +27,7 @@ from compute.protocols._release import (
 )
 from compute.protocols.base import Cost, Protocol, Role
 from compute.protocols.psi import permutation
-from compute.types import parse_type
+from compute.types import parse_type, sum_type
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
 _HEAD = struct.Struct(">QQ")  # released cells, suppressed cells
@@ -52,7 +53,7 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
     gated = Gated(context.plan, gate)
     counts = table["identities"].to_numpy().astype(np.int64).reshape(1, -1)
     released = table.filter(pa.array(gated(counts)[0]))
-    body = encode_table(released, schema(context.plan))
+    body = encode_table(_without_counts(released), schema(context.plan))
     yield from send_release(_HEAD.pack(gated.released, gated.suppressed) + body)
     return Summary(gated.released, gated.suppressed)
 
@@ -60,14 +61,14 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
 def schema(plan: Plan) -> pa.Schema:
     """Columns of the release: the owner's dimensions, identities, figures."""
     dimensions = [(d.name, parse_type(d.type).arrow) for d in plan.sender.dimensions]
-    figures = [
-        (m.name, SUM_TYPE if m.type == "integer" else parse_type(m.type).arrow) for m in plan.sender.partials
-    ]
+    figures = [(m.name, sum_type(m.type)) for m in plan.sender.partials]
     return pa.schema([*dimensions, ("identities", pa.int64()), *figures])
 
 
-def _figure_type(word: str) -> pa.DataType:
-    return SUM_TYPE if word == "integer" else parse_type(word).arrow
+def _without_counts(cells: pa.Table) -> pa.Table:
+    """`identities` as 1 or 0: whether anybody is there decides between a sum of zero and NULL."""
+    place = cells.schema.get_field_index("identities")
+    return cells.set_column(place, "identities", pc.min_element_wise(cells["identities"], 1))
 
 
 def _shuffled(context: Context, own: pa.Table) -> pa.Table:

@@ -127,8 +127,8 @@ def plaintext_join() -> Callable[[Plan, LocalInput, LocalInput], Cells]:
 
 @pytest.fixture(scope="session")
 def answer() -> Callable[[str, dict[str, pa.Table]], pa.Table]:
-    def run(sql: str, tables: dict[str, pa.Table], asker: str = "hk-bank") -> pa.Table:
-        return _answer(prepare(sql, asker, CATALOGUE), tables, CATALOGUE)
+    def run(sql: str, tables: dict[str, pa.Table], catalogue: dict[str, DatasetInfo] = CATALOGUE) -> pa.Table:
+        return _answer(prepare(sql, "hk-bank", catalogue), tables, catalogue)
 
     return run
 

@@ -38,6 +38,9 @@ def where(catalogue, predicate):
         ("company NOT ILIKE '深%'", "company", {"pattern"}, True, False),
         ("paid", "paid", {"equality"}, True, False),
         ("NOT paid", "paid", {"equality"}, True, False),
+        ("NOT (paid)", "paid", {"equality"}, True, False),
+        ("coalesce(paid, FALSE)", "paid", {"equality"}, True, False),
+        ("(paid) OR if(days > 1, FALSE, ((paid)))", "paid", {"equality"}, True, False),
         ("paid IS TRUE", "paid", {"equality"}, True, False),
         ("days > lines", "days", {"range"}, False, True),
         ("days IS DISTINCT FROM lines", "lines", {"equality"}, False, True),
@@ -103,6 +106,11 @@ def test_aggregates(catalogue, aggregate, column, word):
         "sum(amount) FILTER (WHERE company = 'x')",
         "avg(CASE company WHEN 'x' THEN amount END)",
         "sum(amount * CASE WHEN company = 'x' THEN 1 ELSE 0 END)",
+        "count(CASE WHEN company = 'x' THEN 1 END)",
+        "count(nullif(company, 'x'))",
+        "count(DISTINCT if(company = 'x', days, 0))",
+        "min(CASE company WHEN 'x' THEN days END)",
+        "avg(CASE WHEN company = 'x' THEN loose END)",
     ],
 )
 def test_predicates_inside_aggregates_are_conditional(catalogue, aggregate):
@@ -119,7 +127,13 @@ def test_predicates_inside_aggregates_are_conditional(catalogue, aggregate):
 def test_conditional_counts(catalogue, aggregate):
     days = single(catalogue, aggregate)["days"]
     assert days.compared_with_literal
-    assert days.conditional or days.aggregated == {"count"}
+    assert days.conditional
+
+
+def test_only_the_predicates_own_columns_are_conditional(catalogue):
+    found = single(catalogue, "avg(CASE WHEN paid THEN loose END), sum(days)")
+    assert found["paid"].conditional
+    assert not found["days"].conditional
 
 
 def test_joins_and_the_other_side(catalogue):
@@ -143,6 +157,7 @@ def test_joins_and_the_other_side(catalogue):
         ("days = days", True),
         ("NULL", True),
         ("'a' IN ('a')", True),
+        ("coalesce(NULL, TRUE)", True),
         ("1 BETWEEN 0 AND 2", True),
         ("days > 3", False),
         ("days = lines", False),

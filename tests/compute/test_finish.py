@@ -139,6 +139,7 @@ SINGLE = [
     "SELECT count(*) FROM T WHERE big > 9223372036854775806 OR big = -9223372036854775808",
     "SELECT round(amount, 1) AS r, ceil(rate) AS c, count(*) FROM T GROUP BY 1, 2",
     "SELECT var_samp(days), stddev(loose), corr(days, lines), regr_slope(days, lines), regr_r2(days, lines) FROM T",
+    "SELECT industry, lines, regr_slope(days, lines), regr_intercept(days, lines), regr_r2(days, lines) FROM T GROUP BY ALL",
     "SELECT regr_intercept(amount, days), covar_samp(rate, days), var_pop(rate) FROM T",
     "SELECT lower(industry) AS l, upper(industry) AS u, length(company) AS n, count(paid) FROM T GROUP BY ALL",
     "SELECT days // 7 AS w, days % 7 AS d, count(paid) AS p FROM T GROUP BY ALL",
