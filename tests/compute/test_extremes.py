@@ -1,0 +1,83 @@
+"""Numbers at the ends of their types: every sum is exact or refused, and no row decides which."""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal
+
+import pyarrow as pa
+import pytest
+
+from compute.dataset import Column, DatasetInfo
+from compute.errors import DataError, QueryError
+
+LEAST, MOST = -(2**63), 2**63 - 1
+MANY = 1 << 40
+WIDE = Context(prec=60)
+
+
+@pytest.fixture
+def ask(answer):
+    """The figures of one question over one column x."""
+
+    def run(figures: str, column: Column, data: pa.DataType, values: list, rows_bound: int = 10) -> list:
+        info = DatasetInfo("sz", "t", (column,), rows_bound, 10, "00" * 32)
+        table = pa.table({"x": pa.array(values, data)})
+        return list(
+            answer(f"SELECT {figures} FROM sz.t", {"sz.t": table}, {"sz.t": info}).to_pylist()[0].values()
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("rows_bound", [10, MANY])
+def test_squares_of_the_largest_integers_are_exact(ask, rows_bound):
+    values = [LEAST, LEAST, MOST]
+    mean, square = sum(values) / 3, sum(v * v for v in values)
+    variance = (square - sum(values) ** 2 / 3) / 3
+    got = ask("sum(x), avg(x), var_pop(x)", Column("x", "int64"), pa.int64(), values, rows_bound)
+    assert got == [sum(values), pytest.approx(mean), pytest.approx(variance)]
+
+
+def test_products_of_the_largest_integers_are_exact_while_their_sum_has_38_digits(ask):
+    column = Column("x", "int64")
+    assert ask("sum(x * x)", column, pa.int64(), [LEAST, 3]) == [2**126 + 9]
+    with pytest.raises(DataError, match="38 digits"):
+        ask("sum(x * x)", column, pa.int64(), [LEAST, LEAST])
+
+
+@pytest.mark.parametrize(
+    ("precision", "scale", "edge"),
+    [
+        (38, 2, "1" + "0" * 35),
+        (38, 10, "1" + "0" * 25),
+        (30, 15, "1" + "0" * 14),
+        (37, 0, "9" * 37),
+        (18, 18, "0.5"),
+    ],
+)
+def test_wide_decimals_are_clamped_and_summed_exactly(ask, precision, scale, edge):
+    largest, small = 9 * 10 ** (precision - 1), -5  # in units of the last digit
+    values = [WIDE.scaleb(Decimal(v), -scale) for v in (largest, small)]
+    column = Column("x", f"decimal({precision},{scale})", bounds=(f"-{edge}", edge))
+    got = ask("sum(x)", column, pa.decimal128(precision, scale), [*values, None])
+    top = int(WIDE.scaleb(Decimal(edge), scale))
+    assert WIDE.scaleb(got[0], scale) == min(largest, top) + small
+
+
+def test_a_sum_of_decimals_that_no_bound_holds_is_refused_rather_than_rounded(ask):
+    column, data = Column("x", "decimal(38,2)"), pa.decimal128(38, 2)
+    assert ask("avg(x)", column, data, [Decimal("1.50")]) == [1.5]
+    with pytest.raises(QueryError, match="bounds"):
+        ask("sum(x)", column, data, [Decimal("1.50")])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Column("x", "decimal(10,8)", bounds=("0", "1" + "0" * 37)),
+        Column("x", "float64", scale=18, bounds=("0", "1" + "0" * 20)),
+    ],
+)
+def test_bounds_beyond_126_bits_are_refused_before_anything_runs(ask, column):
+    with pytest.raises(QueryError, match="126 bits"):
+        ask("sum(x)", column, pa.float64(), [])
