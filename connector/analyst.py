@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from compute.errors import BayspaceError, ConfigError, Unavailable
+from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
 from connector.asking import Answer, arrow_bytes
 from connector.inquiry import Inquiry, ask, explanation, inquire
 from connector.negotiating import Negotiating
@@ -37,7 +37,10 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
         self._negotiating = Negotiating(node)
 
     def Browse(self, request: Any, context: Any) -> analyst_pb2.BrowseResponse:  # noqa: N802, ARG002
-        """Offers of one participant, or of every connector in the member list."""
+        """Offers of one participant, or of every connector in the member list.
+
+        Who does not answer, or not with a catalogue, is named; the others are shown all the same.
+        """
         if request.participant:
             wanted = [request.participant]
         else:
@@ -47,7 +50,7 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
         for participant in wanted:
             try:
                 offers += [o.message for o in self._node.offers_of(participant)]
-            except Unavailable:
+            except (Unavailable, PeerViolation):
                 if request.participant:
                     raise
                 unreachable.append(participant)

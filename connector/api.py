@@ -22,7 +22,6 @@ from connector.config import ConnectorConfig, load
 from connector.firewall import error_of
 from connector.identity import channel_credentials, channel_options
 from connector.peers import RECONNECTING
-from connector.transport import WIRE_BYTES
 from connector.v1 import analyst_pb2, analyst_pb2_grpc
 
 UNARY_SECONDS = 60.0
@@ -75,7 +74,7 @@ class Space:
         options = [
             *channel_options(config.space, config.participant),
             *RECONNECTING,
-            ("grpc.max_receive_message_length", WIRE_BYTES + 65536),
+            ("grpc.max_receive_message_length", -1),  # our own connector; the catalogue of everybody is large
         ]
         credentials = channel_credentials(config.tls)
         self._channel = grpc.secure_channel(config.network.listen, credentials, options)

@@ -2,8 +2,11 @@
 
 `keep` writes a signed record and its deliveries in one transaction. A courier thread hands them to the
 witnesses; `witnessed` does so at once where a policy demands a witness before anything leaves. A proof counts
-only after its signature and inclusion were checked here. Nothing is delivered twice under another index: the
-witness answers a repeated envelope with the same one.
+only after its signature, inclusion and tag were checked here. Nothing is delivered twice under another index:
+the witness answers a repeated envelope with the same one.
+
+The courier outlives every failure: a witness that does not answer is left alone until the next round, and a
+record that a witness refuses for good is set aside, so that neither holds up the others.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
 MOST_ATTEMPTS_LOGGED = 3
+PASSING = frozenset({"members", "time"})
+"""Reasons of a witness's refusal that may pass: its member list or its clock has to catch up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,8 @@ class Evidence:
                 place = check_inclusion(proof, delivery.envelope, policy)
             except VerificationFailed:
                 raise PeerViolation("peer.proof", "the witness's proof of the intent does not hold") from None
+            if place.leaf.tag != delivery.tag:  # nobody would find the leaf by the exchange's key
+                raise PeerViolation("peer.proof", "the intent is recorded under another tag than agreed")
             self._store.mark_delivered(exchange, sequence, name, place.index, proof.encode())
             held += 1
         if held < minimum:
@@ -147,7 +154,7 @@ class Evidence:
         """Wait until every record of the exchange is delivered, at most `seconds`; whether it is."""
         deadline = now() + seconds
         self.wake()
-        while any(item.status != "delivered" for item in self._store.receipts(exchange)):
+        while any(item.status == "pending" for item in self._store.receipts(exchange)):
             if now() > deadline:
                 return False
             self._stop.wait(0.02)
@@ -158,7 +165,8 @@ class Evidence:
         self._wake.set()
 
     def start(self) -> None:
-        """Begin delivering in the background."""
+        """Begin delivering in the background; what a witness refused before is tried once more."""
+        self._store.requeue()
         self._courier.start()
 
     def close(self) -> None:
@@ -173,20 +181,34 @@ class Evidence:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.clear()
-            pending = self._store.outbox()
-            for item in pending:
-                if self._stop.is_set():
-                    return
-                self._deliver(item)
-            left = bool(pending) and bool(self._store.outbox())
+            try:
+                left = self._round()
+            except Exception as error:  # noqa: BLE001  a full disk, say: without its courier nothing is delivered
+                _log.error("evidence cannot be delivered now: %s", type(error).__name__)
+                left = True
             self._wake.wait(RETRY_SECONDS if left else None)
 
-    def _deliver(self, item: OutboxRecord) -> None:
+    def _round(self) -> bool:
+        """Try everything once; whether something is left to try again."""
+        silent: set[str] = set()
+        for item in self._store.outbox():
+            if self._stop.is_set():
+                return False
+            if item.witness not in silent and not self._deliver(item):
+                silent.add(item.witness)
+        return bool(self._store.outbox())
+
+    def _deliver(self, item: OutboxRecord) -> bool:
+        """Try to deliver one record; whether its witness answered at all."""
         witness = self._witnesses.get(item.witness)
         if witness is None:
-            return
+            return False
         self._store.mark_attempt(item.exchange, item.sequence, item.witness)
-        delivery = self._delivery(item.exchange, item.sequence)
+        try:
+            delivery = self._delivery(item.exchange, item.sequence)
+        except Unavailable:  # erased before it was delivered: there is nothing left to deliver
+            self._store.mark_rejected(item.exchange, item.sequence, item.witness)
+            return True
         try:
             recorded = witness.client.submit([(delivery.envelope, delivery.tag)])[0]
             if recorded.rejection is not None:
@@ -196,9 +218,12 @@ class Evidence:
             if item.attempts < MOST_ATTEMPTS_LOGGED:
                 why = error.reason if isinstance(error, WitnessRejected) else type(error).__name__
                 _log.warning("evidence of exchange %s is not recorded yet: %s", item.exchange, why)
-            return
+            if isinstance(error, WitnessRejected) and error.reason not in PASSING:
+                self._store.mark_rejected(item.exchange, item.sequence, item.witness)
+            return not isinstance(error, WitnessUnavailable)
         index = parse_proof(proof).index
         self._store.mark_delivered(item.exchange, item.sequence, item.witness, index, proof.encode())
+        return True
 
     def _delivery(self, exchange: str, sequence: int) -> Delivery:
         found: ExchangeRecord | None = self._store.exchange(exchange)

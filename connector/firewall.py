@@ -12,7 +12,8 @@ import logging
 import re
 import secrets
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -133,11 +134,16 @@ def _status(code: int, sentence: str, reason: str, metadata: dict[str, str]) -> 
 class Firewall(grpc.ServerInterceptor):
     """Admits a call only when `authorise` accepts its peer, and turns every exception into a status.
 
-    `authorise(context, method)` raises a `BayspaceError` to refuse.
+    `authorise(context, method)` raises a `BayspaceError` to refuse. `pools`: services that have threads of
+    their own, by full name.
     """
 
-    def __init__(self, authorise: Callable[[grpc.ServicerContext, str], None]) -> None:
-        self._authorise = authorise
+    def __init__(
+        self,
+        authorise: Callable[[grpc.ServicerContext, str], None],
+        pools: Mapping[str, ThreadPoolExecutor] | None = None,
+    ) -> None:
+        self._authorise, self._pools = authorise, pools or {}
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wrap the handler; unknown methods are left to gRPC."""
@@ -149,6 +155,7 @@ class Firewall(grpc.ServerInterceptor):
             wrapped = self._streaming(handler.stream_stream or handler.unary_stream, method)
         else:
             wrapped = self._unary(handler.stream_unary or handler.unary_unary, method)
+        wrapped.experimental_thread_pool = self._pools.get(method.split("/")[1])  # type: ignore[attr-defined]
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,

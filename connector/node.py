@@ -56,6 +56,7 @@ from witness.encoding import Entropy, system_entropy
 from witness.keys import PrivateKey, PublicKey
 from witness.members import MemberList
 from witness.record import Data, Exchange, Outcome, Record, Sensitive
+from witness.schema import TEXT
 
 UNLIMITED = 2**62
 
@@ -357,11 +358,20 @@ def _offered(participant: str, offer: catalog_pb2.Offer) -> Offered:
         policy = odrl.from_odrl(json.loads(offer.policy))
         entry = json.loads(offer.dataset)
         dataset = DatasetInfo.from_json(entry["dataset"])
-    except (ValueError, KeyError, TypeError, PolicyError):
+        _check_shown(entry)
+    except (ValueError, KeyError, TypeError, PolicyError, RecursionError):
         raise PeerViolation("peer.offer", f"{participant} sent an offer that cannot be read") from None
     if dataset.full_name != f"{participant}.{offer.name}" or policy.dataset != dataset.full_name:
         raise PeerViolation("peer.offer", f"{participant} sent an offer of something else")
     return Offered(offer.name, participant, dataset, policy, bytes(offer.dataset), offer.policy_text)
+
+
+def _check_shown(entry: Any) -> None:
+    """What of an entry is shown to people has the form they are shown. Raises ValueError or TypeError."""
+    title, holder, fresh = entry["title"], entry["rights"]["holder"], entry["fresh"]
+    words = (title["en"], title["zh"], holder, fresh or "")
+    if not all(isinstance(word, str) and (not word or TEXT.fullmatch(word)) for word in words):
+        raise ValueError("an entry's words are not short texts")
 
 
 def _period(policy: Policy, at: datetime) -> str:

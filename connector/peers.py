@@ -15,13 +15,15 @@ from connector.transport import WIRE_BYTES
 from witness.members import MemberList
 
 UNARY_SECONDS = 20.0
+CATALOGUE_BYTES = 8 << 20
+"""Largest catalogue of a participant: fifty offers of a thousand columns each."""
 RECONNECTING: tuple[tuple[str, Any], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 """A participant that comes back is noticed within a second, not after gRPC's default of two minutes."""
 _OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.max_receive_message_length", WIRE_BYTES + 65536),
+    ("grpc.max_receive_message_length", CATALOGUE_BYTES),
     ("grpc.max_send_message_length", WIRE_BYTES + 65536),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -7,15 +7,17 @@ to this participant's own certificate alone. Everything that goes wrong leaves t
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from compute.errors import ConfigError, PeerViolation
+from compute.errors import ConfigError, PeerViolation, Unavailable
 from connector.analyst import Analyst
 from connector.answering import Answering
 from connector.contract import State
@@ -37,9 +39,13 @@ from connector.v1 import (
 )
 
 THREADS = 64
+ANALYST_THREADS = 16
+"""Of their own: no peer can keep a participant's own people from their connector."""
+MOST_STREAMS_OF_A_PEER = 16
+"""Query streams of one peer at once: each holds a thread, also before it counts as a running query."""
 _OPTIONS = (
     ("grpc.max_receive_message_length", WIRE_BYTES + 65536),
-    ("grpc.max_send_message_length", WIRE_BYTES + 65536),
+    ("grpc.max_send_message_length", -1),
     ("grpc.so_reuseport", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -84,15 +90,31 @@ class _Negotiation(negotiation_pb2_grpc.NegotiationServicer):
 class _JointQuery(query_pb2_grpc.JointQueryServicer):
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._streams: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def Run(  # noqa: N802
         self, request_iterator: Iterator[frame_pb2.Frame], context: grpc.ServicerContext
     ) -> Iterator[frame_pb2.Frame]:
-        interrupt, headers = threading.Event(), Headers()
+        interrupt, headers, caller = threading.Event(), Headers(), self._node.caller(context)
         context.add_callback(interrupt.set)
-        role = Answering(self._node, self._node.caller(context), headers, interrupt).run()
-        timeout = self._node.config.limits.frame_timeout_seconds
-        yield from serve(role, headers, request_iterator, context.cancel, timeout)
+        with self._place(caller):
+            role = Answering(self._node, caller, headers, interrupt).run()
+            timeout = self._node.config.limits.frame_timeout_seconds
+            yield from serve(role, headers, request_iterator, context.cancel, timeout)
+
+    @contextmanager
+    def _place(self, caller: str) -> Iterator[None]:
+        """One of the caller's streams. Raises `Unavailable` when it holds as many as it may."""
+        with self._lock:
+            if self._streams[caller] >= MOST_STREAMS_OF_A_PEER:
+                raise Unavailable("peer.overloaded", f"{caller} has too many queries open here at once")
+            self._streams[caller] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._streams[caller] -= 1
 
 
 def _reply(negotiation: str, state: State, signature: bytes = b"") -> negotiation_pb2.NegotiationReply:
@@ -104,10 +126,12 @@ class Server:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._analysts = ThreadPoolExecutor(ANALYST_THREADS, thread_name_prefix="analyst")
         self._server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
-            interceptors=[Firewall(self._authorise)],
+            interceptors=[Firewall(self._authorise, {_ANALYST: self._analysts})],
             options=_OPTIONS,
+            maximum_concurrent_rpcs=4 * THREADS,
         )
         self._health = health.HealthServicer()
         query_pb2_grpc.add_JointQueryServicer_to_server(_JointQuery(node), self._server)
@@ -132,6 +156,7 @@ class Server:
         """Refuse new calls, give running ones `grace` seconds, then cancel them."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
+        self._analysts.shutdown(wait=False)
 
     def _bound(self, address: str) -> int:
         try:

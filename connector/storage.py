@@ -170,7 +170,7 @@ class OutboxRecord:
     exchange: str
     sequence: int
     witness: str
-    status: str  # "pending" | "delivered"
+    status: str  # "pending" | "delivered" | "rejected": refused for good
     attempts: int
     index: int | None
     proof: bytes | None
@@ -617,6 +617,15 @@ class Store:
         """The witness logged the record at `index`. Once more with a newer proof replaces the proof."""
         changes = {"status": "delivered", "index": index, "proof": proof}
         self._run(update(_outbox).where(*_outbox_key(exchange, sequence, witness)).values(**changes))
+
+    def mark_rejected(self, exchange: str, sequence: int, witness: str) -> None:
+        """The witness refuses the record for good."""
+        where = (*_outbox_key(exchange, sequence, witness), _outbox.c.status == "pending")
+        self._run(update(_outbox).where(*where).values(status="rejected"))
+
+    def requeue(self) -> None:
+        """What was refused is to be tried again."""
+        self._run(update(_outbox).where(_outbox.c.status == "rejected").values(status="pending"))
 
     # member lists
 

@@ -1,7 +1,8 @@
 """Drives one role over a stream of frames: adds and checks headers, and turns a lost peer into an error.
 
 Both ends use `exchange`; only where frames come from and go to differs. It refuses frames out of
-sequence, with a wrong transcript, oversized, or after the end.
+sequence, with a wrong transcript, oversized, or after the end. A peer that neither sends nor reads within the
+frame timeout has failed: it must not hold a thread.
 """
 
 from __future__ import annotations
@@ -87,18 +88,18 @@ def exchange(
 ) -> Generator[frame_pb2.Frame, None, T]:
     """Run `role`, yielding what it sends; `arrivals` blocks for the next frame or raises.
 
-    The generator's return value is the role's. Whatever goes wrong is thrown into the role first, so
-    that it can record the failure.
+    The generator's return value is the role's. Whatever goes wrong, here or where the frames go to, is
+    thrown into the role first, so that it can record the failure.
     """
     try:
         item = role.send(None)
         while True:
-            if isinstance(item, Frame):
-                yield headers.wrap(item)
-                item = role.send(None)
-                continue
             try:
-                frame = headers.unwrap(arrivals())
+                if isinstance(item, Frame):
+                    yield headers.wrap(item)
+                    frame = None
+                else:
+                    frame = headers.unwrap(arrivals())
             except BayspaceError as error:
                 item = role.throw(error)
             else:
@@ -155,7 +156,18 @@ def serve(
         except Exception:  # noqa: BLE001  grpcio raises a bare Exception when the call is cancelled
             raise _lost(waiting, "the asker") from None
 
-    yield from exchange(role, headers, arrivals)
+    running = exchange(role, headers, arrivals)
+    try:
+        for frame in running:
+            with waiting:  # an asker that does not read stops us here
+                yield frame
+    except GeneratorExit:
+        if waiting.fired:
+            with suppress(Unavailable, StopIteration):
+                running.throw(_lost(waiting, "the asker"))
+        raise
+    finally:
+        running.close()
 
 
 def call(
@@ -188,10 +200,14 @@ def call(
     try:
         while True:
             frame = next(running)
-            with waiting:
-                _put(outgoing, frame, responses, peer)
+            try:
+                with waiting:
+                    _put(outgoing, frame, responses)
+            except _CallOver:
+                running.throw(_lost(waiting, peer) if waiting.fired else _outcome(responses, peer))
     except StopIteration as end:
-        _put(outgoing, None, responses, peer)
+        with suppress(_CallOver):
+            _put(outgoing, None, responses)
         _finish(responses)
         return cast(T, end.value)
     except BaseException:
@@ -203,16 +219,28 @@ def call(
             outgoing.put_nowait(None)
 
 
-def _put(
-    outgoing: queue.Queue[frame_pb2.Frame | None], frame: frame_pb2.Frame | None, call: Any, peer: str
-) -> None:
+class _CallOver(Exception):
+    """The call ended while we had something to send."""
+
+
+def _put(outgoing: queue.Queue[frame_pb2.Frame | None], frame: frame_pb2.Frame | None, call: Any) -> None:
     """Hand a frame to gRPC as soon as it takes one; a call that is over takes none."""
     while True:
         try:
             return outgoing.put(frame, timeout=0.2)
         except queue.Full:
             if not call.is_active():
-                raise Unavailable("peer.gone", f"{peer} cancelled the exchange or went away") from None
+                raise _CallOver from None
+
+
+def _outcome(responses: Any, peer: str) -> BayspaceError:
+    """Why a call is over: the status behind the frames that nobody reads any more."""
+    try:
+        for _ in responses:
+            pass
+    except grpc.RpcError as error:
+        return error_of(error, peer)
+    return PeerViolation("peer.ended-early", f"{peer} ended the exchange before it was over")
 
 
 def _finish(responses: Any) -> None:
