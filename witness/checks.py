@@ -23,7 +23,7 @@ CODES = (
     "key",  # a key that is not the participant's, or was not valid when the record was logged
     "signature",  # a signature does not match, or the author's is missing
     "one-sided",  # both sides should have signed, and one did not
-    "checkpoint",  # the log did not sign this checkpoint
+    "checkpoint",  # the log did not sign this checkpoint, or signed two that contradict each other
     "quorum",  # too few witnesses cosigned the checkpoint
     "inclusion",  # the record is not in the tree of the checkpoint
     "chain",  # a record's predecessor is missing or another one

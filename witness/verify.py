@@ -14,6 +14,7 @@ from witness import trust as trusts
 from witness.bundle import Bundle, Item
 from witness.checks import CLOCK_TOLERANCE, CODES, Signed, VerificationFailed, check_signed
 from witness.inclusion import Included, check_inclusion
+from witness.leaf import Leaf
 from witness.members import MemberList, MembersInvalid
 from witness.policy import Policy
 from witness.record import Record, Sensitive, commit, open_disclosures, payload_digest
@@ -67,9 +68,11 @@ def verify(data: bytes, trust: Trust, *, accept_one_sided: bool = False) -> Veri
         _check_item(number, item, lists, trust.policy, accept_one_sided)
         for number, item in enumerate(bundle.items)
     )
-    # 4. The records of each exchange form one unbroken chain.
+    # 4. No log signed two trees that contradict each other.
+    _check_trees(items)
+    # 5. Every record stands behind the one that it follows, down to its exchange's first.
     _check_chains(items)
-    # 5. Not one byte has changed, even where no signature reaches.
+    # 6. Not one byte has changed, even where no signature reaches.
     if not intact:
         raise VerificationFailed("checksum", "The file was altered in a place that no signature covers.")
     return Verified(items, tuple(lists))
@@ -152,19 +155,33 @@ def _check_openings(record: Record, item: Item) -> Mapping[str, bytes]:
     return opened
 
 
-def _check_chains(items: Sequence[VerifiedItem]) -> None:
-    """Every record but an exchange's first follows a record of the bundle, in sequence and in time."""
-    by_digest = {item.digest: item for item in items}
-    if len(by_digest) != len(items):
-        raise VerificationFailed("chain", "The bundle holds a record twice.")
+def _check_trees(items: Sequence[VerifiedItem]) -> None:
+    """One root for each size of a log, one leaf at each index: anything else is a fork that it signed."""
+    roots: dict[tuple[str, int], bytes] = {}
+    leaves: dict[tuple[str, int], Leaf] = {}
     for number, item in enumerate(items):
-        exchange = item.record.exchange
-        if exchange.previous is None:
+        place, head = item.included, item.included.checkpoint
+        same_root = roots.setdefault((head.origin, head.size), head.root) == head.root
+        same_leaf = leaves.setdefault((head.origin, place.index), place.leaf) == place.leaf
+        if not same_root or not same_leaf:
+            raise VerificationFailed(
+                "checkpoint", "The log signed two trees that contradict each other.", number
+            )
+
+
+def _check_chains(items: Sequence[VerifiedItem]) -> None:
+    """Every record but an exchange's first follows one that stands before it, in sequence and in time."""
+    passed: dict[str, Record] = {}
+    for number, item in enumerate(items):
+        if item.digest in passed:
+            raise VerificationFailed("chain", "The bundle holds a record twice.", number)
+        passed[item.digest] = item.record
+        previous = item.record.exchange.previous
+        if previous is None:
             continue
-        before = by_digest.get(exchange.previous)
-        if before is None:
+        if previous not in passed:
             raise VerificationFailed("chain", "The record before this one is missing.", number)
-        _check_step(number, before.record, item.record)
+        _check_step(number, passed[previous], item.record)
 
 
 def _check_step(number: int, before: Record, after: Record) -> None:

@@ -12,6 +12,7 @@ import pytest
 from witness import __main__ as command
 from witness import bundle, canonical, checkpoint, checks, dsse, members, note, record, tlog_proof, trust
 from witness.keys import ML_DSA_44, PrivateKey
+from witness.log import Log
 from witness.schema import FormatError
 from witness.verify import VerificationFailed, verify, verify_files
 
@@ -344,11 +345,26 @@ def test_chain(space, log):
     first, second = item_of(space, log, intent), item_of(space, log, release)
     verify(bundle_of(space, first, second), space.trust)
     fails("chain", bundle_of(space, second), space.trust, 0)
-    fails("chain", bundle_of(space, first, first), space.trust)
+    fails("chain", bundle_of(space, second, first), space.trust, 0)
+    fails("chain", bundle_of(space, first, first), space.trust, 1)
     gap = item_of(space, log, space.seal("query.release", 2, intent.digest))
     fails("chain", bundle_of(space, first, gap), space.trust, 1)
     foreign = space.seal("query.release", exchange=record.Exchange("d" * 32, 1, intent.digest))
     fails("chain", bundle_of(space, first, item_of(space, log, foreign)), space.trust, 1)
+
+
+def test_a_log_that_signed_two_trees(space, log, tmp_path):
+    """Same key, same origin, another history: each record holds by itself, together they show the fork."""
+    records = [space.seal("query.intent", exchange=record.Exchange(c * 32, 0)) for c in "abc"]
+    other = Log(tmp_path / "other", log.origin, space.log_key, space.clock)
+    first = item_of(space, log, records[0])
+    same_size = item_of(space, other, records[1])
+    item_of(space, other, records[2])
+    same_index = dataclasses.replace(same_size, proof=str(other.prove(0)))
+    other.close()
+    for forked in (same_size, same_index):
+        verify(bundle_of(space, forked), space.trust)
+        fails("checkpoint", bundle_of(space, first, forked), space.trust, 1)
 
 
 def test_time(space, log):
