@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
-from compute.errors import BayspaceError, ConfigError, PeerViolation
+from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
 from connector.contract import CONSUMER, PROVIDER, Agreement, Message, State, advance
 from connector.node import Node
 from connector.opening import SignedRecord
@@ -25,6 +25,8 @@ from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Se
 from witness.schema import HEX16, FormatError, matching
 
 EXCHANGE_KEY_BYTES = 32
+MOST_WAITING_REQUESTS = 32
+"""Requests of one peer that wait for our people's answer: each is a row and a record, free for who asks."""
 NO_TRACE = "0" * 32
 UNSTATED = "0" * 64
 """Stands for the build of a peer, which only the peer itself can state."""
@@ -139,6 +141,7 @@ class Negotiating:
             return signed
         sealed, theirs = self._received(message.record, expected)
         if known is None:
+            self._check_waiting(peer)
             with node.store.atomic():
                 node.store.open_exchange(
                     negotiation, None, peer, PROVIDER, "contract", NO_TRACE, message.exchange_key
@@ -214,6 +217,15 @@ class Negotiating:
         self._suspended(self._of(peer, negotiation, CONSUMER), suspended)
 
     # --- inside ---------------------------------------------------------------------------------------
+
+    def _check_waiting(self, peer: str) -> None:
+        waiting = [
+            n
+            for n in self._node.store.negotiations()
+            if (n.role, n.peer, n.state) == (PROVIDER, peer, State.REQUESTED.value)
+        ]
+        if len(waiting) >= MOST_WAITING_REQUESTS:
+            raise Unavailable("contract.waiting", f"{peer} has too many requests waiting for an answer here")
 
     def _agree(self, record: NegotiationRecord) -> NegotiationRecord:
         """Have the agreement signed by the consumer, then put it in force.

@@ -168,3 +168,14 @@ def test_a_request_nobody_answered_is_over(fresh, asker, monkeypatch):
     (found,) = fresh.nodes[ASKER].store.negotiations()
     assert (found.state, found.code) == ("TERMINATED", "peer.gone")
     assert json.dumps(fresh.asker.contract("list"))
+
+
+def test_a_peer_cannot_pile_up_requests(fresh, owner, asker, monkeypatch):
+    monkeypatch.setattr(negotiating, "MOST_WAITING_REQUESTS", 2)
+    first = asker.request(OWNER, "matched")
+    asker.request(OWNER, "matched")
+    with pytest.raises(Unavailable) as refused:
+        asker.request(OWNER, "matched")
+    assert refused.value.code == "contract.waiting"
+    owner.approve(first.id)
+    assert asker.request(OWNER, "matched").state == "REQUESTED"
