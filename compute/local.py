@@ -7,7 +7,7 @@ the cells of a single-domain query. Both refuse data that does not fit what the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -34,6 +34,10 @@ ONE = "CAST(1 AS BIGINT)"
 
 _ROWS = 'count(*) AS "rows"'
 
+_PASS_ROWS = 1 << 19
+_MOST_PASSES = 4
+"""Rows to group at a time, and how often they are read for it at most."""
+
 _BATCH = 1 << 17
 """Rows in hand at a time between DuckDB and the keys: more is not faster, and keys are wide."""
 
@@ -45,14 +49,20 @@ def join_input(side: Side, info: DatasetInfo, source: Source, limits: Limits) ->
     selected = [*keys, *(d.sql for d in side.dimensions)]
     alone = _unique(side, info)  # no key in two rows: nothing to add up, no hash table of all keys
     figures = [f"CAST(coalesce({_value(p, alone)}, 0) AS BIGINT) AS {p.name}" for p in side.partials]
-    query = select(
-        [*_named(selected), *figures, 'CAST(1 AS BIGINT) AS "rows"' if alone else _ROWS],
-        _view(info, rows.schema),
-        [*side.filters, *(f"{key} IS NOT NULL" for key in keys)],
-        "" if alone else _group_by(len(selected)),
-    )
+    columns = [*_named(selected), *figures, 'CAST(1 AS BIGINT) AS "rows"' if alone else _ROWS]
+    passes = 1 if alone or isinstance(rows, pa.RecordBatchReader) else _passes(side)
+    queries = [
+        select(
+            columns,
+            _view(info, rows.schema),
+            [*side.filters, *(f"{key} IS NOT NULL" for key in keys), *_part(keys, number, passes)],
+            "" if alone else _group_by(len(selected)),
+        )
+        for number in range(passes)
+    ]
     with locked({"source": rows}, limits) as connection:
-        pieces, rest = _scanned(side, info, connection.sql(query).to_arrow_reader(_BATCH))
+        readers = (connection.sql(query).to_arrow_reader(_BATCH) for query in queries)
+        pieces, rest = _scanned(side, info, readers)
     keys = _whole(pieces)
     del pieces  # ten million keys are 200 MB
     made = _input(side, info, keys, rest, limits)
@@ -99,6 +109,16 @@ def aggregate_schema(side: Side) -> pa.Schema:
 def _unique(side: Side, info: DatasetInfo) -> bool:
     """Does a key column hold no value twice, as declared? It is checked again when keys are numbered."""
     return any(column.unique for column in info.columns if column.name in side.keys)
+
+
+def _passes(side: Side) -> int:
+    """In how many passes to group: DuckDB's table of one pass is what is held beside the result."""
+    return min(_MOST_PASSES, -(-side.rows_bound // _PASS_ROWS))
+
+
+def _part(keys: Sequence[str], number: int, passes: int) -> list[str]:
+    """The keys of one pass. DuckDB lays its table out by the hash's other bits: these fill it evenly."""
+    return [f"(hash({', '.join(keys)}) >> 32) % {passes} = {number}"] if passes > 1 else []
 
 
 def _value(partial: Partial, alone: bool) -> str:
@@ -173,20 +193,22 @@ def _figure(partial: Partial) -> str:
 
 
 def _scanned(
-    side: Side, info: DatasetInfo, batches: pa.RecordBatchReader
+    side: Side, info: DatasetInfo, readers: Iterable[pa.RecordBatchReader]
 ) -> tuple[pa.ChunkedArray, pa.Table]:
     """Canonical keys and the other columns of the rows that have a key; raw keys go as they come."""
-    rest = pa.schema(list(batches.schema)[len(side.keys) :])
-    keys, others, total = [], [], 0
-    for batch in batches:
-        total += pc.sum(batch["rows"]).as_py() or 0
-        if total > side.rows_bound:
-            raise _too_many_rows(side)
-        key, other = _keys(side, info, batch), batch.select(rest.names)
-        if key.null_count:
-            key, other = key.drop_null(), other.filter(key.is_valid())
-        keys.append(key)
-        others.append(other)
+    keys, others, total, rest = [], [], 0, pa.schema([])
+    for reader in readers:
+        rest = pa.schema(list(reader.schema)[len(side.keys) :])
+        for batch in reader:
+            total += pc.sum(batch["rows"]).as_py() or 0
+            if total > side.rows_bound:
+                raise _too_many_rows(side)
+            key, other = _keys(side, info, batch), batch.select(rest.names)
+            if key.null_count:
+                key, other = key.drop_null(), other.filter(key.is_valid())
+            keys.append(key)
+            others.append(other)
+            pa.default_memory_pool().release_unused()  # what reading the files took, beside DuckDB's table
     return pa.chunked_array(keys, pa.large_binary()), pa.Table.from_batches(others, rest)
 
 
@@ -248,7 +270,7 @@ def _numbered(values: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
 
 
 _HEADER = 5
-"""Bytes of a key's first tag and length (`compute/keys.py`): they tell nothing, and come first when sorting."""
+"""Bytes of a key's first tag and length (`compute/keys.py`): the same in all keys of one length."""
 
 
 def _may_hold_twice(keys: pa.LargeBinaryArray) -> bool:

@@ -85,6 +85,19 @@ def test_every_kind_of_source(tmp_path):
         assert cells(join_input(SIDE, INFO, source, LIMITS)) == EXPECTED
 
 
+def test_large_tables_are_grouped_in_passes(tmp_path):
+    rows = pa.table(
+        {"k": [f"key {i % 300}" for i in range(900)], "g": ["茶"] * 900, "v": pa.array([1] * 900, pa.int64())}
+    )
+    pq.write_table(rows, tmp_path / "t.parquet")
+    side = replace(SIDE, rows_bound=1 << 21, keys_bound=300)
+    source = pa.dataset.dataset(tmp_path / "t.parquet")
+    found = cells(join_input(side, INFO, source, LIMITS))
+    assert found == {(f"key {i}", "茶"): (3, 3, 3) for i in range(300)}
+    with pytest.raises(DataError, match="more rows"):  # rows count over all passes
+        join_input(replace(side, rows_bound=(1 << 19) + 1), INFO, pa.concat_tables([rows] * 600), LIMITS)
+
+
 def test_no_dimension_and_no_rows():
     side = replace(SIDE, dimensions=())
     found = join_input(side, INFO, ROWS.slice(0, 0), LIMITS)
