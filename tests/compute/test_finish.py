@@ -196,3 +196,70 @@ def test_answers_have_an_order_of_their_own(answer):
     """Ties and questions without ORDER BY come out the same every time, by the dimensions."""
     sql = f"SELECT i.industry AS x, count(*) AS n {FROM} GROUP BY x"
     assert answer(sql, tables(300, 7)).column("x").to_pylist() == ["", "IT", "茶", "钢铁", None]
+
+
+class Questions:
+    """Random questions over a small grammar of what docs/reference/sql.md allows."""
+
+    def __init__(self, seed: int) -> None:
+        self.r = random.Random(seed)
+
+    def number(self) -> str:
+        column = self.r.choice(["i.days", "i.LINES", "i.amount", "i.rate"])
+        return self.r.choice([column, column, f"({column} * 2 - 7)", f"coalesce({column}, 0)", f"-{column}"])
+
+    def text(self) -> str:
+        column = self.r.choice(["i.industry", "i.company"])
+        whole = [column, f"lower({column})", f"substr({column}, 1, 1)", f"coalesce({column}, '无')"]
+        return self.r.choice([*whole, f"nullif({column}, 'a')"])
+
+    def condition(self, depth: int = 0) -> str:
+        if depth < 3 and self.r.random() < 0.5:
+            left, right = self.condition(depth + 1), self.condition(depth + 1)
+            return self.r.choice(
+                [f"({left} AND {right})", f"({left} OR {right})", f"NOT ({left})", f"NOT {left}"]
+            )
+        other = self.r.choice(["3", "-0.5", "NULL", self.number()])
+        sign = self.r.choice(["=", "<>", "<", ">=", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"])
+        plain = [f"{self.number()} {sign} {other}", f"{self.number()} NOT BETWEEN -100 AND 50"]
+        texts = [
+            f"{self.text()} NOT IN ('a', '茶')",
+            f"{self.text()} ILIKE '_'",
+            f"{self.text()} IN (NULL, 'IT')",
+        ]
+        truths = ["i.paid", "i.paid IS NOT TRUE", f"{self.number()} IS NULL", "coalesce(i.paid, FALSE)"]
+        return self.r.choice([*plain, *texts, *truths, "i.day >= DATE '1999-01-31' + INTERVAL '1' MONTH"])
+
+    def dimension(self) -> str:
+        case = f"CASE WHEN {self.condition(2)} THEN {self.text()} ELSE '其他' END"
+        dates = ["date_trunc('quarter', i.day)", "year(i.at)", "date_trunc('week', i.at)"]
+        return self.r.choice([self.text(), f"({self.condition(2)})", case, "i.branch", *dates])
+
+    def figure(self) -> str:
+        plain = ["count(*)", f"count({self.text()})", f"sum({self.number()})", f"avg({self.number()})"]
+        case = f"sum(CASE WHEN {self.condition(2)} THEN i.amount ELSE 0 END)"
+        return self.r.choice(
+            [*plain, case, f"sum(i.lines) FILTER (WHERE {self.condition(2)})", "var_pop(i.days)"]
+        )
+
+    def sql(self, source: str) -> str:
+        dimensions = [self.dimension() for _ in range(self.r.randrange(3))]
+        items = [*dimensions, self.figure(), self.figure()]
+        named = ", ".join(f"{item} AS x{i}" for i, item in enumerate(items))
+        having = self.r.choice(["", "", " HAVING count(i.days) > 1"])
+        where = f" WHERE {self.condition()} AND {self.condition(2)}"
+        group = f" GROUP BY {', '.join(map(str, range(1, len(dimensions) + 1)))}" if dimensions else ""
+        return f"SELECT {named} {source}{where}{group}{having}"
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_questions_equal_pooled(seed, answer, pooled):
+    source = [
+        FROM,
+        f"{FROM} AND c.score > 300",
+        'FROM "sz-trade".invoices i',
+        FROM.replace("JOIN", "SEMI JOIN"),
+    ][seed % 4]
+    sql = Questions(seed).sql(source).replace("i.at", 'i."at"')
+    data = tables(80, seed)
+    same(answer(sql, data), pooled(sql, data))
