@@ -449,8 +449,8 @@ class _Planner:
             return self._count_distinct(node.this.expressions, keep, part)
         bound = self._argument(node.this, part)
         self._notes.aggregated(bound.columns, "count")
-        if not bound.columns:
-            self._note_rows()
+        if bound.sides != {self._sender.full_name}:
+            self._note_rows()  # a literal, or the asker's key: rows of the sender are counted
         if self._is_key(bound) and keep is None:
             return self._count_rows(None, part)
         self._must_be_senders(bound.sides, part)
@@ -486,6 +486,8 @@ class _Planner:
             name = self._partials.add(value, 0, 1, "count_distinct")
             return self._partials.figure("count", [Total((name,))], INT64)
         if keep is None and len(self._keys) == 1 and self._is_key(bound):
+            # Named by the asker's column or not, keys of the sender are counted.
+            self._notes.aggregated([(self._sender.full_name, self._keys[0][1])], "count_distinct")
             return self._partials.figure("count", [_IDENTITIES], INT64)
         raise QueryError(
             "query.count-distinct",

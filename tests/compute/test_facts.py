@@ -169,6 +169,15 @@ def test_constant_predicates_are_marked(catalogue, predicate, marked):
     assert prepared.literals_on_total is marked
 
 
+@pytest.mark.parametrize(
+    ("aggregate", "column", "word"),
+    [("count(c.company)", "*", "count"), ("count(DISTINCT c.company)", "company", "count_distinct")],
+)
+def test_counting_by_the_askers_key_is_noted_for_the_owner(catalogue, aggregate, column, word):
+    found = facts(catalogue, f"SELECT {aggregate} FROM {JOIN}")
+    assert found[column].aggregated == {word}
+
+
 def test_requests_for_both_policies(catalogue):
     prepared = prepare(f"SELECT c.grade, sum(i.amount) FROM {JOIN} GROUP BY 1", "hk-bank", catalogue)
     found = prepared.requests(
