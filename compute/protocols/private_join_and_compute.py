@@ -149,9 +149,11 @@ def _selections(parts: _Parts, positions: Indices, slots: Indices) -> list[Indic
     """Per part, the slots of its matched keys, ascending: R cannot tell which key is in which slot."""
     edges = np.concatenate([[0], np.cumsum(parts.sizes)])
     part = np.searchsorted(edges, positions, side="right") - 1
-    if np.any(np.bincount(part, minlength=len(parts.real)) > parts.real):
+    counts = np.bincount(part, minlength=len(parts.real))
+    if np.any(counts > parts.real):
         raise PeerViolation("peer.forged-tags", "the peer's tags match values that no party holds")
-    return [np.sort(slots[part == number]) for number in range(len(parts.real))]
+    ordered = slots[aggregate.by_group(part, slots, len(parts.real))]
+    return np.split(ordered, np.cumsum(counts)[:-1])
 
 
 def _cost(plan: Plan) -> Cost:

@@ -59,11 +59,12 @@ def _selections(own: LocalInput, matches: Matches, numbering: Indices) -> list[I
     """Per own group in `numbering`'s order, the slots of its matched keys, ascending."""
     slot_of = np.full(len(own.keys), -1, np.int64)
     slot_of[matches.keys] = matches.slots
-    slots, groups = slot_of[aggregate.column(own, "key")], aggregate.column(own, "group")
-    slots, groups = slots[slots >= 0], groups[slots >= 0]
+    slots = slot_of[aggregate.column(own, "key")]
+    matched = np.flatnonzero(slots >= 0)
+    slots, groups = slots[matched], aggregate.column(own, "group")[matched]
     by = aggregate.by_group(groups, slots, own.groups)
-    edges = np.searchsorted(groups[by], np.arange(own.groups + 1))
-    return [slots[by][edges[g] : edges[g + 1]] for g in numbering]
+    slots, edges = slots[by], np.searchsorted(groups[by], np.arange(own.groups + 1))
+    return [slots[edges[g] : edges[g + 1]] for g in numbering]
 
 
 def _cost(plan: Plan) -> Cost:
