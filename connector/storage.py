@@ -177,18 +177,6 @@ class OutboxRecord:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class AnsweredRecord:
-    """A query that was answered: where its stored result and receipt are."""
-
-    key: str
-    agreement: str
-    exchange: str
-    result: str | None  # path below the results folder; None on the owner's side
-    receipt: bytes
-    at: str
-
-
 # --- schema -------------------------------------------------------------------------------------------
 
 _metadata = MetaData()
@@ -266,13 +254,6 @@ _outbox = _table(
     refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
 )
 _members = _table("members", _text("digest"), _int("version"), _blob("envelope"), key=["digest"])
-_answered = _table(
-    "answered",
-    *(_text("key"), _text("agreement"), _text("exchange"), _text("result", nullable=True)),
-    *(_blob("receipt"), _text("at")),
-    key=["key"],
-)
-
 SCHEMA_VERSION = 1
 _MIGRATIONS: dict[int, tuple[str, ...]] = {}
 """Statements that lead from the version before to the one they are listed under."""
@@ -470,11 +451,6 @@ class Store:
         where = (_agreements.c.id == agreement, _agreements.c.state.in_(allowed_from))
         return self._run(update(_agreements).where(*where).values(state=state)) == 1
 
-    def expire_agreements(self) -> int:
-        """Mark agreements whose time has passed; how many."""
-        where = (_agreements.c.valid_until < self._now(), _agreements.c.state.in_(["active", "suspended"]))
-        return self._run(update(_agreements).where(*where).values(state="expired"))
-
     # uses
 
     def charge(self, agreement: str, period: str, limit: int) -> bool:
@@ -641,21 +617,6 @@ class Store:
         query = select(_members.c.digest, _members.c.envelope).order_by(_members.c.version)
         with self._reading() as connection:
             return [(row.digest, row.envelope) for row in connection.execute(query)]
-
-    # answered queries
-
-    def add_answered(
-        self, key: str, agreement: str, exchange: str, result: str | None, receipt: bytes
-    ) -> AnsweredRecord:
-        """Remember an answer, so that the same question is not computed again."""
-        record = AnsweredRecord(key, agreement, exchange, result, receipt, self._now())
-        with self._writing() as connection:
-            self._insert(connection, _answered, record)
-        return record
-
-    def answered(self, key: str) -> AnsweredRecord | None:
-        """The answer to a question that was asked before, or None."""
-        return self._first(AnsweredRecord, select(_answered).where(_answered.c.key == key))
 
     # inside
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -164,27 +163,6 @@ def test_datasets_and_offers_are_versioned(store):
     assert store.offer("matched").withdrawn
     with pytest.raises(IntegrityError):
         store.add_offer("other", "nothing", 1, b"{}", b"{}", "", "")
-
-
-def test_agreements_expire_by_the_clock_that_was_given(url):
-    now = datetime(2026, 11, 21, tzinfo=UTC)
-    store = Store.open(url, clock=lambda: now)
-    store.add_agreement("a1", "consumer", "sz-trade", "invoices", b"{}", "00", "2026-12-01T00:00:00.000Z")
-    store.add_agreement("a2", "consumer", "sz-trade", "invoices", b"{}", "00", None)
-    assert store.expire_agreements() == 0
-    now = datetime(2026, 12, 2, tzinfo=UTC)
-    assert store.expire_agreements() == 1
-    assert [a.id for a in store.agreements(state="active")] == ["a2"]
-    assert [a.id for a in store.agreements(role="provider")] == []
-    store.close()
-
-
-def test_answers_are_remembered_once(store):
-    assert store.answered("k") is None
-    kept = store.add_answered("k", "a1", "e1", "results/e1.arrow", b"receipt")
-    assert store.answered("k") == kept
-    with pytest.raises(IntegrityError):
-        store.add_answered("k", "a1", "e2", None, b"receipt")
 
 
 def test_an_exchange_has_one_outcome(store):
