@@ -45,16 +45,13 @@ def finish(plan: Plan, cells: Cells, limits: Limits | None = None) -> pa.Table:
     query = select(outputs, "cells", having, ordered + limit)
     with locked({"cells": pa.table(columns)}, limits or Limits(threads=1)) as connection:
         answer = connection.sql(query).to_arrow_table()
-    return answer.cast(_numbered_schema(plan)).rename_columns([output.name for output in plan.outputs])
+    schema = answer_schema(plan)
+    return answer.rename_columns(schema.names).cast(schema)
 
 
 def answer_schema(plan: Plan) -> pa.Schema:
     """The columns of the answer."""
     return pa.schema([(output.name, parse_type(output.type).arrow) for output in plan.outputs])
-
-
-def _numbered_schema(plan: Plan) -> pa.Schema:
-    return pa.schema([(f"x{i}", parse_type(output.type).arrow) for i, output in enumerate(plan.outputs)])
 
 
 def _column(figure: Figure, table: pa.Table) -> pa.Array:

@@ -14,7 +14,6 @@ from typing import Any
 
 import rfc8785
 
-from compute.dataset import DatasetInfo
 from policy_enforcer.disclosure import Disclosure, Level
 
 
@@ -127,7 +126,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int) and abs(value) > 2**53 - 1:
         return str(value)
     return value
-
-
-Catalogue = Mapping[str, DatasetInfo]
-"""Dataset descriptions by full name."""

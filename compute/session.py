@@ -17,7 +17,6 @@ from compute.protocols.base import Frame
 from policy_enforcer.disclosure import Party
 
 NONCE_BYTES = 32
-DIGEST_BYTES = 32
 
 
 def _prefixed(parts: Iterable[bytes]) -> bytes:

@@ -571,11 +571,6 @@ def decoy(seed: bytes) -> str:
     return b64url(hashlib.sha256(b"bayspace/decoy/v1\x00" + seed).digest())
 
 
-def expected_signatures(event: str) -> int:
-    """2 when provider and consumer must both sign, 1 when the event is its author's own statement."""
-    return 2 if event in TWO_SIGNED else 1
-
-
 def payload_digest(payload: bytes) -> str:
     """SHA-256 of a record's payload, in hexadecimal. The nonce inside makes it a hiding commitment."""
     return hashlib.sha256(payload).hexdigest()

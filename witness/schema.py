@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
-from witness.encoding import EncodingError, format_time, parse_time, unb64, unhex
+from witness.encoding import EncodingError, format_time, parse_time, unb64
 
 T = TypeVar("T")
 
@@ -117,14 +117,6 @@ def counts(value: Any, where: str) -> dict[str, int]:
         raise FormatError(f"{where} is not an object")
     with Fields(value, where) as fields:
         return {matching(name, NAME, where): fields.integer(name) for name in value}
-
-
-def sealed32(value: str, where: str) -> bytes:
-    """32 bytes of lower-case hexadecimal."""
-    try:
-        return unhex(value, 32)
-    except EncodingError as error:
-        raise FormatError(f"{where} is not a digest") from error
 
 
 def present(fields: Mapping[str, Any]) -> dict[str, Any]:
