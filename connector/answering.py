@@ -39,6 +39,9 @@ from policy_enforcer.obligations import obligations
 from witness.dsse import Envelope
 from witness.record import Sealed
 
+MOST_PEER_KEYS = 1 << 26
+"""Keys an asker may bring whatever the policy says: about 1 GiB of tags at the owner."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Admitted:
@@ -129,6 +132,8 @@ class Answering:
         if opening.dataset is not None:
             if opening.dataset.participant != self._asker:
                 raise PeerViolation("peer.dataset", "the asker describes data that is not its own")
+            if opening.dataset.keys_bound > MOST_PEER_KEYS:
+                raise PeerViolation("peer.keys", f"the asker brings more than {MOST_PEER_KEYS} keys")
             catalogue[opening.dataset.full_name] = opening.dataset
         prepared = prepare(opening.sql, self._asker, catalogue)
         if prepared.plan.sender.dataset != agreement.full_name:
@@ -266,7 +271,7 @@ class Answering:
         receipt = yield from receive("receipt", 64)
         envelope = countersigned(sealed, node.key, node.key_of(self._asker), receipt)
         self._in_force(admitted)
-        node.evidence.keep(terms.opening.exchange, sealed, envelope, "released")
+        node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [sealer.evidence])
         self._recorded(sealed)
         yield Frame("key", sealer.opening)
 

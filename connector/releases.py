@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from compute.errors import PeerViolation
 from compute.protocols._release import RELEASE_BYTES
 from compute.protocols.base import Frame
+from witness import bundle
 from witness.encoding import Entropy
 from witness.record import commit
 
@@ -70,6 +71,11 @@ class Sealer(_Envelope):
     def opening(self) -> bytes:
         """Key and salt: the body of the "key" frame."""
         return self._key + self._salt
+
+    @property
+    def evidence(self) -> bundle.Opening:
+        """What opens the commitment in the release record: the digest of the frames inside."""
+        return bundle.Opening("release", self._salt, self._plain.digest())
 
 
 class Opener(_Envelope):

@@ -93,6 +93,8 @@ def test_a_receipt_verifies_offline_and_carries_the_trace(shared):
     owners.settle(answer.summary["exchange"], 10)
     theirs = verify_files(receipt(shared.nodes[OWNER].store, answer.summary["exchange"]), trust)
     assert [item.digest for item in theirs.items] == [item.digest for item in verified.items[:2]]
+    opened = verify_files(receipt(shared.nodes[OWNER].store, answer.summary["exchange"], ["release"]), trust)
+    assert len(opened.items[1].opened["release"]) == 32
 
 
 def test_a_receipt_can_open_query_and_result(shared):

@@ -265,6 +265,19 @@ def test_an_asker_cannot_pass_off_somebody_elses_data_as_its_own(shared, monkeyp
         shared.asker.query(JOINT.format(offer="matched"), PURPOSE)
 
 
+def test_an_asker_that_claims_any_number_of_keys_is_refused(shared, monkeypatch):
+    real = inquiry._opening
+
+    def opening(*arguments):
+        made = real(*arguments)
+        return dataclasses.replace(made, dataset=dataclasses.replace(made.dataset, keys_bound=1 << 39))
+
+    monkeypatch.setattr(inquiry, "_opening", opening)
+    with pytest.raises(PeerViolation) as refused:
+        shared.asker.query(JOINT.format(offer="matched"), PURPOSE)
+    assert refused.value.code == "peer.keys"
+
+
 def test_a_stalled_peer_times_out(build_space, relay):
     space = build_space(timeout=2)
     space.agree("matched")
