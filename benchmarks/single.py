@@ -42,7 +42,7 @@ def selection_sum(options: argparse.Namespace) -> Result:
     rng = np.random.default_rng(3)
     values = rng.integers(-options.bound, options.bound, rows, endpoint=True)
     chosen = np.flatnonzero(rng.random(rows) < 0.5).astype(np.int64)
-    magnitude = min(options.bound * rows, int(np.abs(values.astype(object)).sum()))
+    magnitude = options.bound * rows
     parameters = sums.Parameters.derive(
         slots=rows, selected=rows, returned=1, bounds=[sums.SumBound(magnitude)]
     )
