@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -233,11 +233,11 @@ class Node:
         record = self._agreement_record(digest, role, peer)
         if record.state != "active":
             raise _refused(f"agreement.{record.state}", f"the agreement is {record.state}")
-        return Agreement.parse(record.document)
+        return _agreement(record.document)
 
     def known_agreement(self, digest: str, *, role: str, peer: str) -> Agreement:
         """The agreement between us and `peer`, in force or not. Raises `PolicyRefusal` without one."""
-        return Agreement.parse(self._agreement_record(digest, role, peer).document)
+        return _agreement(self._agreement_record(digest, role, peer).document)
 
     def _agreement_record(self, digest: str, role: str, peer: str) -> AgreementRecord:
         record = self.store.agreement(digest)
@@ -258,7 +258,7 @@ class Node:
                 f"{self.id} has no agreement in force about {participant}.{offer}",
                 allowed=f"bayspace contract request {participant}.{offer}",
             )
-        return Agreement.parse(found[-1].document)
+        return _agreement(found[-1].document)
 
     def contract_json(self, record: NegotiationRecord) -> dict[str, Any]:
         """A contract as the command line shows it."""
@@ -339,6 +339,12 @@ class Node:
             identity = policy.analysis.identity
             return local.aggregate(side, published.dataset, identity, published.source, limits)
         return local.join_input(side, published.dataset, published.source, limits)
+
+
+@lru_cache(maxsize=256)
+def _agreement(document: bytes) -> Agreement:
+    """An agreement parsed once: its bytes never change, and a running query asks for it at every frame."""
+    return Agreement.parse(document)
 
 
 def build_digest() -> str:
