@@ -274,6 +274,9 @@ class Store:
         self._engine = engine
         self._clock = clock
         self._current = threading.local()
+        self._kept_offers: tuple[int | None, tuple[OfferRecord, ...]] | None = None
+        self._watching = threading.Lock()
+        self._watch: Any = None  # a connection that never writes: its stamp changes with all that others do
 
     @classmethod
     def open(cls, url: str, clock: Callable[[], datetime] = utc_now) -> Self:
@@ -289,6 +292,10 @@ class Store:
 
     def close(self) -> None:
         """Give back every connection."""
+        with self._watching:
+            if self._watch is not None:
+                self._watch.close()
+                self._watch = None
         self._engine.dispose()
 
     def probe(self) -> None:
@@ -364,8 +371,18 @@ class Store:
         return self._first(OfferRecord, query)
 
     def offers(self) -> list[OfferRecord]:
-        """The newest version of every offer that is not withdrawn, by name."""
-        return [offer for offer in self._all(OfferRecord, _newest(_offers)) if not offer.withdrawn]
+        """The newest version of every offer that is not withdrawn, by name.
+
+        Every catalogue call asks: they are read again only when somebody, here or in another process, has
+        committed something since. INVARIANT: the stamp is older than what is kept under it.
+        """
+        stamp = self._stamp()
+        kept = self._kept_offers
+        if stamp is None or kept is None or kept[0] != stamp:
+            found = self._all(OfferRecord, _NEWEST_OFFERS)
+            kept = (stamp, tuple(offer for offer in found if not offer.withdrawn))
+            self._kept_offers = kept
+        return list(kept[1])
 
     def withdraw_offer(self, name: str) -> None:
         """Stop offering `name`; agreements that exist keep their terms."""
@@ -645,6 +662,16 @@ class Store:
         with self._engine.connect().execution_options(reading=True) as connection:
             yield connection
 
+    def _stamp(self) -> int | None:
+        """Another number after every commit; None where that cannot be told, or this thread has written."""
+        if self._engine.dialect.name != "sqlite" or getattr(self._current, "connection", None) is not None:
+            return None
+        with self._watching:
+            if self._watch is None:
+                self._watch = self._engine.raw_connection()
+            with closing(self._watch.cursor()) as cursor:
+                return int(cursor.execute("PRAGMA data_version").fetchone()[0])
+
     def _insert(self, connection: Connection, table: Table, record: Any) -> None:
         connection.execute(insert(table).values(**asdict(record)))
 
@@ -716,6 +743,9 @@ def _newest(table: Table) -> Select[Any]:
     newest = latest.subquery()
     same = (table.c.name == newest.c.name) & (table.c.version == newest.c.version)
     return select(table).join(newest, same).order_by(table.c.name)
+
+
+_NEWEST_OFFERS = _newest(_offers)
 
 
 def _outbox_key(exchange: str, sequence: int, witness: str) -> tuple[Any, ...]:

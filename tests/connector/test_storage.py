@@ -165,6 +165,23 @@ def test_datasets_and_offers_are_versioned(store):
         store.add_offer("other", "nothing", 1, b"{}", b"{}", "", "")
 
 
+def test_offers_are_never_staler_than_the_last_commit_of_anybody(store, url):
+    other = Store.open(url)  # as another process would: `bayspace dataset add` beside a serving connector
+    other.add_dataset("invoices", "{}", b"{}", "aa", b"s" * 32, 5)
+    for version in (1, 2, 3):
+        assert [o.version for o in store.offers()] == ([version - 1] if version > 1 else [])
+        other.add_offer("matched", "invoices", 1, b"{}", b"{}", "policy: x", "p1")
+        assert [o.version for o in store.offers()] == [version]
+    with pytest.raises(RuntimeError), store.atomic():  # noqa: PT012
+        store.withdraw_offer("matched")
+        assert store.offers() == []
+        raise RuntimeError
+    assert [o.version for o in store.offers()] == [3]
+    other.withdraw_offer("matched")
+    assert store.offers() == []
+    other.close()
+
+
 def test_an_exchange_has_one_outcome(store):
     _exchange(store)
     assert store.close_exchange("e1", "released")
