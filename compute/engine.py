@@ -85,8 +85,8 @@ def _interruptible(connection: duckdb.DuckDBPyConnection, stop: threading.Event 
     done = threading.Event()
 
     def watch() -> None:
-        while not done.is_set():
-            if stop.wait(0.05):
+        while not done.wait(0.05):  # the other event waits: a query that is done waits for nobody
+            if stop.is_set():
                 connection.interrupt()
 
     watcher = threading.Thread(target=watch, daemon=True, name="bayspace-local-stop")
