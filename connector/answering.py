@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from compute.errors import BayspaceError, PeerViolation, PolicyRefusal, Unavailable
+from compute.errors import BayspaceError, DataError, PeerViolation, PolicyRefusal, Unavailable
 from compute.facts import Prepared
 from compute.inputs import Context, Gate, LocalInput, Summary
 from compute.planner import prepare
@@ -39,6 +39,9 @@ from policy_enforcer.obligations import obligations
 from witness.dsse import Envelope
 from witness.record import Sealed
 
+UNANSWERABLE = (
+    "the owner's own data allows no answer; its operator finds why in the evidence of this exchange"
+)
 MOST_PEER_KEYS = 1 << 26
 """Keys an asker may bring whatever the policy says: about 1 GiB of tags at the owner."""
 
@@ -80,6 +83,10 @@ class Answering:
                 self._failed(refusal.code)
                 raise
             yield from self._refuse(refusal)
+        except DataError as error:
+            # Which check failed depends on our data, so the asker learns only that one did.
+            self._failed(error.code)
+            raise DataError("data.unanswerable", UNANSWERABLE) from None
         except BayspaceError as error:
             self._failed(error.code)
             raise

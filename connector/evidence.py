@@ -60,6 +60,7 @@ class Evidence:
     def __init__(self, store: Store, witnesses: Mapping[str, Witness]) -> None:
         self._store, self._witnesses = store, witnesses
         self._wake, self._stop = threading.Event(), threading.Event()
+        self._moved, self._moves = threading.Condition(), 0  # deliveries tried so far
         self._courier = threading.Thread(target=self._run, name="evidence", daemon=True)
 
     @property
@@ -154,10 +155,13 @@ class Evidence:
         """Wait until every record of the exchange is delivered, at most `seconds`; whether it is."""
         deadline = now() + seconds
         self.wake()
+        seen = self._moves  # before looking: a delivery meanwhile is not waited for
         while any(item.status == "pending" for item in self._store.receipts(exchange)):
             if now() > deadline:
                 return False
-            self._stop.wait(0.02)
+            with self._moved:
+                self._moved.wait_for(lambda: self._moves != seen, 0.02)  # noqa: B023  called before the next turn
+            seen = self._moves
         return True
 
     def wake(self) -> None:
@@ -196,6 +200,9 @@ class Evidence:
                 return False
             if item.witness not in silent and not self._deliver(item):
                 silent.add(item.witness)
+            with self._moved:
+                self._moves += 1
+                self._moved.notify_all()
         return bool(self._store.outbox())
 
     def _deliver(self, item: OutboxRecord) -> bool:

@@ -45,7 +45,8 @@ def export(
     out: Annotated[Path, typer.Option(help="the bundle's file")],
     config: Config = Path(),
     show_: Annotated[
-        list[str] | None, typer.Option("--show", help="open a commitment: query, plan, release or result; repeatable")
+        list[str] | None,
+        typer.Option("--show", help="open a commitment: query, plan, release or result; repeatable"),
     ] = None,
     redacted: Annotated[
         bool, typer.Option("--redacted", help="without purpose, legal basis, sizes, trace id")
