@@ -56,7 +56,7 @@ source: {{kind: parquet, path: ../data/theirs.parquet}}
 rights: {{holder: owner}}
 size: {{rows: {rows}, keys: {rows}}}
 columns:
-  id: {{type: string, key: []}}
+  id: {{type: string, key: [], unique: true}}
   label: {{type: int64}}
   a: {{type: int64, bounds: [-{bound}, {bound}]}}
   b: {{type: int64, bounds: [-{bound}, {bound}]}}
