@@ -40,8 +40,9 @@ $(VENV)/.ready: $(VENV)/.python $(NATIVE)
 demo: setup
 	@$(BIN)/bayspace demo
 
+# Files in parallel, each file's tests in order: many of them wait for processes, not for the processor.
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile -rs
 
 check: setup
 	$(BIN)/ruff check .
