@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
-from connector.asking import Answer, arrow_bytes
+from connector.asking import Answer
 from connector.inquiry import Inquiry, ask, explanation, inquire
 from connector.negotiating import Negotiating
 from connector.node import Node
@@ -132,7 +132,7 @@ class _Running:
             inquiry = inquire(node, self._sql, self._purpose)
             asked = ask(node, inquiry, self._progress, self._interrupt, self._calling, trace)
         exchange, answer, figures = asked
-        for part in _parts(arrow_bytes(answer.table)):
+        for part in _parts(answer.arrow):
             self._events.put(analyst_pb2.QueryEvent(arrow=part))
         self._progress("evidence", 0, 1)
         self._events.put(

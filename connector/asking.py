@@ -40,9 +40,9 @@ FIGURES = frozenset({"cells-released", "cells-suppressed"})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a query gave: the table, and how many cells were released and suppressed."""
+    """What a query gave: its table, and how many cells were released and suppressed."""
 
-    table: pa.Table
+    arrow: bytes  # the Arrow IPC stream that the result's commitment is over
     released: int
     suppressed: int
 
@@ -186,13 +186,13 @@ class Asking:
         if self._stated["cells-released"] != cells.table.num_rows:
             raise PeerViolation("peer.figures", "the owner released another number of cells than it stated")
         table = finish(self._prepared.plan, cells)
-        salt = node.entropy(32)
-        committed = commit("result", salt, arrow_bytes(table))
+        salt, body = node.entropy(32), arrow_bytes(table)
+        committed = commit("result", salt, body)
         sealed = terms.result(release.digest, committed, milliseconds(node.now())).seal(node.entropy)
         envelope = countersigned(sealed, node.key, None, None)
-        opening = Opening("result", salt, arrow_bytes(table))
+        opening = Opening("result", salt, body)
         node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [opening])
-        return Answer(table, cells.table.num_rows, cells.suppressed)
+        return Answer(body, cells.table.num_rows, cells.suppressed)
 
     # --- evidence -------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -178,6 +177,3 @@ def _progress() -> Any:
             bar.update(task, description=stage, completed=done, total=total or None)
 
         yield watch
-
-
-Watch = Callable[[str, int, int], None]
