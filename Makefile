@@ -7,10 +7,11 @@ BIN       := $(VENV)/bin
 PIP       := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
 NATIVE    := $(shell find compute/native -name target -prune -o \( -name '*.rs' -o -name '*.toml' \) -print)
 
-.PHONY: help setup demo test check bench proto wheel clean
+.PHONY: help setup demo test deep check bench proto wheel clean
 help:
 	@echo "make demo    two connectors and a witness answer joint queries on this machine"
 	@echo "make test    the tests (five minutes at most, no root)"
+	@echo "make deep    the longer checks: crash sweeps, verification by other people's tools"
 	@echo "make check   linters, types, import rules, clippy, cargo test, stale generated code"
 	@echo "make bench   every benchmark at its goal's size, into benchmarks/RESULTS.md (half an hour)"
 	@echo "make wheel   the installable package, into dist/"
@@ -43,6 +44,9 @@ demo: setup
 # Files in parallel, each file's tests in order: many of them wait for processes, not for the processor.
 test: setup
 	@$(BIN)/python -m pytest -n auto --dist loadfile -rs
+
+deep: setup
+	@$(BIN)/python -m pytest -n auto --dist loadfile -rs -m deep
 
 check: setup
 	$(BIN)/ruff check .
