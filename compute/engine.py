@@ -1,33 +1,45 @@
-"""DuckDB, locked down: what runs our generated SQL over Arrow data that we register, and nothing else.
+"""DuckDB, locked down: one SELECT of our generated SQL at a time, over rows that we name, and nothing else.
 
-No file, network, extension, replacement scan, spill file or setting is reachable from inside, whatever
-SQL should ever get in. DuckDB's messages quote cell values, so every one is replaced by a sentence.
+Rows are Arrow data that we register, or local Parquet files that DuckDB reads by itself: exactly those files,
+as they were when they were opened. No other file, network, extension, replacement scan, spill file or setting
+is reachable from inside, whatever SQL should ever get in, and nothing but a SELECT runs, so the files cannot
+be written. DuckDB's messages quote cell values, so every one is replaced by a sentence.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset
 
 from compute.errors import DataError, Unavailable
 
-Rows: TypeAlias = pa.Table | pa.dataset.Dataset | pa.RecordBatchReader
-"""What DuckDB scans: rows in memory, files that Arrow reads, or a stream that can be read once."""
+
+@dataclass(frozen=True, slots=True)
+class ParquetFiles:
+    """Local Parquet files of one schema that DuckDB reads itself. INVARIANT: no path reads as a pattern."""
+
+    paths: tuple[Path, ...]  # absolute
+    schema: pa.Schema  # the columns that queries may touch, in the files' own types
+    stamp: str  # `stamp_of` the files when they were opened
+
+
+Rows: TypeAlias = "pa.Table | pa.dataset.Dataset | pa.RecordBatchReader | ParquetFiles"
+"""What DuckDB scans: rows in memory, files that Arrow or DuckDB reads, or a stream that can be read once."""
 
 _CONFIG: dict[str, Any] = {
-    "enable_external_access": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "allow_community_extensions": False,
     "python_enable_replacements": False,
     "python_scan_all_frames": False,
+    "enable_external_file_cache": False,  # pages of a file that is read once
     "temp_directory": "",  # rows of a domain are never written to a disk that nobody named
     "preserve_insertion_order": False,
 }
@@ -49,16 +61,70 @@ def select(columns: Sequence[str], source: str, where: Sequence[str] = (), tail:
     return " ".join(["SELECT", ", ".join(columns), "FROM", source, *filtered, tail])
 
 
+def stamp_of(paths: Iterable[Path]) -> str:
+    """Name, size and time of change of files: differs whenever they may have changed. Raises OSError."""
+    found = [(path.name, path.stat()) for path in paths]
+    return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in found)
+
+
+class Connection:
+    """What `locked` gives: SELECTs over the tables it was opened with."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
+        """The rows of one SELECT. Raises DataError for any other statement."""
+        kinds = [statement.type for statement in self._connection.extract_statements(query)]
+        if kinds != [duckdb.StatementType.SELECT]:
+            raise DataError("data.local", "the local part is not one SELECT")
+        return self._connection.sql(query)
+
+
 @contextmanager
-def locked(tables: Mapping[str, Rows], limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection over these tables alone. Closes; turns DuckDB's errors into ours."""
+def locked(tables: Mapping[str, Rows], limits: Limits) -> Iterator[Connection]:
+    """A connection over these tables alone. Closes; turns DuckDB's errors into ours.
+
+    Raises DataError when a file changed meanwhile: what was read is then no one content.
+    """
     settings: dict[str, Any] = {"threads": limits.threads, "memory_limit": f"{limits.memory_bytes}B"}
+    files = [rows for rows in tables.values() if isinstance(rows, ParquetFiles)]
     with _firewall(limits), duckdb.connect(":memory:", config={**_CONFIG, **settings}) as connection:
+        paths = [str(path) for rows in files for path in rows.paths]
+        connection.execute(f"SET allowed_paths = {_list(paths)}")
+        # Only now: DuckDB takes the list of exceptions while access is still open.
+        connection.execute("SET enable_external_access = false")
         for name, rows in tables.items():
-            connection.register(name, rows)
+            if isinstance(rows, ParquetFiles):
+                connection.execute(f"CREATE VIEW {name} AS {_scan(rows)}")
+            else:
+                connection.register(name, rows)
         connection.execute("SET lock_configuration = true")
         with _interruptible(connection, limits.stop):
-            yield connection
+            yield Connection(connection)
+    for rows in files:
+        _check_unchanged(rows)
+
+
+def _scan(rows: ParquetFiles) -> str:
+    columns = ['"' + name.replace('"', '""') + '"' for name in rows.schema.names]
+    paths = _list([str(path) for path in rows.paths])
+    # A folder called `year=2024` would add a column.
+    return select(columns, f"read_parquet({paths}, hive_partitioning = false)")
+
+
+def _list(texts: Sequence[str]) -> str:
+    quoted = ["'" + text.replace("'", "''") + "'" for text in texts]
+    return f"[{', '.join(quoted)}]"
+
+
+def _check_unchanged(rows: ParquetFiles) -> None:
+    try:
+        unchanged = stamp_of(rows.paths) == rows.stamp
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        raise DataError("dataset.changed", "the data changed while it was read: run `bayspace dataset add`")
 
 
 @contextmanager

@@ -13,12 +13,11 @@ from typing import TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 from numpy.typing import NDArray
 
 from compute import kernel
 from compute.dataset import Column, DatasetInfo
-from compute.engine import Limits, Rows, locked, select
+from compute.engine import Limits, ParquetFiles, Rows, locked, select
 from compute.errors import DataError
 from compute.expressions import quoted
 from compute.inputs import LocalInput
@@ -26,8 +25,8 @@ from compute.keys import canonical_keys
 from compute.plan import Partial, Side
 from compute.types import INT64, Type, parse_type, sum_type, type_of_arrow
 
-Source: TypeAlias = pa.Table | pa.dataset.Dataset | Callable[[], pa.RecordBatchReader]
-"""A participant's rows: whole in memory, files that Arrow scans, or a fresh stream per call."""
+Source: TypeAlias = "pa.Table | pa.dataset.Dataset | ParquetFiles | Callable[[], pa.RecordBatchReader]"
+"""A participant's rows: whole in memory, files that Arrow or DuckDB scans, or a fresh stream per call."""
 
 ONE = "CAST(1 AS BIGINT)"
 """How a plan counts rows."""

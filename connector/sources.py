@@ -16,15 +16,15 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict, Field
 
+from compute.engine import ParquetFiles, stamp_of
 from compute.errors import BayspaceError, ConfigError, DataError
 from compute.local import Source as Rows
 from compute.types import Type, parse_type, type_of_arrow
@@ -100,7 +100,7 @@ class Source:
     unsupported: tuple[str, ...]  # columns whose types no query may touch
     modified: datetime | None  # when the data last changed, if the source can tell
     stamp: str | None  # changes whenever the data may have changed; None: the source cannot tell
-    dataset: pads.Dataset | None  # the files in their own types, for an engine that pushes filters down
+    files: Any  # the files in their own types, for an engine that pushes filters down; None: only a stream
     _read: Callable[[list[str]], pa.RecordBatchReader] = field(repr=False)
 
     def types(self) -> dict[str, Type]:
@@ -110,7 +110,7 @@ class Source:
 
     def rows(self) -> Rows:
         """What the local part takes: files where filters can be pushed down, a way to a stream otherwise."""
-        return self.scan if self.dataset is None else self.dataset
+        return self.scan if self.files is None else cast(Rows, self.files)
 
     def scan(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """The rows of `columns` (all when None), in that order, in canonical types.
@@ -141,8 +141,8 @@ def open_source(spec: SourceSpec, base: Path, types: Mapping[str, str] | None = 
             return _csv(spec, _files(base / spec.path, ".csv"), types or {})
         if isinstance(spec, Arrow):
             files = _files(base / spec.path, ".arrow", ".feather")
-            return _arrow_stream(files[0]) if _is_stream(files) else _files_source(files, "ipc")
-        return _files_source(_files(base / spec.path, ".parquet"), "parquet")
+            return _arrow_stream(files[0]) if _is_stream(files) else _arrow_files(files)
+        return _parquet(_files(base / spec.path, ".parquet"))
 
 
 # --- files --------------------------------------------------------------------------------------------
@@ -167,11 +167,16 @@ def _files(path: Path, *extensions: str) -> list[Path]:
     return files
 
 
-def _files_source(files: list[Path], file_format: Any, types: Mapping[str, str] | None = None) -> Source:
-    dataset = pads.dataset([str(file) for file in files], format=file_format)
-    for fragment, file in zip(dataset.get_fragments(), files, strict=True):
-        if types is None and not fragment.physical_schema.equals(dataset.schema):
-            raise DataError("source.schemas", f"{file.name} has another schema than {files[0].name}")
+def _arrow_dataset(files: Sequence[Path], file_format: Any) -> Any:
+    # Ten megabytes that a connector over Parquet does not need to answer queries.
+    import pyarrow.dataset
+
+    return pyarrow.dataset.dataset([str(file) for file in files], format=file_format)
+
+
+def _arrow_files(files: list[Path]) -> Source:
+    dataset = _arrow_dataset(files, "ipc")
+    _check_schemas(files, [fragment.physical_schema for fragment in dataset.get_fragments()])
 
     def read(names: list[str]) -> pa.RecordBatchReader:
         return dataset.scanner(columns=names, batch_size=BATCH_ROWS).to_reader()
@@ -179,14 +184,71 @@ def _files_source(files: list[Path], file_format: Any, types: Mapping[str, str] 
     return _source(dataset.schema, read, files, dataset)
 
 
+def _parquet(files: list[Path]) -> Source:
+    from pyarrow import parquet
+
+    footers = [parquet.read_metadata(file).schema for file in files]
+    schemas = [footer.to_arrow_schema() for footer in footers]
+    _check_schemas(files, schemas)
+
+    def read(names: list[str]) -> pa.RecordBatchReader:
+        scanner = _arrow_dataset(files, "parquet").scanner(columns=names, batch_size=BATCH_ROWS)
+        return cast(pa.RecordBatchReader, scanner.to_reader())
+
+    paths = tuple(file.parent.resolve() / file.name for file in files)
+    if not (all(_PLAIN_PATH.fullmatch(str(path)) for path in paths) and all(map(_duckdb_reads, footers))):
+        return _source(schemas[0], read, files, _arrow_dataset(files, "parquet"))
+    source = _source(schemas[0], read, files, None)
+    readable = pa.schema([schemas[0].field(name) for name in source.schema.names])
+    return replace(source, files=ParquetFiles(paths, readable, source.stamp or ""))
+
+
+def _check_schemas(files: Sequence[Path], schemas: Sequence[pa.Schema]) -> None:
+    for file, schema in zip(files, schemas, strict=True):
+        if not schema.equals(schemas[0]):
+            raise DataError("source.schemas", f"{file.name} has another schema than {files[0].name}")
+
+
+_PLAIN_PATH = re.compile(r"[^*?\[\]{}\\\x00-\x1f\ud800-\udfff]+")
+"""A path that DuckDB takes as it stands: others it would read as a pattern, or they are no text."""
+
+_LOGICAL = {
+    "int64": ("NONE", "INT"),
+    "float64": ("NONE",),
+    "bool": ("NONE",),
+    "string": ("STRING",),
+    "decimal": ("DECIMAL",),
+    "date": ("DATE",),
+    "timestamp": ("TIMESTAMP",),
+}
+
+
+def _duckdb_reads(footer: Any) -> bool:
+    """Does DuckDB read every column that queries may touch as Arrow does?
+
+    Not so: timestamps in nanoseconds or in 96 bits, text that is JSON or an enumeration, and names that a
+    nested column shares.
+    """
+    raw = footer.to_arrow_schema()
+    columns = {footer.column(index).path: footer.column(index) for index in range(len(footer))}
+    return len(columns) == len(footer) and all(
+        kind is None or (name in columns and _reads_alike(kind, field.type, columns[name]))
+        for name, field in zip(raw.names, raw, strict=True)
+        for kind in [type_of_arrow(field.type)]
+    )
+
+
+def _reads_alike(kind: Type, raw: pa.DataType, column: Any) -> bool:
+    fine = not pa.types.is_timestamp(raw) or raw.unit != "ns"
+    return fine and column.physical_type != "INT96" and column.logical_type.type in _LOGICAL[kind.kind]
+
+
 def _source(
-    raw: pa.Schema, read: Callable[[list[str]], pa.RecordBatchReader], files: list[Path], dataset: Any
+    raw: pa.Schema, read: Callable[[list[str]], pa.RecordBatchReader], files: list[Path], pushed: Any
 ) -> Source:
     schema, unsupported = _canonical_schema(raw)
-    found = [file.stat() for file in files]
-    stamp = ";".join(f"{f.name}:{s.st_size}:{s.st_mtime_ns}" for f, s in zip(files, found, strict=True))
-    modified = datetime.fromtimestamp(max(s.st_mtime for s in found), UTC)
-    return Source(schema, unsupported, modified, stamp, dataset, read)
+    modified = datetime.fromtimestamp(max(file.stat().st_mtime for file in files), UTC)
+    return Source(schema, unsupported, modified, stamp_of(files), pushed, read)
 
 
 def _is_stream(files: list[Path]) -> bool:
@@ -403,8 +465,9 @@ def _quoted(name: str) -> str:
 
 
 def _canonical_schema(raw: pa.Schema) -> tuple[pa.Schema, tuple[str, ...]]:
-    if len(set(raw.names)) != len(raw.names):
-        raise DataError("source.schemas", "the source names a column twice")
+    if len({name.casefold() for name in raw.names}) != len(raw.names):
+        # DuckDB takes `a` and `A` for one column: a policy over one would open the other.
+        raise DataError("source.schemas", "the source names a column twice, but for capitals")
     kinds = {name: type_of_arrow(raw.field(name).type) for name in raw.names}
     fields = [pa.field(name, kind.arrow) for name, kind in kinds.items() if kind is not None]
     return pa.schema(fields), tuple(name for name, kind in kinds.items() if kind is None)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from compute.engine import Limits, ParquetFiles, locked
 from compute.errors import ConfigError, DataError
 from connector.sources import SourceSpec, open_source
 
@@ -146,7 +147,8 @@ def test_a_folder_is_one_table_in_the_order_of_names(tmp_path):
     (tmp_path / "_SUCCESS").touch()
     source = open_source(spec(kind="parquet", path="."), tmp_path)
     assert source.scan().read_all().column("n").to_pylist() == [0] * 1000 + [1] * 1000 + [2] * 1000
-    assert source.dataset.count_rows() == 3000
+    with locked({"t": source.rows()}, Limits()) as connection:
+        assert connection.sql("SELECT count(*), sum(n) FROM t").fetchall() == [(3000, 3000)]
 
 
 def test_folders_that_would_change_the_table_silently_are_refused(tmp_path):
@@ -158,6 +160,54 @@ def test_folders_that_would_change_the_table_silently_are_refused(tmp_path):
     (tmp_path / "year=2024").mkdir()
     with pytest.raises(ConfigError, match="holds folders"):
         open_source(spec(kind="parquet", path="."), tmp_path)
+
+
+READ_BY_ARROW = {
+    "nanoseconds": (pa.array([1_000], pa.timestamp("ns")), {}),
+    "96 bits": (pa.array([dt.datetime(2024, 1, 1)]), {"use_deprecated_int96_timestamps": True}),
+}
+
+
+@pytest.mark.parametrize(("column", "options"), READ_BY_ARROW.values(), ids=READ_BY_ARROW)
+def test_what_duckdb_reads_otherwise_arrow_reads(column, options, tmp_path):
+    pq.write_table(pa.table({"at": column}), tmp_path / "t.parquet", **options)
+    source = open_source(spec(kind="parquet", path="t.parquet"), tmp_path)
+    assert not isinstance(source.rows(), ParquetFiles)
+    assert source.scan().read_all().num_rows == 1
+
+
+@pytest.mark.parametrize("folder", ["a*", "[b]", "c?", "{d,e}"])
+def test_a_path_that_reads_as_a_pattern_is_left_to_arrow(folder, tmp_path):
+    (tmp_path / folder).mkdir()
+    pq.write_table(table(), tmp_path / folder / "t.parquet")
+    source = open_source(spec(kind="parquet", path=f"{folder}/t.parquet"), tmp_path)
+    assert not isinstance(source.rows(), ParquetFiles)
+    assert source.scan().read_all().num_rows == 4
+
+
+def test_duckdb_reads_what_arrow_reads(tmp_path):
+    folder = tmp_path / "it's" / "year=2024"
+    folder.mkdir(parents=True)
+    rows = table().append_column("dict", pa.array(["x", None, "y", "x"]).dictionary_encode())
+    for name, kind in (("small", pa.int8()), ("wide", pa.uint32()), ("ms", pa.timestamp("ms"))):
+        rows = rows.append_column(name, pa.array([1, None, 3, 4]).cast(kind))
+    rows = rows.append_column("nested", pa.array([[1], [], None, [2]]))
+    pq.write_table(rows, folder / "t.parquet", row_group_size=2)
+    source = open_source(spec(kind="parquet", path="t.parquet"), folder)
+    assert isinstance(source.rows(), ParquetFiles)
+    assert source.unsupported == ("nested",)
+    with locked({"t": source.rows()}, Limits(threads=1)) as connection:
+        relation = connection.sql("SELECT * FROM t")
+        assert relation.columns == source.schema.names  # neither the folder's name nor the nested one
+        found = relation.to_arrow_table().cast(source.schema)
+    assert found.sort_by("n").equals(source.scan().read_all().sort_by("n"))
+
+
+def test_names_that_differ_in_capitals_are_refused(tmp_path):
+    pq.write_table(pa.table({"id": ["a"], "ID": ["b"]}), tmp_path / "t.parquet")
+    with pytest.raises(DataError) as caught:
+        open_source(spec(kind="parquet", path="t.parquet"), tmp_path)
+    assert caught.value.code == "source.schemas"
 
 
 def test_csv_is_never_guessed(tmp_path):
