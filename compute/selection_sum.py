@@ -1,7 +1,9 @@
 """The homomorphic selection sum: the receiver's vectors against the sender's columns, gated by the sender.
 
 The receiver learns the sums of the cells that the sender's gate releases; the sender learns the exact
-count of every cell, before its gate, and nothing else about the vectors. Semi-honest. Parties, equations,
+count of every cell, and of every weight column how many of its weights there are not zero, before its gate;
+nothing else about the vectors. A cell leaves only when its gate accepts the least of these counts.
+Semi-honest. Parties, equations,
 parameters and proofs: docs/explanation/selection-sum.md. Refuses parameters outside the Homomorphic
 Encryption Standard (2018, 128 bits, ternary secrets) and any sum that could wrap.
 
@@ -222,8 +224,13 @@ class Shape:
 
     @property
     def selections(self) -> int:
-        """The receiver's vectors: per group its 0/1 selection, then its weighted ones."""
-        return self.receiver_groups * (1 + self.weight_columns)
+        """The receiver's vectors: per group its 0/1 selection, then two for every weight column."""
+        return self.receiver_groups * self.vectors
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of one group: 0 selects; 2i + 1 marks where weight i is not zero; 2i + 2 holds it."""
+        return 1 + 2 * self.weight_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,13 +264,19 @@ class Answers:
 
     counts: IntColumn  # (receiver group, sender group), exact
     released: NDArray[np.bool_]
-    masked: dict[tuple[int, int], tuple[int, ...]] = field(repr=False)  # (r, s) -> one integer per selection
+    masked: dict[tuple[int, int], tuple[int, ...]] = field(repr=False)  # (r, s) -> one integer per answer
     commitment: bytes  # of the receiver to its masks
+    supports: IntColumn  # (receiver group, sender group, weight column): weights that are not zero, exact
+
+    @property
+    def least(self) -> IntColumn:
+        """Per cell the least of its counts: what the gate was asked about."""
+        return _least(self.counts, self.supports)
 
     def noised(self, parameters: Parameters, noise: Callable[[int, int, int], Sequence[int]]) -> Answers:
-        """Add noise(receiver group, sender group, selection)[field] to every answer, within its tail.
+        """Add noise(receiver group, sender group, answer)[field] to every answer, within its tail.
 
-        Selection 0 has one field per measure; the others have the sum of weights first. Raises DataError
+        Answer 0 has one field per measure, one for every weight column the sum of weights first. Raises DataError
         for noise beyond the declared tail, which could make a sum wrap.
         """
         tails = tuple(bound.tail for bound in parameters.bounds)
@@ -275,7 +288,7 @@ class Answers:
                 allowed = tails if k == 0 else (0, *tails)
                 if len(drawn) != len(allowed) or any(abs(x) > y for x, y in zip(drawn, allowed, strict=True)):
                     raise DataError("data.noise-out-of-bounds", "noise exceeds its declared tail")
-                widths = _widths(parameters, k)
+                widths = _widths(parameters, counted=k == 0)
                 noisy.append((value + _join(drawn, widths)) % (1 << sum(widths)))
             masked[r, s] = tuple(noisy)
         return replace(self, masked=masked)
@@ -288,7 +301,8 @@ class Answers:
             values = self.masked[r, s] if released else (0,) * (1 + shape.weight_columns)
             count = int(self.counts[r, s]) if released else 0
             rows.append(released.to_bytes(1, "little") + count.to_bytes(8, "little"))
-            rows += [v.to_bytes(_width_bytes(parameters, k), "little") for k, v in enumerate(values)]
+            widths = (_width_bytes(parameters, counted=k == 0) for k in range(len(values)))
+            rows += [v.to_bytes(width, "little") for v, width in zip(values, widths, strict=True)]
         return b"".join(rows)
 
 
@@ -296,9 +310,7 @@ class Answers:
 class Opening:
     """The receiver's masks, and the salt of its commitment to them."""
 
-    masks: tuple[tuple[tuple[int, ...], ...], ...] = field(
-        repr=False
-    )  # receiver group, sender group, selection
+    masks: tuple[tuple[tuple[int, ...], ...], ...] = field(repr=False)  # receiver group, sender group, vector
     salt: bytes = field(repr=False)
     commitment: bytes
 
@@ -324,7 +336,7 @@ def sender(
             yield from send_blob("selection-columns", _encrypt(parameters, key, number, group, first, blocks))
     commitment = yield from receive("selection-commitment", 32)
     plain = {}
-    for s, r, k in np.ndindex(shape.sender_groups, shape.receiver_groups, 1 + shape.weight_columns):
+    for s, r, k in np.ndindex(shape.sender_groups, shape.receiver_groups, shape.vectors):
         answer = yield from receive_blob("selection-sums", parameters.answer_bytes)
         plain[r, s, k] = _decrypt(parameters, key, answer)
     return _gated(parameters, shape, plain, gate, commitment)
@@ -338,7 +350,7 @@ def receiver(
     public_seed = yield from receive("selection-seed", _SEED_BYTES)
     public_key = yield from receive_blob("selection-key", parameters.key_bytes)
     ring = _native.SelectionRing(kernel.implementation(), parameters.degree, parameters.moduli)
-    vectors = [(g.positions, weights) for g in groups for weights in (None, *g.weights)]
+    vectors = [vector for group in groups for vector in _vectors(group)]
     with _Malformed():
         sums = _native.SelectionSums(
             ring, public_seed, public_key, shape.sender_groups, parameters.slots, vectors
@@ -351,12 +363,12 @@ def receiver(
     opening = _draw_masks(parameters, shape, entropy)
     yield Frame("selection-commitment", opening.commitment)
     seed = entropy(_SEED_BYTES)
-    for s, r, k in np.ndindex(shape.sender_groups, shape.receiver_groups, 1 + shape.weight_columns):
+    for s, r, k in np.ndindex(shape.sender_groups, shape.receiver_groups, shape.vectors):
         addend = _scaled(parameters, _placed(parameters, k, opening.masks[r][s][k])) + _flood(
             parameters, entropy
         )
         residues = [addend % p for p in parameters.moduli]
-        cell = sums.finish(s, r * (1 + shape.weight_columns) + k, seed, residues, parameters.kept)
+        cell = sums.finish(s, r * shape.vectors + k, seed, residues, parameters.kept)
         yield from send_blob("selection-sums", cell)
     return opening
 
@@ -371,12 +383,13 @@ def open_answers(
     view, cells = _Reader(encoded), {}
     for r, s in np.ndindex(shape.receiver_groups, shape.sender_groups):
         released, count = view.integer(1), view.integer(8)
-        widths = [_width_bytes(parameters, k) for k in range(1 + shape.weight_columns)]
+        widths = [_width_bytes(parameters, counted=k == 0) for k in range(1 + shape.weight_columns)]
         values = [view.integer(width) for width in widths]
         if released > 1 or count > parameters.selected or (not released and (count or any(values))):
             raise _malformed()
         if released:
-            sums = [_unmask(parameters, k, v, opening.masks[r][s][k]) for k, v in enumerate(values)]
+            masks = opening.masks[r][s][::2]  # those of supports stay closed
+            sums = [_unmask(parameters, k == 0, v, masks[k]) for k, v in enumerate(values)]
             cells[r, s] = CellSums(count, sums[0], tuple(sums[1:]))
     view.end()
     return cells
@@ -388,6 +401,19 @@ def _runs(parameters: Parameters, shape: Shape) -> Iterator[tuple[int, int]]:
     at_once = max(1, min(_RUN_SLOTS // parameters.degree, _MAXIMUM_RUN_BYTES // per_block))
     for first in range(0, parameters.blocks, at_once):
         yield first, min(at_once, parameters.blocks - first)
+
+
+def _vectors(group: ReceiverGroup) -> Iterator[tuple[IntColumn, IntColumn | None]]:
+    """(positions, weights or 0/1) of a group's vectors, in `Shape.vectors`' order."""
+    yield group.positions, None
+    for weights in group.weights:
+        yield group.positions[weights != 0], None
+        yield group.positions, weights
+
+
+def _counted(vector: int) -> bool:
+    """Whether a vector is 0/1, so that the sender reads its count."""
+    return vector == 0 or vector % 2 == 1
 
 
 def _check_shape(parameters: Parameters, shape: Shape, groups: int) -> None:
@@ -486,39 +512,52 @@ def _gated(
     gate: Gate,
     commitment: bytes,
 ) -> Answers:
-    """Read the counts, ask the gate, keep what it releases."""
+    """Read the counts, ask the gate about the least of each cell, keep what it releases."""
     counts = np.zeros((shape.receiver_groups, shape.sender_groups), np.int64)
-    for r, s in np.ndindex(*counts.shape):
-        counts[r, s] = plain[r, s, 0] & ((1 << parameters.identity_bits) - 1)
-    if (counts > parameters.selected).any():
+    supports = np.zeros((*counts.shape, shape.weight_columns), np.int64)
+    for (r, s, k), value in plain.items():
+        if _counted(k):
+            count = value & ((1 << parameters.identity_bits) - 1)
+            if count > parameters.selected:  # before it is stored: it may have more than 64 bits
+                raise PeerViolation("peer.selection-sum-count", "a returned count is impossible")
+            if k == 0:
+                counts[r, s] = count
+            else:
+                supports[r, s, k // 2] = count
+    if (supports > counts[:, :, None]).any():
         raise PeerViolation("peer.selection-sum-count", "a returned count is impossible")
-    released = np.asarray(gate(counts.copy()), np.bool_)
+    released = np.asarray(gate(_least(counts, supports)), np.bool_)
     if released.shape != counts.shape:
         raise DataError("data.gate", "the gate did not decide every cell")
     masked = {
         (r, s): (
             plain[r, s, 0] >> parameters.identity_bits,
-            *(plain[r, s, k] for k in range(1, 1 + shape.weight_columns)),
+            *(plain[r, s, k] for k in range(2, shape.vectors, 2)),
         )
         for r, s in np.ndindex(*counts.shape)
         if released[r, s]
     }
-    return Answers(counts, released, masked, commitment)
+    return Answers(counts, released, masked, commitment, supports)
+
+
+def _least(counts: IntColumn, supports: IntColumn) -> IntColumn:
+    return np.minimum(counts, supports.min(axis=2)) if supports.shape[2] else counts.copy()
 
 
 def _draw_masks(parameters: Parameters, shape: Shape, entropy: Entropy) -> Opening:
     """One uniform mask per returned ciphertext, and a salted commitment to all of them."""
 
-    def draw(selection: int) -> int:
-        bits = sum(_widths(parameters, selection))
-        return int.from_bytes(entropy(_width_bytes(parameters, selection)), "little") % (1 << bits)
+    def draw(vector: int) -> int:
+        counted = _counted(vector)
+        bits = sum(_widths(parameters, counted=counted))
+        return int.from_bytes(entropy(_width_bytes(parameters, counted=counted)), "little") % (1 << bits)
 
     masks = tuple(
-        tuple(tuple(draw(k) for k in range(1 + shape.weight_columns)) for _ in range(shape.sender_groups))
+        tuple(tuple(draw(k) for k in range(shape.vectors)) for _ in range(shape.sender_groups))
         for _ in range(shape.receiver_groups)
     )
     totals = b"".join(
-        mask.to_bytes(_width_bytes(parameters, k), "little")
+        mask.to_bytes(_width_bytes(parameters, counted=_counted(k)), "little")
         for row in masks
         for cell in row
         for k, mask in enumerate(cell)
@@ -527,9 +566,9 @@ def _draw_masks(parameters: Parameters, shape: Shape, entropy: Entropy) -> Openi
     return Opening(masks, salt, hashlib.sha256(b"bayspace mask totals v1" + salt + totals).digest())
 
 
-def _placed(parameters: Parameters, selection: int, mask: int) -> int:
-    """The mask as a plaintext: it leaves the count alone, and covers all of a weighted sum."""
-    return mask << parameters.identity_bits if selection == 0 else mask
+def _placed(parameters: Parameters, vector: int, mask: int) -> int:
+    """The mask as a plaintext: it leaves a count alone, and covers all of a weighted sum."""
+    return mask << parameters.identity_bits if _counted(vector) else mask
 
 
 def _scaled(parameters: Parameters, plain: int) -> int:
@@ -544,13 +583,13 @@ def _flood(parameters: Parameters, entropy: Entropy) -> int:
     return drawn - (1 << parameters.flood_bits)
 
 
-def _widths(parameters: Parameters, selection: int) -> tuple[int, ...]:
-    """Bits of the fields that a selection's answer holds: a count is not masked, a sum of weights is."""
-    return parameters.field_bits if selection == 0 else (parameters.identity_bits, *parameters.field_bits)
+def _widths(parameters: Parameters, *, counted: bool) -> tuple[int, ...]:
+    """Bits of the fields that an answer holds: a count is not masked, a sum of weights is."""
+    return parameters.field_bits if counted else (parameters.identity_bits, *parameters.field_bits)
 
 
-def _width_bytes(parameters: Parameters, selection: int) -> int:
-    return -(-sum(_widths(parameters, selection)) // 8)
+def _width_bytes(parameters: Parameters, *, counted: bool) -> int:
+    return -(-sum(_widths(parameters, counted=counted)) // 8)
 
 
 def _join(fields: Sequence[int], widths: Sequence[int]) -> int:
@@ -562,8 +601,8 @@ def _join(fields: Sequence[int], widths: Sequence[int]) -> int:
     return joined
 
 
-def _unmask(parameters: Parameters, selection: int, value: int, mask: int) -> tuple[int, ...]:
-    widths = _widths(parameters, selection)
+def _unmask(parameters: Parameters, counted: bool, value: int, mask: int) -> tuple[int, ...]:
+    widths = _widths(parameters, counted=counted)
     if value >> sum(widths):
         raise _malformed()
     rest, fields = value - mask, []

@@ -205,7 +205,7 @@ def test_parameters_meet_the_standard_and_their_own_proof(slots, returned, magni
 
 def small() -> tuple[Parameters, Shape, list[SenderGroup], list[ReceiverGroup]]:
     parameters = Parameters.derive(
-        slots=100, returned=8, bounds=[SumBound(10_000, 500)], weight_bound=9, selected=60
+        slots=100, returned=12, bounds=[SumBound(10_000, 500)], weight_bound=9, selected=60
     )
     senders = [
         SenderGroup(column(0, 1, 50, 99), (column(10, -20, 30, 40),)),
@@ -235,6 +235,26 @@ def test_the_gate_sees_exact_counts_once_and_decides_every_cell() -> None:
     assert not any(encoded[len(encoded) // 4 :])
     everything, _ = run(parameters, shape, senders, receivers)
     assert len(everything.encode(parameters, shape)) == len(encoded)
+
+
+def test_the_gate_is_asked_about_the_fewest_weights_that_are_not_zero() -> None:
+    parameters, shape, senders, _ = small()
+    asked = []
+
+    def gate(counts: np.ndarray) -> np.ndarray:
+        asked.append(counts.tolist())
+        return counts >= 2
+
+    # Both groups select three slots; one weight of the second is not zero: it would isolate a row.
+    receivers = [
+        ReceiverGroup(column(0, 1, 50), (column(9, -9, 1),)),
+        ReceiverGroup(column(0, 1, 50), (column(0, 9, 0),)),
+    ]
+    answers, _ = run(parameters, shape, senders, receivers, gate)
+    assert asked == [[[3, 1], [1, 1]]]
+    assert answers.counts.tolist() == [[3, 1], [3, 1]]
+    assert answers.supports[:, :, 0].tolist() == answers.least.tolist() == [[3, 1], [1, 1]]
+    assert set(answers.masked) == {(0, 0)}
 
 
 def test_a_gate_that_refuses_ends_the_role() -> None:
@@ -355,7 +375,7 @@ def test_groups_and_weights_stay_within_the_plan() -> None:
     for wrong in (Shape(2, 3, 1), Shape(3, 2, 1), Shape(2, 2, 2)):
         with pytest.raises(DataError):
             run(parameters, wrong, senders, receivers)
-    unweighted = Parameters.derive(slots=100, returned=8, bounds=[SumBound(10_000)])
+    unweighted = Parameters.derive(slots=100, returned=12, bounds=[SumBound(10_000)])
     with pytest.raises(DataError):
         run(unweighted, shape, senders, receivers)
 
