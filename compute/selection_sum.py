@@ -276,8 +276,8 @@ class Answers:
     def noised(self, parameters: Parameters, noise: Callable[[int, int, int], Sequence[int]]) -> Answers:
         """Add noise(receiver group, sender group, answer)[field] to every answer, within its tail.
 
-        Answer 0 has one field per measure, one for every weight column the sum of weights first. Raises DataError
-        for noise beyond the declared tail, which could make a sum wrap.
+        Answer 0 has one field per measure, that of a weight column the sum of the weights first. Raises
+        DataError for noise beyond the declared tail, which could make a sum wrap.
         """
         tails = tuple(bound.tail for bound in parameters.bounds)
         masked = {}

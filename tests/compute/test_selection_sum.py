@@ -319,7 +319,8 @@ def test_noise_of_the_sender_arrives_exactly_and_never_beyond_its_tail() -> None
 def test_the_commitment_opens() -> None:
     parameters, shape, senders, receivers = small()
     answers, opening = run(parameters, shape, senders, receivers)
-    widths = [-(-sum(parameters.field_bits) // 8), -(-parameters.plain_bits // 8)]
+    counted, whole = -(-sum(parameters.field_bits) // 8), -(-parameters.plain_bits // 8)
+    widths = [counted, counted, whole]  # selection, where the weight is not zero, weight
     totals = b"".join(
         mask.to_bytes(width, "little")
         for row in opening.masks
