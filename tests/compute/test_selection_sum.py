@@ -205,7 +205,7 @@ def test_parameters_meet_the_standard_and_their_own_proof(slots, returned, magni
 
 def small() -> tuple[Parameters, Shape, list[SenderGroup], list[ReceiverGroup]]:
     parameters = Parameters.derive(
-        slots=100, returned=12, bounds=[SumBound(10_000, 500)], weight_bound=9, selected=60
+        slots=100, returned=24, bounds=[SumBound(10_000, 500)], weight_bound=9, selected=60
     )
     senders = [
         SenderGroup(column(0, 1, 50, 99), (column(10, -20, 30, 40),)),
