@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from sqlglot import exp
 
 from compute.dataset import Column, DatasetInfo, checked
 from compute.errors import QueryError
-from compute.expressions import RELEASED, Bound, Scalar, quoted
+from compute.expressions import RELEASED, Bound, Leaf, Scalar, quoted
 from compute.facts import Notes, Prepared
 from compute.measures import LIMIT, Measure, Number, Unbounded, guarded, square
 from compute.plan import Dimension, Figure, Output, Partial, Plan, Side, Total
@@ -76,6 +77,7 @@ class _Scope:
     sources: tuple[Source, ...]
     infos: tuple[DatasetInfo, ...]
     using: frozenset[str]  # USING makes one column of two, and the left one stands for it
+    first: int | None = None  # the dataset whose column is meant where both have one of that name
 
     def column(self, node: exp.Column) -> tuple[DatasetInfo, Column]:
         """The one column that a name means."""
@@ -87,6 +89,8 @@ class _Scope:
         found = [(self.infos[i], c) for i in places if (c := _column(self.infos[i], node.name)) is not None]
         if not found:
             raise QueryError("query.unknown-column", f"a column is named that {self._listed(places)}")
+        if len(found) > 1 and self.first is not None:
+            return found[self.first]
         if len(found) > 1 and node.name.casefold() not in self.using:
             raise QueryError(
                 "query.ambiguous-column",
@@ -171,12 +175,18 @@ class _Planner:
     """One question on its way to a plan."""
 
     def __init__(self, statement: Statement, scope: _Scope, asker: str) -> None:
-        self._statement, self._scope, self._asker = statement, scope, asker
+        self._statement, self._asker, self._join_kind = statement, asker, statement.join
+        self._left, self._right = scope.infos[0], scope.infos[-1]
+        # Rows of the asker are counted here, wherever its dataset is the one whose rows are kept.
+        self._own_rows = self._join_kind != "inner" and self._left.participant == asker
+        self._both = scope  # what ON may name
+        self._scope = replace(scope, first=0) if statement.join in ("semi", "anti") else scope
         self._notes = Notes()
         self._sender, self._receiver = _roles(scope.infos, asker)
         self._keys: list[tuple[str, str]] = []  # (receiver's column, sender's column)
         self._filters: dict[str, list[str]] = {info.full_name: [] for info in scope.infos}
         self._dimensions: list[tuple[Bound, Dimension]] = []
+        self._counts_own = False  # a figure counts rows of the asker, so each must be there once
         joint = self._receiver is not None
         self._partials = _Partials(self._sender.rows_bound, _JOINT_CAPACITY if joint else _OWN_CAPACITY)
 
@@ -185,6 +195,8 @@ class _Planner:
     def prepared(self, protocols: Sequence[Protocol]) -> Prepared:
         """Bind every clause and choose a protocol."""
         self._conditions()
+        if self._join_kind in ("anti", "left"):
+            raise QueryError("query.join", "LEFT and ANTI JOIN are not available; write JOIN or SEMI JOIN")
         for number, node in enumerate(self._grouping(), 1):
             self._dimension(node, f"GROUP BY item {number}")
         outputs = [self._output(i, item) for i, item in enumerate(self._statement.select, 1)]
@@ -200,45 +212,102 @@ class _Planner:
     def _conditions(self) -> None:
         for name in self._statement.using:
             self._using(name.name)
-        if self._statement.semi and self._scope.infos[0] is not self._sender:
-            raise QueryError(
-                "query.weighted-not-available",
-                "the rows left of SEMI JOIN are the asker's own; name the other participant's dataset first",
-            )
-        for part, nodes in (("ON", self._statement.on), ("WHERE", self._statement.where)):
-            for node in nodes:
-                self._condition(node, part)
+        for outer, inner in self._statement.pairs:
+            self._membership(outer, inner)
+        for node in self._statement.on:
+            self._matching_condition(node, self._both, "ON")
+        for node in self._statement.within:
+            self._matching_condition(node, replace(self._both, first=1), "the subquery")
+        for node in self._statement.where:
+            self._condition(node, "WHERE")
         if self._receiver is not None and not self._keys:
             raise QueryError(
                 "query.no-join-key", "two datasets are joined on at least one pair of keys: ON a.key = b.key"
             )
 
-    def _condition(self, node: exp.Expr, part: str) -> None:
-        pair = self._key_pair(node)
+    def _matching_condition(self, node: exp.Expr, scope: _Scope, part: str) -> None:
+        """A condition of ON or of a subquery: it decides what matches."""
+        pair = self._key_pair(node, scope)
         if pair is not None:
             self._join(*pair)
             return
-        bound = self._rows(part).predicate(node)
-        side = next(iter(bound.sides), self._sender.full_name)
-        if part == "WHERE":
-            self._visible(bound, part)
+        bound = Scalar(self._leaf(scope), self._notes, part).predicate(node)
+        side = next(iter(bound.sides), self._right.full_name)
+        if side == self._left.full_name and self._join_kind in ("anti", "left"):
+            raise QueryError(
+                "query.outer-condition",
+                f"in {part}: a condition on {side} alone would turn its rows into rows without a match; "
+                "put it into WHERE, outside the join or subquery",
+            )
         self._filters[side].append(bound.sql)
 
-    def _visible(self, bound: Bound, part: str) -> None:
-        """After SEMI JOIN the right dataset's columns are gone, as in SQL."""
-        if self._statement.semi and any(side != self._sender.full_name for side in bound.sides):
+    def _condition(self, node: exp.Expr, part: str) -> None:
+        """A condition of WHERE: it decides which rows there are."""
+        pair = self._key_pair(node, self._scope) if self._join_kind == "inner" else None
+        if pair is not None:
+            self._join(*pair)
+            return
+        if self._join_kind == "left" and self._says_unmatched(node):
+            self._join_kind = "anti"
+            return
+        bound = self._rows(part).predicate(node)
+        side = next(iter(bound.sides), self._sender.full_name)
+        self._visible(bound.sides, part)
+        if self._join_kind == "left" and side == self._right.full_name and bound.sides:
+            raise QueryError(
+                "query.outer-condition",
+                f"in {part}: a condition on {side} reads NULLs wherever LEFT JOIN found no match; put it "
+                "into ON, or write JOIN to keep matching rows only",
+            )
+        self._filters[side].append(bound.sql)
+
+    def _says_unmatched(self, node: exp.Expr) -> bool:
+        """`b.key IS NULL` after `a LEFT JOIN b`: an anti join in other words."""
+        node = node.unnest()
+        if not isinstance(node, exp.Is) or not isinstance(node.expression, exp.Null):
+            return False
+        column = _unwrapped(node.this)
+        if not isinstance(column, exp.Column):
+            return False
+        info, found = self._scope.column(column)
+        place = 0 if info is self._receiver else 1
+        return info is self._right and found.name in {pair[place] for pair in self._keys}
+
+    def _membership(self, outer: exp.Expr, inner: exp.Expr) -> None:
+        """`outer IN (SELECT inner …)`: one pair of keys."""
+        left, right = (
+            self._scope.column(cast(exp.Column, outer)),
+            replace(self._both, first=1).column(cast(exp.Column, inner)),
+        )
+        if left[0] is not self._left or right[0] is not self._right:
+            raise QueryError(
+                "query.subquery",
+                "IN (SELECT …) compares a key of the dataset in FROM with a key of the one in the subquery",
+            )
+        if self._statement.not_in and (left[1].nullable or right[1].nullable):
+            raise QueryError(
+                "query.not-in",
+                "NOT IN answers nothing at all as soon as one key in the subquery is NULL, and no protocol "
+                "may tell whether there is one; write NOT EXISTS (SELECT 1 FROM dataset b WHERE b.key = a.key), "
+                "or have the owners declare both keys without NULLs",
+            )
+        self._join(*((left, right) if self._left is self._receiver else (right, left)))
+
+    def _visible(self, sides: Iterable[str], part: str) -> None:
+        """After SEMI and ANTI JOIN the right dataset's columns are gone, as in SQL."""
+        if self._join_kind in ("semi", "anti") and self._right.full_name in sides:
             raise QueryError(
                 "query.semi-join",
-                f"in {part}: only ON may name columns of the dataset right of SEMI JOIN; move the condition "
-                "there, or write JOIN to group by them",
+                f"in {part}: only ON, or the subquery, may name columns of the dataset that rows are looked "
+                "up in; move the condition there, or write JOIN to group by them or aggregate them",
             )
 
-    def _key_pair(self, node: exp.Expr) -> tuple[tuple[DatasetInfo, Column], ...] | None:
+    def _key_pair(self, node: exp.Expr, scope: _Scope) -> tuple[tuple[DatasetInfo, Column], ...] | None:
         """The two columns of `a.key = b.key` across the parties, receiver's first."""
         if self._receiver is None or not isinstance(node, exp.EQ):
             return None
         sides = [_unwrapped(node.this), _unwrapped(node.expression)]
-        named = [self._scope.column(side) for side in sides if isinstance(side, exp.Column)]
+        named = [scope.column(side) for side in sides if isinstance(side, exp.Column)]
         found = {info.full_name: (info, column) for info, column in named}
         return (
             tuple(found[info.full_name] for info in (self._receiver, self._sender))
@@ -311,7 +380,7 @@ class _Planner:
         bound = self._rows(part).bound(node)
         if not bound.columns:
             raise QueryError("query.group", f"in {part}: GROUP BY takes columns, not literals")
-        self._visible(bound, part)
+        self._visible(bound.sides, part)
         self._notes.marked(bound.columns, "grouped")
         sql = f"({bound.sql} + 0.0e0)" if bound.type == FLOAT64 else bound.sql  # -0.0 and 0.0 are one group
         if all(known.sql != bound.sql or known.sides != bound.sides for known, _ in self._dimensions):
@@ -340,9 +409,15 @@ class _Planner:
         return Scalar(self._row_leaf, self._notes, part)
 
     def _row_leaf(self, node: exp.Expr) -> Bound | None:
+        return self._leaf(self._scope)(node)
+
+    def _leaf(self, scope: _Scope) -> Leaf:
+        return lambda node: self._column_leaf(node, scope)
+
+    def _column_leaf(self, node: exp.Expr, scope: _Scope) -> Bound | None:
         if not isinstance(node, exp.Column):
             return None
-        info, column = self._scope.column(node)
+        info, column = scope.column(node)
         ref = (info.full_name, column.name)
         list(self._notes.seen({ref}))
         return Bound(
@@ -350,7 +425,7 @@ class _Planner:
             parse_type(column.type),
             frozenset({info.full_name}),
             frozenset({ref}),
-            column.nullable,
+            column.nullable or (self._join_kind == "left" and info is self._right),
         )
 
     def _answer(self, part: str, *, aliases: bool = False) -> Scalar:
@@ -397,6 +472,7 @@ class _Planner:
     # --- aggregates
 
     def _aggregate(self, node: exp.Expr, condition: exp.Expr | None, part: str) -> Bound:
+        self._visible({self._scope.column(c)[0].full_name for c in node.find_all(exp.Column)}, part)
         keep = self._condition_of(condition, part)
         if isinstance(node, exp.Count):
             return self._count(node, keep, part)
@@ -451,9 +527,10 @@ class _Planner:
         self._notes.aggregated(bound.columns, "count")
         if bound.sides != {self._sender.full_name}:
             self._note_rows()  # a literal, or the asker's key: rows of the sender are counted
-        if self._is_key(bound) and keep is None:
+        if keep is None and self._key_side(bound) is not None:  # after the join it is never NULL
             return self._count_rows(None, part)
-        self._must_be_senders(bound.sides, part)
+        if bound.nullable or keep is not None:
+            self._must_be_senders(bound.sides, part)
         if not bound.nullable:
             return self._count_rows(keep, part)
         present = f"({bound.sql} IS NOT NULL)"
@@ -464,34 +541,52 @@ class _Planner:
         """Counting rows is a use of the column `*`: policies name it like any other measure."""
         self._notes.aggregated([(self._sender.full_name, "*")], "count")
 
-    def _count_rows(self, keep: Bound | None, part: str) -> Bound:  # noqa: ARG002
+    def _count_rows(self, keep: Bound | None, part: str) -> Bound:
+        if self._own_rows and (keep is None or self._sender.full_name not in keep.sides):
+            return self._count_own_rows(keep, part)
         sql = "CAST(1 AS BIGINT)" if keep is None else f"CASE WHEN {keep.sql} THEN 1 ELSE 0 END"
         return self._partials.figure("count", [Total((self._partials.add(sql, 0, 1),))], INT64)
 
-    def _is_key(self, bound: Bound) -> bool:
-        """A join column by itself: after the join it is never NULL, and the same on both sides."""
+    def _count_own_rows(self, keep: Bound | None, part: str) -> Bound:
+        """Rows of the asker: each of its keys is there once, so the keys that matched count the rows."""
+        if keep is not None:
+            raise QueryError(
+                "query.filter", f"in {part}: rows are counted under a condition; put the condition into WHERE"
+            )
+        self._counts_own = True
+        return self._partials.figure("count", [_IDENTITIES], INT64)
+
+    def _key_side(self, bound: Bound) -> DatasetInfo | None:
+        """Whose join key this is, if it is one by itself."""
         if self._receiver is None:
-            return False
-        names = (self._receiver.full_name, self._sender.full_name)
-        keys = {ref for pair in self._keys for ref in zip(names, pair, strict=True)}
-        return any(bound.columns == {ref} and bound.sql == quoted(ref[1]) for ref in keys)
+            return None
+        for place, info in enumerate((self._receiver, self._sender)):
+            keys = {(info.full_name, pair[place]) for pair in self._keys}
+            if any(bound.columns == {ref} and bound.sql == quoted(ref[1]) for ref in keys):
+                return info
+        return None
 
     def _count_distinct(self, nodes: Sequence[exp.Expr], keep: Bound | None, part: str) -> Bound:
         if len(nodes) != 1:
-            raise QueryError("query.count-distinct", f"in {part}: COUNT(DISTINCT …) takes one column")
+            raise QueryError(
+                "query.count-distinct",
+                f"in {part}: COUNT(DISTINCT …) takes one column; count the groups of several by grouping",
+            )
         bound = self._argument(nodes[0], part)
         self._notes.aggregated(bound.columns, "count_distinct")
         if self._receiver is None:
             value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
             name = self._partials.add(value, 0, 1, "count_distinct")
             return self._partials.figure("count", [Total((name,))], INT64)
-        if keep is None and len(self._keys) == 1 and self._is_key(bound):
+        side = self._key_side(bound)
+        if keep is None and len(self._keys) == 1 and side is not None:
             # Named by the asker's column or not, keys of the sender are counted.
             self._notes.aggregated([(self._sender.full_name, self._keys[0][1])], "count_distinct")
             return self._partials.figure("count", [_IDENTITIES], INT64)
         raise QueryError(
             "query.count-distinct",
-            f"in {part}: a joint query counts distinct values of its single join key only, without FILTER",
+            f"in {part}: a joint query counts distinct values of its single join key only, without FILTER; "
+            "count others over one dataset, or group by them",
         )
 
     def _extreme(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
@@ -602,9 +697,16 @@ class _Planner:
             partials=partials if sender else (),
             keys_bound=info.keys_bound,
             rows_bound=info.rows_bound,
-            # Without sums nothing depends on how many rows of the receiver share a key.
-            distinct=not sender and (self._statement.semi or not partials),
+            distinct=self._counts_once(info, partials),
         )
+
+    def _counts_once(self, info: DatasetInfo, partials: Sequence[Partial]) -> bool:
+        """Does it make no difference how many rows of this side share a key?"""
+        if info is self._sender:
+            return False
+        if self._join_kind in ("semi", "anti"):
+            return info is self._right or not self._counts_own
+        return not partials and not self._counts_own
 
 
 def _roles(infos: Sequence[DatasetInfo], asker: str) -> tuple[DatasetInfo, DatasetInfo | None]:

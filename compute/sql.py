@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import Literal, cast
 
 import sqlglot
 from sqlglot import exp
@@ -24,6 +24,7 @@ from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
 from compute.errors import QueryError
+from compute.subqueries import Subquery, lifted
 
 MAX_BYTES = 100_000
 MAX_TOKENS = 20_000
@@ -61,14 +62,21 @@ class Ordering:
     nulls_first: bool
 
 
+Join = Literal["inner", "semi", "anti", "left"]
+"""Which rows count: pairs that match; rows of the first source with a match, without one, or all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """The shape of the question; names are not resolved yet."""
 
-    sources: tuple[Source, ...]
-    semi: bool  # FROM a SEMI JOIN b: rows of a that have a match
+    sources: tuple[Source, ...]  # the first one's rows are kept in a LEFT, SEMI or ANTI join
+    join: Join
     using: tuple[exp.Identifier, ...]
     on: tuple[exp.Expr, ...]  # conjuncts
+    within: tuple[exp.Expr, ...]  # conjuncts of EXISTS or IN (SELECT …): names mean the second source's first
+    pairs: tuple[tuple[exp.Expr, exp.Expr], ...]  # a IN (SELECT b …): a of the first source, b of the second
+    not_in: bool  # an anti join that NULLs decide about
     where: tuple[exp.Expr, ...]  # conjuncts
     select: tuple[Item, ...]
     group: tuple[exp.Expr, ...] | None  # None: GROUP BY ALL
@@ -86,7 +94,7 @@ _LIST = frozenset({"this", "expressions"})
 _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
     exp.Select: frozenset({"expressions", "from_", "joins", "where", "group", "having", "order", "limit"}),
     exp.From: _THIS,
-    exp.Join: frozenset({"this", "on", "using", "kind"}),
+    exp.Join: frozenset({"this", "on", "using", "kind", "side"}),
     exp.Table: frozenset({"this", "db", "alias"}),
     exp.TableAlias: _THIS,
     exp.Where: _THIS,
@@ -189,7 +197,10 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "Subquery": ("a subquery", "one SELECT over the datasets themselves"),
     "CTE": ("WITH", "one SELECT over the datasets themselves"),
     "With": ("WITH", "one SELECT over the datasets themselves"),
-    "Exists": ("EXISTS", "FROM a SEMI JOIN b USING (key)"),
+    "Exists": (
+        "EXISTS in this place",
+        "it as a condition of WHERE of its own, or FROM a SEMI JOIN b USING (key)",
+    ),
     "Window": ("a window function", "GROUP BY with an aggregate"),
     "Qualify": ("QUALIFY", "HAVING"),
     "Union": ("UNION", "one question for each SELECT"),
@@ -219,13 +230,21 @@ _ADVICE: dict[str, tuple[str, str]] = {
 def parse(sql: str) -> Statement:
     """Parse one question. `QueryError` when it is anything but a SELECT made of allowed parts."""
     select = _read(sql)
-    _check_nodes(select)
+    where, subquery = lifted(list(_conjuncts(_inner(select, "where"))))
+    select.set("where", None)
+    for node in (select, *where, *((subquery.select, *subquery.outer) if subquery else ())):
+        _check_nodes(node)
+    joins = select.args.get("joins") or ()
+    join, sources = _joined(select, subquery)
     return Statement(
-        sources=_sources(select),
-        semi=any(join.args.get("kind") == "SEMI" for join in select.args.get("joins") or ()),
-        using=tuple(name for join in select.args.get("joins") or () for name in join.args.get("using") or ()),
-        on=tuple(c for join in select.args.get("joins") or () for c in _conjuncts(join.args.get("on"))),
-        where=tuple(_conjuncts(_inner(select, "where"))),
+        sources=sources,
+        join=join,
+        using=tuple(name for join in joins for name in join.args.get("using") or ()),
+        on=tuple(c for join in joins for c in _conjuncts(join.args.get("on"))),
+        within=tuple(_conjuncts(_inner(subquery.select, "where"))) if subquery else (),
+        pairs=tuple(zip(subquery.outer, subquery.inner, strict=True)) if subquery else (),
+        not_in=subquery is not None and subquery.negated and bool(subquery.outer),
+        where=tuple(where),
         select=_items(select),
         group=_group(select),
         having=_inner(select, "having"),
@@ -293,13 +312,21 @@ def _quote_hyphenated(sql: str, tokens: list[Token]) -> str:
 
 
 _AFTER_FROM = frozenset(
-    {TokenType.WHERE, TokenType.GROUP_BY, TokenType.ON, TokenType.USING, TokenType.SELECT, TokenType.HAVING}
+    {
+        TokenType.WHERE,
+        TokenType.GROUP_BY,
+        TokenType.ON,
+        TokenType.USING,
+        TokenType.SELECT,
+        TokenType.HAVING,
+        TokenType.R_PAREN,
+    }
 )
 
 
-def _check_nodes(select: exp.Select) -> None:
+def _check_nodes(root: exp.Expr) -> None:
     """Refuse any node or argument that is not on the list; iterative, so that depth cannot hurt."""
-    todo: list[tuple[exp.Expr, int]] = [(select, 0)]
+    todo: list[tuple[exp.Expr, int]] = [(root, 0)]
     while todo:
         node, depth = todo.pop()
         if depth > MAX_DEPTH:
@@ -341,7 +368,21 @@ def _refuse_argument(node: exp.Expr, name: str, value: object) -> None:
     raise QueryError("query.construct", f"{what} is not available; see docs/reference/sql.md")
 
 
-_JOINS = "two datasets are joined by INNER JOIN or SEMI JOIN with ON or USING; other joins are not available"
+_JOINS = (
+    "two datasets are joined by INNER, LEFT, RIGHT, SEMI or ANTI JOIN with ON or USING; for a FULL JOIN ask "
+    "two questions, a LEFT JOIN and an ANTI JOIN from the other side"
+)
+_KINDS: dict[tuple[str, str], tuple[Join, bool]] = {
+    ("", ""): ("inner", False),
+    ("", "INNER"): ("inner", False),
+    ("", "SEMI"): ("semi", False),
+    ("", "ANTI"): ("anti", False),
+    ("LEFT", ""): ("left", False),
+    ("LEFT", "OUTER"): ("left", False),
+    ("RIGHT", ""): ("left", True),
+    ("RIGHT", "OUTER"): ("left", True),
+}
+"""(side, kind) as written: which join it is, and whether the dataset named last is the one that is kept."""
 
 
 def _inner(select: exp.Select, clause: str) -> exp.Expr | None:
@@ -362,23 +403,32 @@ def _conjuncts(node: exp.Expr | None) -> Iterator[exp.Expr]:
             yield head
 
 
-def _sources(select: exp.Select) -> tuple[Source, ...]:
+def _joined(select: exp.Select, subquery: Subquery | None) -> tuple[Join, tuple[Source, ...]]:
+    """Which rows count, and the datasets, the kept one first."""
     start = select.args.get("from_")
     if start is None:
         raise QueryError("query.no-dataset", "FROM must name a dataset as participant.dataset")
     joins: list[exp.Join] = select.args.get("joins") or []
+    found = _KINDS["", ""]
     for join in joins:
-        if join.args.get("kind") not in (None, "", "INNER", "SEMI"):
+        written = (join.args.get("side") or "", join.args.get("kind") or "")
+        if written not in _KINDS:
             raise QueryError("query.join", _JOINS)
+        found = _KINDS[written]
     tables = [start.this, *(join.this for join in joins)]
+    if subquery is not None:
+        found = ("anti" if subquery.negated else "semi"), False
+        tables.append(subquery.table)
     if len(tables) > 2:
         raise QueryError(
-            "query.join", "a question joins at most two datasets; ask the owner for a joined one"
+            "query.join",
+            "a question is over at most two datasets; ask their owner to publish the join of its own as one",
         )
-    found = tuple(_source(table) for table in tables)
-    if len({source.alias.casefold() for source in found}) < len(found):
+    sources = tuple(_source(table) for table in tables)
+    if len({source.alias.casefold() for source in sources}) < len(sources) and subquery is None:
         raise QueryError("query.alias", "two datasets have the same name here; give each its own alias")
-    return found
+    kind, swapped = found
+    return kind, sources[::-1] if swapped else sources
 
 
 def _source(table: exp.Expr) -> Source:

@@ -95,8 +95,8 @@ HOSTILE = {
     f"SELECT count(*) FROM {T} WHERE TRY_CAST(company AS INT) > 0": "query.",
     f"SELECT count(*) FROM {T} WHERE 1 / days > 0": "query.division",
     f"SELECT count(*) FROM {T} WHERE days / 0 > 0": "query.division",
-    f"SELECT count(*) FROM {T} WHERE days IN (SELECT score FROM hk-bank.credit)": "query.construct",
-    f"SELECT count(*) FROM {T} WHERE EXISTS (SELECT 1)": "query.construct",
+    f"SELECT count(*) FROM {T} WHERE days IN (SELECT score FROM hk-bank.credit)": "query.not-a-key",
+    f"SELECT count(*) FROM {T} WHERE EXISTS (SELECT 1)": "query.no-dataset",
     f"SELECT count(*) FROM {T} WHERE days = ?": "query.construct",
     f"SELECT count(*) FROM {T} WHERE days = $1": "query.construct",
     f"SELECT count(*) FROM {T} WHERE company ~ 'SECRET'": "query.construct",
@@ -163,7 +163,7 @@ HOSTILE = {
     f"SELECT count(DISTINCT i.industry) FROM {JOIN}": "query.count-distinct",
     f"SELECT sum(i.big) FROM {JOIN}": "query.bounds-missing",
     f"SELECT avg(i.loose) FROM {JOIN}": "query.bounds-missing",
-    "SELECT count(*) FROM hk-bank.credit c SEMI JOIN sz-trade.invoices i USING (company)": "query.weighted-not-available",
+    "SELECT sum(c.score) FROM hk-bank.credit c SEMI JOIN sz-trade.invoices i USING (company)": "query.weighted-not-available",
 }
 
 

@@ -1,0 +1,183 @@
+"""Shapes of joint questions by the real protocols in memory: each answer equals DuckDB over both tables."""
+
+# ruff: noqa: E501 - one question a line
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from compute.dataset import Column, DatasetInfo
+from compute.engine import Limits
+from compute.finish import finish
+from compute.inputs import Context
+from compute.local import join_input
+from compute.planner import prepare
+from compute.protocols.base import run_pair
+from policy_enforcer.disclosure import Level
+
+WIDE = 2**62
+
+DEALS = DatasetInfo(
+    participant="sz",
+    name="deals",
+    columns=(
+        Column("firm", "string", key=("trim", "casefold")),
+        Column("branch", "int64", key=()),
+        Column("amount", "decimal(12,2)", bounds=("-1000000", "1000000")),
+        Column("big", "int64", bounds=(str(-WIDE), str(WIDE))),
+        Column("days", "int64", bounds=("-1000", "1000")),
+        Column("paid", "bool"),
+        Column("trade", "string"),
+        Column("day", "date"),
+    ),
+    rows_bound=400,
+    keys_bound=64,
+    commitment="00" * 32,
+    disclosure=Level.RECEIVER,
+)
+FIRMS = DatasetInfo(
+    participant="hk",
+    name="firms",
+    columns=(
+        Column("firm", "string", key=("trim", "casefold")),
+        Column("branch", "int64", key=()),
+        Column("grade", "string"),
+        Column("score", "int64", bounds=("0", "1000")),
+        Column("since", "date"),
+    ),
+    rows_bound=100,
+    keys_bound=64,
+    commitment="11" * 32,
+    disclosure=Level.RECEIVER,
+)
+LIMITS = Limits(threads=1)
+NAMES = ["深圳一号", "香港二号", "a", "b", "ß", "公司", "f1", "f2", "f3", "f4", None]
+
+
+def maybe(r: random.Random, value: Any) -> Any:
+    return None if r.random() < 0.15 else value
+
+
+def deals(r: random.Random, rows: int) -> pa.Table:
+    made = [
+        {
+            "firm": r.choice(NAMES),
+            "branch": maybe(r, r.randrange(2)),
+            "amount": maybe(r, Decimal(r.randint(-(10**8), 10**8)).scaleb(-2)),
+            "big": maybe(r, r.choice([WIDE, -WIDE, r.randint(-WIDE, WIDE)])),
+            "days": maybe(r, r.randint(-1000, 1000)),
+            "paid": maybe(r, r.random() < 0.5),
+            "trade": maybe(r, r.choice(["茶", "钢铁", "IT"])),
+            "day": maybe(r, date(1901, 1, 1) + timedelta(days=r.randrange(50_000))),
+        }
+        for _ in range(rows)
+    ]
+    return pa.Table.from_pylist(made, schema(DEALS))
+
+
+def firms(r: random.Random, rows: int) -> pa.Table:
+    """Every key once, and two rows without one."""
+    places = [(name, branch) for name in NAMES[:-1] for branch in (0, 1)]
+    r.shuffle(places)
+    once = list({name: (name, branch) for name, branch in places}.values())
+    made = [
+        {
+            "firm": name,
+            "branch": branch,
+            "grade": maybe(r, r.choice(["甲", "乙"])),
+            "score": maybe(r, r.randint(0, 1000)),
+            "since": maybe(r, date(1950, 1, 1) + timedelta(days=r.randrange(30_000))),
+        }
+        for name, branch in [*once[: max(0, rows - 2)], *([(None, 1), (None, None)] if rows else [])]
+    ]
+    return pa.Table.from_pylist(made, schema(FIRMS))
+
+
+def schema(info: DatasetInfo) -> pa.Schema:
+    kinds = {"string": pa.string(), "int64": pa.int64(), "bool": pa.bool_(), "date": pa.date32()}
+    return pa.schema([(c.name, kinds.get(c.type, pa.decimal128(12, 2))) for c in info.columns])
+
+
+def pair(seed: int, rows: int = 120, own: int = 9) -> dict[str, pa.Table]:
+    r = random.Random(seed)
+    return {"sz.deals": deals(r, rows), "hk.firms": firms(r, own)}
+
+
+def run(
+    sql: str,
+    tables: dict[str, pa.Table],
+    *,
+    level: Level = Level.RECEIVER,
+    minimum: int = 1,
+    asker: str = "hk",
+    catalogue: tuple[DatasetInfo, ...] = (DEALS, FIRMS),
+) -> tuple[pa.Table, Any]:
+    """The answer of a joint question, and what the owner counted."""
+    infos = {info.full_name: replace(info, disclosure=level) for info in catalogue}
+    prepared = prepare(sql, asker, infos)
+    plan = prepared.plan
+    assert plan.receiver is not None
+    own, theirs = (
+        join_input(side, infos[side.dataset], tables[side.dataset], LIMITS)
+        for side in (plan.receiver, plan.sender)
+    )
+    context = Context(b"s" * 32, plan, os.urandom, lambda *_: None, minimum)
+    cells, summary = run_pair(
+        prepared.protocol.receiver(context, own),
+        prepared.protocol.sender(context, theirs, lambda counts: counts >= minimum),
+    )
+    assert summary.released == cells.table.num_rows
+    return finish(plan, cells, LIMITS), (summary, cells)
+
+
+def rows_of(table: pa.Table) -> list[tuple[Any, ...]]:
+    rows = [tuple(row.values()) for row in table.to_pylist()]
+    return sorted(rows, key=lambda row: [(v is None, str(type(v)), v if v is not None else 0) for v in row])
+
+
+def same(mine: pa.Table, theirs: pa.Table) -> None:
+    assert mine.schema.types == theirs.schema.types
+    assert mine.num_rows == theirs.num_rows
+    for left, right in zip(rows_of(mine), rows_of(theirs), strict=True):
+        for a, b in zip(left, right, strict=True):
+            if isinstance(a, float) and isinstance(b, float):
+                assert math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-7) or (math.isnan(a) and math.isnan(b))
+            else:
+                assert a == b, (left, right)
+
+
+SEMI = [
+    "SELECT d.trade, count(*) n, sum(d.amount) s, avg(d.days) a FROM sz.deals d SEMI JOIN hk.firms f ON d.firm = f.firm GROUP BY 1",
+    "SELECT trade, count(*) n, sum(big) s FROM sz.deals SEMI JOIN hk.firms USING (firm) GROUP BY trade",
+    "SELECT trade, count(*) n FROM sz.deals d WHERE EXISTS (SELECT 1 FROM hk.firms f WHERE f.firm = d.firm AND f.score > 300 AND grade = '甲') GROUP BY 1",
+    "SELECT trade, count(*) n FROM sz.deals d WHERE days > 0 AND NOT NOT EXISTS (SELECT * FROM hk.firms f WHERE f.firm = d.firm AND f.branch = d.branch) GROUP BY 1",
+    "SELECT count(*) n, sum(days) s FROM sz.deals WHERE firm IN (SELECT firm FROM hk.firms WHERE score > 300)",
+    "SELECT count(*) n, sum(days) s FROM sz.deals WHERE ((firm, branch) IN (SELECT DISTINCT firm, branch FROM hk.firms WHERE score IS NOT NULL)) AND paid",
+    # rows of the asker that have a match
+    "SELECT grade, count(*) n FROM hk.firms f SEMI JOIN sz.deals d ON f.firm = d.firm GROUP BY 1",
+    "SELECT grade, count(*) n, count(DISTINCT firm) k FROM hk.firms WHERE firm IN (SELECT firm FROM sz.deals WHERE days > 0) GROUP BY 1",
+    "SELECT year(since) AS y, count(1) AS n FROM hk.firms f WHERE EXISTS (SELECT 1 FROM sz.deals d WHERE d.firm = f.firm AND d.paid) AND score < 900 GROUP BY y ORDER BY n DESC, y LIMIT 3",
+]
+
+
+@pytest.mark.parametrize("level", [Level.RECEIVER, Level.CARDINALITY])
+@pytest.mark.parametrize("sql", SEMI)
+def test_rows_with_a_match(sql, level, pooled):
+    tables = pair(len(sql))
+    plain = {**tables, "sz.deals": casefolded(tables["sz.deals"]), "hk.firms": casefolded(tables["hk.firms"])}
+    same(run(sql, tables, level=level)[0], pooled(sql, plain))
+
+
+def casefolded(table: pa.Table) -> pa.Table:
+    """The table with its key as the declared normalisers leave it."""
+    folded = [v.strip().casefold() if v is not None else None for v in table["firm"].to_pylist()]
+    return table.set_column(table.schema.get_field_index("firm"), "firm", pa.array(folded, pa.string()))
