@@ -61,10 +61,8 @@ def join_input(side: Side, info: DatasetInfo, source: Source, limits: Limits) ->
     ]
     with locked({"source": rows}, limits) as connection:
         readers = (connection.sql(query).to_arrow_reader(_BATCH) for query in queries)
-        pieces, rest = _scanned(side, info, readers)
-    keys = _whole(pieces)
-    del pieces  # ten million keys are 200 MB
-    made = _input(side, info, keys, rest, limits)
+        rows = _scanned(side, info, readers)
+    made = _input(side, info, rows, limits)
     pa.default_memory_pool().release_unused()  # else Arrow keeps what reading took for the whole query
     return made
 
@@ -191,44 +189,91 @@ def _figure(partial: Partial) -> str:
 # --- keys and groups
 
 
-def _scanned(
-    side: Side, info: DatasetInfo, readers: Iterable[pa.RecordBatchReader]
-) -> tuple[pa.ChunkedArray, pa.Table]:
+class _Rows:
+    """The rows that have a key: canonical keys, the codes of each dimension, and figures.
+
+    Each column grows in one buffer of its own. What Arrow takes over from DuckDB is a whole batch, kept as
+    long as one column of it is: raw keys and raw labels would stay beside their canonical form.
+    """
+
+    def __init__(self, side: Side) -> None:
+        self._keys, self._ends = bytearray(), bytearray(8)
+        self._figures = {name: bytearray() for name in (*(p.name for p in side.partials), "rows")}
+        self._kinds = [parse_type(d.type).arrow for d in side.dimensions]
+        self._labels: list[list[pa.DictionaryArray]] = [[] for _ in self._kinds]
+
+    def add(self, keys: pa.LargeBinaryArray, batch: pa.RecordBatch) -> None:
+        """More rows: their keys, and a batch of dimensions and figures in the plan's order. No NULL keys."""
+        ends = np.frombuffer(keys.buffers()[1], np.int64)[keys.offset : keys.offset + len(keys) + 1]
+        base = len(self._keys) - int(ends[0])
+        self._keys += memoryview(keys.buffers()[2] or b"")[int(ends[0]) : int(ends[-1])]
+        self._ends += memoryview(ends[1:] + base).cast("B")
+        for chunks, kind, column in zip(self._labels, self._kinds, batch.columns, strict=False):
+            chunks.append(column.cast(kind).dictionary_encode())
+        for figures, column in zip(self._figures.values(), batch.columns[len(self._kinds) :], strict=True):
+            figures += memoryview(column.to_numpy()).cast("B")
+
+    def keys(self) -> pa.LargeBinaryArray:
+        """All keys, in one array over the buffers that grew."""
+        buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._keys)]
+        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self._ends) // 8 - 1, buffers)
+
+    def figures(self) -> dict[str, pa.Array]:
+        """All figures, 64-bit integers without NULLs."""
+        return {
+            name: pa.Array.from_buffers(pa.int64(), len(values) // 8, [None, pa.py_buffer(values)])
+            for name, values in self._figures.items()
+        }
+
+    def labels(self) -> list[tuple[pa.Array, NDArray[np.int32]]]:
+        """Per dimension its distinct values (NULL is one) and, per row, the number of its value."""
+        return [_unified(chunks, kind) for chunks, kind in zip(self._labels, self._kinds, strict=True)]
+
+
+def _unified(chunks: Sequence[pa.DictionaryArray], kind: pa.DataType) -> tuple[pa.Array, NDArray[np.int32]]:
+    column = pa.chunked_array(chunks, pa.dictionary(pa.int32(), kind)).unify_dictionaries()
+    if not column.num_chunks:
+        return pa.array([], kind), np.empty(0, np.int32)
+    values = column.chunk(0).dictionary
+    codes = [chunk.indices.fill_null(len(values)).to_numpy() for chunk in column.chunks]
+    if column.null_count:
+        values = pa.concat_arrays([values, pa.nulls(1, kind)])
+    return values, np.concatenate(codes)
+
+
+def _scanned(side: Side, info: DatasetInfo, readers: Iterable[pa.RecordBatchReader]) -> _Rows:
     """Canonical keys and the other columns of the rows that have a key; raw keys go as they come."""
-    keys, others, total, rest = [], [], 0, pa.schema([])
+    rows, total = _Rows(side), 0
     for reader in readers:
-        rest = pa.schema(list(reader.schema)[len(side.keys) :])
+        others = reader.schema.names[len(side.keys) :]
         for batch in reader:
             total += pc.sum(batch["rows"]).as_py() or 0
             if total > side.rows_bound:
                 raise _too_many_rows(side)
-            key, other = _keys(side, info, batch), batch.select(rest.names)
+            key, other = _keys(side, info, batch), batch.select(others)
             if key.null_count:
                 key, other = key.drop_null(), other.filter(key.is_valid())
-            keys.append(key)
-            others.append(other)
+            rows.add(key, other)
             pa.default_memory_pool().release_unused()  # what reading the files took, beside DuckDB's table
-    return pa.chunked_array(keys, pa.large_binary()), pa.Table.from_batches(others, rest)
+    return rows
 
 
-def _input(
-    side: Side, info: DatasetInfo, keys: pa.LargeBinaryArray, rest: pa.Table, limits: Limits
-) -> LocalInput:
+def _input(side: Side, info: DatasetInfo, rows: _Rows, limits: Limits) -> LocalInput:
+    keys = rows.keys()
     repeats = (bool(side.dimensions) or _may_repeat(side, info)) and _may_hold_twice(keys)
     distinct, index = _numbered(keys) if repeats else (keys, np.arange(len(keys), dtype=np.int32))
     if len(distinct) > side.keys_bound:
         raise DataError(
             "data.too-many-keys", f"{side.dataset} has more distinct keys than its catalogue declares"
         )
-    labels, group, groups = _groups(side, rest)
-    sums = [p.name for p in side.partials]
-    cells = pa.table({"key": index, "group": group, **{name: rest[name] for name in (*sums, "rows")}})
+    labels, group = _groups(side, rows.labels(), len(keys))
+    cells = pa.table({"key": index, "group": group, **rows.figures()})
     if len(distinct) < len(cells) and _may_repeat(side, info):
-        cells = _merged(cells, sums, limits)
+        cells = _merged(cells, [p.name for p in side.partials], limits)
     if side.distinct:
         place = cells.schema.get_field_index("rows")
         cells = cells.set_column(place, "rows", pa.array(np.ones(len(cells), np.int64)))
-    return LocalInput(distinct, cells, labels, groups)
+    return LocalInput(distinct, cells, labels, len(labels) if side.dimensions else 1)
 
 
 def _check_rows(rows: pa.ChunkedArray, side: Side) -> None:
@@ -258,10 +303,6 @@ def _keys(side: Side, info: DatasetInfo, batch: pa.RecordBatch) -> pa.LargeBinar
     return canonical_keys(values, [column.key or () for column in columns], types)
 
 
-def _whole(chunks: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(chunks.chunks) if chunks.num_chunks else pa.array([], chunks.type)
-
-
 def _numbered(values: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
     """Distinct values (NULL counts as one) and, per row, the number of its value."""
     encoded = values.dictionary_encode(null_encoding="encode")
@@ -287,37 +328,38 @@ def _may_hold_twice(keys: pa.LargeBinaryArray) -> bool:
     return kernel.has_duplicates(pa.FixedSizeBinaryArray.from_buffers(kind, len(keys), [None, values]))
 
 
-def _groups(side: Side, table: pa.Table) -> tuple[pa.Table, NDArray[np.int32], int]:
-    """Labels in ascending order of their values, the group of each row, and how many there are.
+def _groups(
+    side: Side, dimensions: Sequence[tuple[pa.Array, NDArray[np.int32]]], rows: int
+) -> tuple[pa.Table, NDArray[np.int32]]:
+    """Labels in ascending order of their values, and the group of each row.
 
     The order is that of the labels themselves: first appearance would say something about the rows.
     """
-    group = np.zeros(len(table), np.int64)
-    if not side.dimensions:
-        return pa.table({"none": [0]}).select([]), group.astype(np.int32), 1
-    names = [d.name for d in side.dimensions]
-    columns = [table.column(i).cast(parse_type(d.type).arrow) for i, d in enumerate(side.dimensions)]
-    for column in columns:
-        values, codes = _numbered(_whole(column))
+    if not dimensions:
+        return pa.table({"none": [0]}).select([]), np.zeros(rows, np.int32)
+    group, taken = dimensions[0][1], [np.arange(len(dimensions[0][0]))]
+    for values, codes in dimensions[1:]:
         # Renumbering after each dimension keeps the product below rows x distinct values.
-        group = _renumbered(group * max(1, len(values)) + codes)
-    first = np.empty(int(group.max(initial=-1)) + 1, np.int64)
-    first[group[::-1]] = np.arange(len(group))[::-1]
-    labels = pa.table([column.take(pa.array(first)) for column in columns], names=names)
+        present, group = _renumbered(group.astype(np.int64) * max(1, len(values)) + codes)
+        taken = [*(codes[present // max(1, len(values))] for codes in taken), present % max(1, len(values))]
+    names = [d.name for d in side.dimensions]
+    columns = [values.take(pa.array(codes)) for (values, _), codes in zip(dimensions, taken, strict=True)]
+    labels = pa.table(columns, names=names)
     order = pc.sort_indices(labels, sort_keys=[(name, "ascending") for name in names]).to_numpy()
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    return labels.take(pa.array(order)), rank[group], len(order)
+    return labels.take(pa.array(order)), rank[group]
 
 
-def _renumbered(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same partition of the rows with numbers from 0 without gaps."""
+def _renumbered(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The codes that occur, ascending, and per row the place of its code among them."""
     largest = int(codes.max(initial=0))
     if largest > _TABLE:
-        return np.unique(codes, return_inverse=True)[1].reshape(-1)
-    present = np.zeros(largest + 1, np.int64)
-    present[codes] = 1
-    return (np.cumsum(present) - 1)[codes]
+        present, places = np.unique(codes, return_inverse=True)
+        return present, places.reshape(-1).astype(np.int32)
+    occurs = np.zeros(largest + 1, np.bool_)
+    occurs[codes] = True
+    return np.flatnonzero(occurs), (np.cumsum(occurs, dtype=np.int32) - 1)[codes]
 
 
 _TABLE = 1 << 22
