@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class LocalInput:
-    """One side of a join after its local part."""
+    """One side of a join after its local part. In a list query every row is a group of its own."""
 
     keys: pa.LargeBinaryArray  # canonical key bytes, n <= side.keys_bound
     cells: pa.Table  # key: int32 into keys; group: int32 into labels; m0, m1, ...: int64; rows: int64
@@ -56,6 +56,12 @@ class Cells:
 
     table: pa.Table
     suppressed: int  # non-empty cells that the owner's gate held back
+    keys: int | None = None  # list queries: the matched keys, which is what the owner counts as released
+
+    @property
+    def released(self) -> int:
+        """What the owner counts as released: cells, or the matched keys of a list."""
+        return self.table.num_rows if self.keys is None else self.keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +70,12 @@ class Summary:
 
     released: int
     suppressed: int
+    weights: WeightFigures | None = None  # of the receiver's weights, where the plan has any
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFigures:
+    """What both sides sign about the receiver's weights."""
+
+    fewest: int  # weights that are not zero behind a released cell, as the sender counted them; 0: no cell
+    largest: int  # the receiver's word: most that one |weight| is of a group's sum of |weights|, per mille

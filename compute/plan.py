@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import rfc8785
 
@@ -19,11 +19,16 @@ from policy_enforcer.disclosure import Disclosure, Level
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """One grouping expression of one side; `sql` is canonical DuckDB SQL over that side's columns."""
+    """One grouping expression of one side, or, in a list query, one column that its matched rows bring.
+
+    `sql` is canonical DuckDB SQL over that side's columns.
+    """
 
     name: str  # d0, d1, ... unique over both sides
     sql: str
     type: str
+    width: int = 0  # text of the sender's in a list query: the bytes that every value is padded to
+    domain: tuple[str | bool | int, ...] = ()  # under noise: the declared labels, all of which are answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,9 @@ class Partial:
     row_bound: int  # |sql| <= row_bound on every row, after clamping; 0 where `type` is not "integer"
     function: str = "sum"  # single-domain only: "min", "max", "count_distinct", "var_samp", ...
     type: str = "integer"  # or one of TYPES
+    counts_values: bool = False  # rows with a value: a minimum holds for the identities behind them too
+    noise: str = ""  # the scale of what the owner adds to it (compute/noise.py); "": nothing
+    tail: int = 0  # no noise is larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +63,24 @@ class Side:
     keys_bound: int
     rows_bound: int
     distinct: bool = False  # a key counts once however many rows share it: SEMI JOIN
+    weights: tuple[str, ...] = ()  # the receiver's partials that weight the sender's; others it sums itself
+    weight_bound: int | None = None  # most |sum| of such a partial over the rows of one key and group
+    repeats: bool = False  # a key may be in several rows of a receiver's group: the plan counts them
+    unique: bool = False  # no two rows share a key, as the catalogue declares
 
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """An exact number per cell: (sum over i of partials[i] * 2**(base_bits * i)) / 10**scale."""
+    """An exact number per cell: (sum over i of partials[i] * 2**shift) / 10**scale.
 
-    partials: tuple[str, ...]  # m* from the lowest limb up, or "identities"
+    shift is shifts[i], or base_bits * i where there are none. A partial is m* of the sender, w* of the
+    receiver, `identities`, or `w0:m1`: over the keys of a cell, the sum of the product of the two.
+    """
+
+    partials: tuple[str, ...]  # without shifts: limbs, from the lowest up
     base_bits: int = 0
     scale: int = 0
+    shifts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +103,15 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise of a plan. Each partial says its own scale."""
+
+    mechanism: Literal["discrete-gaussian", "discrete-laplace"]
+    loss: int  # of the whole query, in billionths of rho (zCDP)
+    identities: str  # scale for the identities that a minimum counts; "": none is counted, or exactly
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything both sides must agree on. `receiver` asks; `sender` owns the data that is asked about."""
 
@@ -104,6 +130,9 @@ class Plan:
     parameters: Mapping[str, Any]  # protocol parameters, e.g. of the selection sum
     reveals: tuple[Disclosure, ...]
     figures: tuple[Figure, ...] = ()  # what `outputs`, `having` and `order_by` are computed from
+    kind: str = "aggregate"  # or "list": matched rows, one row of the answer for each
+    unrepeated: bool = False  # SELECT DISTINCT of a list
+    noise: Noise | None = None
 
     def canonical(self) -> bytes:
         """RFC 8785 bytes of the plan."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from compute.protocols import private_join_and_compute, psi_aggregate, single_domain
+from compute.protocols import private_join_and_compute, psi_aggregate, psi_count, psi_list, single_domain
 from compute.protocols.base import Protocol
 
 PROTOCOLS: tuple[Protocol, ...] = (
     single_domain.PROTOCOL,
     psi_aggregate.PROTOCOL,
     private_join_and_compute.PROTOCOL,
+    psi_count.PROTOCOL,
+    psi_list.PROTOCOL,
 )
 """Every protocol a plan may name; planner, policy and explain read only these declarations."""
 

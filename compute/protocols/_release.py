@@ -56,9 +56,15 @@ class Gated:
         # Without dimensions SQL answers one row even over nothing: that cell exists, and a
         # suppressed zero must not look different from a suppressed handful. An owner alone has a cell
         # for every group of its rows, also where the identity of all of them is NULL.
+        # A list is one cell as well, whatever columns its rows have.
         joint = plan.receiver is not None and (plan.receiver.dimensions or plan.sender.dimensions)
-        self._always = not joint
+        self._always = not joint or plan.kind == "list"
         self.released = self.suppressed = 0
+
+    @property
+    def always(self) -> bool:
+        """Whether there is a cell even where nothing is counted."""
+        return self._always
 
     def __call__(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which cells may leave; a pair of groups without a match is no cell at all."""

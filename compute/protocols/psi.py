@@ -22,7 +22,7 @@ has seen every point: a repeated point is noticed before anything of S's scalar 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -89,6 +89,55 @@ def sender(context: Context, keys: pa.LargeBinaryArray) -> Role[Indices]:
     return order
 
 
+@dataclass(slots=True)
+class Kept:
+    """Points of one exchange that its protocol needs afterwards, in the order of their frames."""
+
+    sent: list[bytes] = field(default_factory=list, repr=False)  # own points as they left
+    doubled: list[pa.FixedSizeBinaryArray] = field(default_factory=list, repr=False)  # the peer's, times ours
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """One side's end of an exchange of points: the peer's points as tags, and the scalar behind them."""
+
+    tags: pa.FixedSizeBinaryArray
+    scalar: bytes = field(repr=False)
+
+
+def exchange(
+    context: Context, role: Party, keys: pa.LargeBinaryArray, order: Indices, kept: Kept | None = None
+) -> Role[Exchanged]:
+    """Send keys in `order`, take the peer's points; nothing is given back for them yet.
+
+    `kept` collects 32 bytes a point of both sides, for protocols that go on with them.
+    """
+    sizes = Sizes.of(context)
+    own = _masked(context, role, keys, order)
+    mine, theirs = (sizes.receiver, sizes.sender)[:: 1 if role is Party.RECEIVER else -1]
+    return Exchanged((yield from _exchange(context, own, mine, theirs, kept)), own.scalar)
+
+
+ORDER = 2**252 + 27742317777372353535851937790883648493
+"""The prime order of curve25519's large subgroup (RFC 7748 section 4.1)."""
+
+
+def inverse(scalar: bytes) -> bytes:
+    """The clamped scalar k that undoes `scalar`: mask(mask(P, scalar), k) is P for P in the prime subgroup.
+
+    A clamped scalar is a = 8a'. With r = (8a)^-1 modulo the order, k = 8r gives k·a = 1, and k = 8(order - r)
+    gives -1: the same x-coordinate. The larger of r and order - r lies in [2^251, 2^252), so that k is
+    clamped already, but for a share of 2^-127 of all scalars. Points outside the subgroup are not recovered.
+    Raises ValueError for that share: draw another scalar.
+    """
+    a = int.from_bytes(scalar, "little") & ~(1 << 255) & ~7 | 1 << 254
+    r = pow(8 * a, -1, ORDER)
+    k = 8 * max(r, ORDER - r)
+    if k >> 255:
+        raise ValueError("this scalar has no clamped inverse")
+    return k.to_bytes(32, "little")
+
+
 def receiver_tags(
     context: Context, keys: pa.LargeBinaryArray, order: Indices
 ) -> Role[tuple[pa.FixedSizeBinaryArray, pa.FixedSizeBinaryArray]]:
@@ -97,8 +146,8 @@ def receiver_tags(
     own = _masked(context, Party.RECEIVER, keys, order)
     slot_tags = yield from _exchange(context, own, sizes.receiver, sizes.sender)
     reply = yield from receive_blob("tags", sizes.receiver * sizes.tag_width)
-    sent_tags = _unpacked(reply, sizes.tag_width)
-    _distinct(sent_tags)
+    sent_tags = unpacked(reply, sizes.tag_width)
+    distinct(sent_tags)
     return sent_tags, slot_tags
 
 
@@ -157,16 +206,18 @@ def packed(column: pa.FixedSizeBinaryArray) -> memoryview:
     return memoryview(column.buffers()[1])[column.offset * width : (column.offset + len(column)) * width]
 
 
-def _unpacked(data: bytes, width: int) -> pa.FixedSizeBinaryArray:
+def unpacked(data: bytes, width: int) -> pa.FixedSizeBinaryArray:
+    """A packed column from its bytes, without copying them."""
     return pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(width), len(data) // width, [None, pa.py_buffer(data)]
     )
 
 
-def _distinct(tags: pa.FixedSizeBinaryArray) -> None:
-    """Refuse repeated points: they would mark a key for both sides and count it twice."""
+def distinct(tags: pa.FixedSizeBinaryArray) -> pa.FixedSizeBinaryArray:
+    """The tags, unless one repeats: that would mark a key for both sides and count it twice."""
     if kernel.has_duplicates(tags):
         raise PeerViolation("peer.repeated-point", "the peer's key set holds the same point twice")
+    return tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +259,9 @@ def _random_keys(count: int, entropy: Entropy) -> pa.LargeBinaryArray:
     )
 
 
-def _exchange(context: Context, own: _Own, own_size: int, peer_size: int) -> Role[pa.FixedSizeBinaryArray]:
+def _exchange(
+    context: Context, own: _Own, own_size: int, peer_size: int, kept: Kept | None = None
+) -> Role[pa.FixedSizeBinaryArray]:
     """Stream own points, take the peer's; return the tags of the peer's points under both scalars."""
     width = Sizes.of(context).tag_width
     own_kind, peer_kind = _kinds(own.role)
@@ -216,14 +269,20 @@ def _exchange(context: Context, own: _Own, own_size: int, peer_size: int) -> Rol
     tags: list[pa.FixedSizeBinaryArray] = []
     for i in range(max(own_chunks, peer_chunks + WINDOW)):
         if i < own_chunks:
-            yield Frame(own_kind, next(own.chunks))
+            chunk = next(own.chunks)
+            if kept is not None:
+                kept.sent.append(chunk)
+            yield Frame(own_kind, chunk)
         if WINDOW <= i < peer_chunks + WINDOW:
             length = POINT_BYTES * min(CHUNK, peer_size - CHUNK * (i - WINDOW))
             body = yield from receive(peer_kind, length)
-            tags.append(_double_tags(body, own.scalar, context.sid, width))
+            doubled = _doubled(body, own.scalar)
+            if kept is not None:
+                kept.doubled.append(doubled)
+            tags.append(kernel.truncated_tags(doubled, context.sid, width))
         context.progress("keys", min(own_size, CHUNK * (i + 1)), own_size)
     column = pa.concat_arrays(tags) if tags else pa.array([], type=pa.binary(width))
-    _distinct(column)
+    distinct(column)
     return column
 
 
@@ -237,12 +296,11 @@ def _chunks(size: int) -> int:
     return -(-size // CHUNK)
 
 
-def _double_tags(body: bytes, scalar: bytes, sid: bytes, width: int) -> pa.FixedSizeBinaryArray:
+def _doubled(body: bytes, scalar: bytes) -> pa.FixedSizeBinaryArray:
     try:
-        doubly = kernel.mask(_unpacked(body, POINT_BYTES), scalar)
+        return kernel.mask(unpacked(body, POINT_BYTES), scalar)
     except kernel.InvalidPoint:
         raise PeerViolation("peer.invalid-point", "the peer sent a value that is no point") from None
-    return kernel.truncated_tags(doubly, sid, width)
 
 
 def seconds(sizes: Sizes) -> float:

@@ -17,6 +17,7 @@ from compute.plan import Dimension, Output, Partial, Plan, Side
 from compute.protocols import PROTOCOLS
 from compute.protocols.base import Frame, Receive, Role
 from compute.session import Header, Transcript
+from compute.types import parse_type
 from policy_enforcer.disclosure import Party
 
 Row = tuple[Any, ...]  # (key, dimension, measure...); key None never matches
@@ -218,6 +219,73 @@ class Kit:
 @pytest.fixture(scope="session")
 def kit() -> type[Kit]:
     return Kit
+
+
+PAYLOAD = (("d1", "string", 40), ("d2", "int64", 0))
+
+
+def rows_input(rows: Sequence[Row], columns: Sequence[tuple[str, str, int]]) -> LocalInput:
+    """The local part of a list or a count: every row with a key is a group of its own."""
+    rows = [row for row in rows if row[0] is not None]
+    keys = list(dict.fromkeys(row[0] for row in rows))
+    number = {key: i for i, key in enumerate(keys)}
+    cells = {
+        "key": pa.array([number[row[0]] for row in rows], pa.int32()),
+        "group": pa.array(range(len(rows)), pa.int32()),
+        "rows": pa.array([1] * len(rows), pa.int64()),
+        "m0": pa.array([1] * len(rows), pa.int64()),
+    }
+    values = {
+        name: pa.array([row[1 + i] for row in rows], parse_type(kind).arrow)
+        for i, (name, kind, _) in enumerate(columns)
+    }
+    labels = pa.table(values) if columns else pa.table({"none": [0] * len(rows)}).select([])
+    packed = pa.array([key.encode() for key in keys], pa.large_binary())
+    return LocalInput(packed, pa.table(cells), labels, len(rows))
+
+
+@pytest.fixture(scope="session")
+def overlap_scene() -> Callable[..., Scene]:
+    """`psi_list` or `psi_count` over rows (key, label) of R and (key, text, number) of S."""
+
+    def make(
+        protocol: str,
+        left: Sequence[Row],
+        right: Sequence[Row],
+        *,
+        minimum: int = 1,
+        seed: str = "s",
+        bounds: tuple[int, int] = (24, 24),
+        payload: Sequence[tuple[str, str, int]] = PAYLOAD,
+    ) -> Scene:
+        declared = next(p for p in PROTOCOLS if p.name == protocol)
+        listed = protocol == "psi_list"
+        mine, theirs = ((("d0", "string", 0),), tuple(payload)) if listed else ((), ())
+        sides = []
+        for name, columns, bound in (("hk.r", mine, bounds[0]), ("sz.s", theirs, bounds[1])):
+            dimensions = tuple(Dimension(n, n, kind, width) for n, kind, width in columns)
+            of = (Partial("m0", "CAST(1 AS BIGINT)", 0, 1),) if name == "sz.s" and not listed else ()
+            sides.append(Side(name, ("k",), (), dimensions, of, bound, 4 * bound, unique=name == "sz.s"))
+        plan = Plan(
+            protocol=protocol,
+            protocol_version=declared.version,
+            level=declared.level,
+            asker="hk",
+            owner="sz",
+            receiver=sides[0],
+            sender=sides[1],
+            outputs=(),
+            having=None,
+            order_by=(),
+            limit=None,
+            maximum_cells=1,
+            parameters=declared.parameters(sides[0], sides[1], 1),
+            reveals=declared.reveals,
+            kind="list" if listed else "aggregate",
+        )
+        return Scene(plan, rows_input(left, mine), rows_input(right, theirs), seed, minimum)
+
+    return make
 
 
 @pytest.fixture(scope="session")

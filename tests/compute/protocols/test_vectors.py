@@ -35,7 +35,7 @@ def only(fields, name):
     return value
 
 
-def build(kit, scene, fields):
+def build(kit, scene, overlap_scene, fields):
     protocol, seed, minimum = (only(fields, name) for name in ("protocol", "seed", "minimum"))
     if protocol == "single_domain":
         columns = list(zip(*fields["cell"], strict=True))
@@ -48,6 +48,8 @@ def build(kit, scene, fields):
         )
         return kit.Scene(kit.make_plan(protocol), None, table, seed, int(minimum))
     right = [(key, label, int(value)) for key, label, value in fields["sender"]]
+    if protocol in ("psi_list", "psi_count"):
+        return overlap_scene(protocol, fields["receiver"], right, seed=seed, minimum=int(minimum))
     return scene(protocol, fields["receiver"], right, seed=seed, minimum=int(minimum))
 
 
@@ -56,9 +58,9 @@ def test_every_protocol_has_a_vector():
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_vector(kit, scene, path):
+def test_vector(kit, scene, overlap_scene, path):
     fields = parse(path)
-    made = build(kit, scene, fields)
+    made = build(kit, scene, overlap_scene, fields)
     sid = made.context(Party.RECEIVER).sid
     chains = {party: Transcript(sid, party) for party in Party}
     roles = (kit.transcribed(r, chains[party]) for r, party in zip(made.roles(), Party, strict=True))
