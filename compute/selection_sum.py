@@ -273,6 +273,11 @@ class Answers:
         """Per cell the least of its counts: what the gate was asked about."""
         return _least(self.counts, self.supports)
 
+    @property
+    def without_weights(self) -> int:
+        """Cells that have identities, and nothing but zeros under some weight column."""
+        return int(np.count_nonzero((self.counts > 0) & (self.least == 0)))
+
     def noised(self, parameters: Parameters, noise: Callable[[int, int, int], Sequence[int]]) -> Answers:
         """Add noise(receiver group, sender group, answer)[field] to every answer, within its tail.
 

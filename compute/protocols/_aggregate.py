@@ -3,13 +3,13 @@
 After the key exchange the receiver knows, for each group of its own, which of the sender's slots it
 selects, and the sender where in its order each of its keys stands. Both bring their groups in a fresh
 order, so that numbers and positions say nothing about labels. Refused: more cells than the plan has, a
-peer's answer that no honest run gives.
+peer's answer that no honest run gives, figures about weights that contradict what the owner counted.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isqrt
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from compute import selection_sum
 from compute.errors import DataError, PeerViolation
-from compute.inputs import Cells, Context, Gate, LocalInput, Summary
+from compute.inputs import Cells, Context, Gate, LocalInput, Summary, WeightFigures
 from compute.plan import Plan, Side
 from compute.protocols import psi
 from compute.protocols._release import (
@@ -38,11 +38,17 @@ from policy_enforcer.disclosure import Party
 
 Indices = NDArray[np.int64]
 
+OwnSums = Mapping[str, Sequence[int]]
+"""Figures that the receiver sums over its matched rows by itself: name -> a number for each of its groups."""
+
 NOMINAL_GROUPS = 10
 """Groups assumed for a side that groups when a cost is estimated: their number is data."""
 
 ENCRYPT_SECONDS = 0.0004
 MULTIPLY_SECONDS = 0.0001
+
+WEIGHT_FIGURES = "weight-figures"
+_SHARE_BYTES = 8
 
 _HEAD = struct.Struct(">QQ")  # suppressed cells, length of the answers
 
@@ -53,8 +59,9 @@ def derive(receiver: Side | None, sender: Side, maximum_cells: int) -> Parameter
     return Parameters.derive(
         slots=sender.keys_bound,
         selected=receiver.keys_bound,
-        returned=maximum_cells,
+        returned=maximum_cells * Shape(1, 1, len(receiver.weights)).vectors,
         bounds=[SumBound(partial.row_bound * sender.rows_bound) for partial in sender.partials],
+        weight_bound=receiver.weight_bound if receiver.weights else None,
     )
 
 
@@ -87,7 +94,13 @@ def shape(context: Context, receiver_groups: int, sender_groups: int) -> Shape |
         raise DataError(
             "data.too-many-cells", "the groups of both sides make more cells than the plan allows"
         )
-    return Shape(receiver_groups, sender_groups) if receiver_groups and sender_groups else None
+    if not (receiver_groups and sender_groups):
+        return None
+    return Shape(receiver_groups, sender_groups, _weight_columns(context.plan))
+
+
+def _weight_columns(plan: Plan) -> int:
+    return len(plan.receiver.weights) if plan.receiver is not None else 0
 
 
 def send_nothing() -> Role[Summary]:
@@ -101,7 +114,12 @@ def receive_nothing(context: Context, labels: pa.Table, left_out: int = 0) -> Ro
     if (yield from receive_release()) != _HEAD.pack(0, 0):
         raise _malformed()
     none = label_schema(context.plan.sender).empty_table()
-    return Cells(_table(context.plan, labels, none, {}), left_out)
+    return Cells(_table(context.plan, labels, none, {}, _no_sums(context.plan)), left_out)
+
+
+def _no_sums(plan: Plan) -> OwnSums:
+    assert plan.receiver is not None
+    return {p.name: () for p in plan.receiver.partials if p.name not in plan.receiver.weights}
 
 
 def send_sums(
@@ -113,25 +131,36 @@ def send_sums(
     parameters = derive(plan.receiver, plan.sender, plan.maximum_cells)
     gated = Gated(plan, gate)
     groups = _sender_groups(plan, own, order, numbering)
+    largest = (yield from _receive_largest_share()) if announced.weight_columns else None
     answers = yield from selection_sum.sender(parameters, announced, groups, gated, context.entropy)
+    weights = None if largest is None else _weight_figures(largest, answers)
+    # Nothing but zeros under a weight column holds a cell back that has identities.
+    suppressed = gated.suppressed + (0 if gated.always else answers.without_weights)
     encoded = answers.encode(parameters, announced)
     # A label leaves only with a released cell; the order of the others is not told either.
     shown = own.labels.take(pa.array(numbering[answers.released.any(axis=0)]))
     labels = encode_table(shown, label_schema(plan.sender))
-    yield from send_release(_HEAD.pack(gated.suppressed, len(encoded)) + encoded + labels)
-    return Summary(gated.released, gated.suppressed)
+    yield from send_release(_HEAD.pack(suppressed, len(encoded)) + encoded + labels)
+    return Summary(gated.released, suppressed, weights)
 
 
 def receive_sums(
-    context: Context, labels: pa.Table, selections: Sequence[Indices], announced: Shape, left_out: int = 0
+    context: Context,
+    labels: pa.Table,
+    groups: Sequence[ReceiverGroup],
+    announced: Shape,
+    left_out: int = 0,
+    sums: OwnSums | None = None,
 ) -> Role[Cells]:
-    """R's side: `selections` holds, per own group as in `labels`, the selected slots in ascending order.
+    """R's side: `groups` holds, per own group as in `labels`, the selected slots and their weights.
 
     `left_out` own groups were never asked about; each counts as one suppressed cell.
     """
     plan = context.plan
     parameters = derive(plan.receiver, plan.sender, plan.maximum_cells)
-    groups = [ReceiverGroup(positions) for positions in selections]
+    if announced.weight_columns:
+        share = largest_share(groups, context.minimum_group)
+        yield Frame(WEIGHT_FIGURES, share.to_bytes(_SHARE_BYTES, "big"))
     opening = yield from selection_sum.receiver(parameters, announced, groups, context.entropy)
     release = yield from receive_release()
     if len(release) < _HEAD.size:
@@ -139,11 +168,52 @@ def receive_sums(
     suppressed, length = _HEAD.unpack_from(release)
     encoded, rest = release[_HEAD.size : _HEAD.size + length], release[_HEAD.size + length :]
     cells = selection_sum.open_answers(parameters, announced, opening, encoded)
-    _plausible(parameters, cells, selections, suppressed, announced)
+    _plausible(parameters, cells, groups, suppressed, announced)
     shown = {s: row for row, s in enumerate(sorted({s for _, s in cells}))}
     sender_labels = decode_table(rest, label_schema(plan.sender), len(shown))
     rows = {(r, shown[s]): sums for (r, s), sums in cells.items() if sums.count}
-    return Cells(_table(plan, labels, sender_labels, rows), suppressed + left_out)
+    return Cells(_table(plan, labels, sender_labels, rows, sums or {}), suppressed + left_out)
+
+
+def largest_share(groups: Sequence[ReceiverGroup], minimum: int) -> int:
+    """Most that one |weight| is of a group's sum of |weights|, per mille, rounded up.
+
+    Groups that have too few weights to be answered are left out.
+    """
+    share = 0
+    for group in groups:
+        for weights in group.weights:
+            if np.count_nonzero(weights) >= max(minimum, 1):
+                # |weight| < 2**60, so its absolute value fits; their sum may not.
+                absolute = np.abs(weights)
+                share = max(share, -(-1000 * int(absolute.max()) // exact_sum(absolute)))
+    return share
+
+
+def exact_sum(values: Indices) -> int:
+    """The sum as a Python integer: the halves of 2^31 values cannot overflow."""
+    return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
+
+
+def _receive_largest_share() -> Role[int]:
+    share = int.from_bytes((yield from receive(WEIGHT_FIGURES, _SHARE_BYTES)), "big")
+    if share > 1000:
+        raise _inconsistent()
+    return share
+
+
+def _weight_figures(largest: int, answers: selection_sum.Answers) -> WeightFigures:
+    """Hold R's word against S's counts: the largest of n weights is at least one n-th of their sum."""
+    shown = answers.released.any(axis=1)
+    # A key may be in several of S's groups: these sums are at least the numbers of weights.
+    if np.any(largest * answers.supports.sum(axis=1)[shown] < 1000):
+        raise _inconsistent()
+    fewest = answers.supports[answers.released]
+    return WeightFigures(int(fewest.min()) if fewest.size else 0, largest)
+
+
+def _inconsistent() -> PeerViolation:
+    return PeerViolation("peer.weight-figures", "the peer's figures about its weights contradict each other")
 
 
 def label_schema(side: Side) -> pa.Schema:
@@ -164,8 +234,9 @@ def cost(plan: Plan, group_frames: int) -> Cost:
 def sum_bytes(parameters: Parameters, shape: Shape) -> int:
     """Body bytes of a selection sum in both directions, the release aside."""
     columns = shape.sender_groups * parameters.blocks * parameters.key_bytes
-    answers = shape.receiver_groups * shape.sender_groups * parameters.answer_bytes
-    return 32 + parameters.key_bytes + columns + 32 + answers
+    answers = shape.selections * shape.sender_groups * parameters.answer_bytes
+    figures = _SHARE_BYTES if shape.weight_columns else 0
+    return 32 + parameters.key_bytes + columns + 32 + answers + figures
 
 
 def nominal_shape(plan: Plan) -> Shape:
@@ -174,13 +245,13 @@ def nominal_shape(plan: Plan) -> Shape:
     receiver, sender = (NOMINAL_GROUPS if side.dimensions else 1 for side in (plan.receiver, plan.sender))
     if receiver * sender > plan.maximum_cells:
         receiver, sender = min(receiver, isqrt(plan.maximum_cells)), min(sender, isqrt(plan.maximum_cells))
-    return Shape(receiver, sender)
+    return Shape(receiver, sender, _weight_columns(plan))
 
 
 def _sum_seconds(parameters: Parameters, shape: Shape) -> float:
     """Encrypting a block, and multiplying it into every selection and prime."""
     blocks = shape.sender_groups * parameters.blocks * len(parameters.moduli) * (parameters.degree / 4096)
-    return blocks * (ENCRYPT_SECONDS + MULTIPLY_SECONDS * shape.receiver_groups)
+    return blocks * (ENCRYPT_SECONDS + MULTIPLY_SECONDS * shape.selections)
 
 
 def _sender_groups(plan: Plan, own: LocalInput, order: Indices, numbering: Indices) -> list[SenderGroup]:
@@ -227,7 +298,7 @@ def once_per_group(own: LocalInput) -> None:
 def _plausible(
     parameters: Parameters,
     cells: dict[tuple[int, int], selection_sum.CellSums],
-    selections: Sequence[Indices],
+    groups: Sequence[ReceiverGroup],
     suppressed: int,
     shape: Shape,
 ) -> None:
@@ -235,11 +306,18 @@ def _plausible(
     if suppressed > shape.receiver_groups * shape.sender_groups - len(cells):
         raise _malformed()
     for (r, _), sums in cells.items():
-        within = all(
-            abs(x) <= b.magnitude + b.tail for x, b in zip(sums.measures, parameters.bounds, strict=True)
-        )
-        if not within or sums.count > len(selections[r]):
+        selected = len(groups[r].positions)
+        within = sums.count <= selected and _bounded(parameters, sums.measures, 1)
+        for weights, (total, *products) in zip(groups[r].weights, sums.weighted, strict=True):
+            heaviest = int(np.abs(weights).max(initial=0))
+            within &= abs(total) <= heaviest * selected and _bounded(parameters, products, heaviest)
+        if not within:
             raise _malformed()
+
+
+def _bounded(parameters: Parameters, sums: Sequence[int], weight: int) -> bool:
+    """Whether sums under weights up to this one are within what was declared."""
+    return all(abs(x) <= weight * b.magnitude + b.tail for x, b in zip(sums, parameters.bounds, strict=True))
 
 
 def _table(
@@ -247,8 +325,9 @@ def _table(
     labels: pa.Table,
     sender_labels: pa.Table,
     rows: dict[tuple[int, int], selection_sum.CellSums],
+    own: OwnSums,
 ) -> pa.Table:
-    """One row per released cell: dimensions of both sides, identities, sums."""
+    """One row per released cell: dimensions of both sides, identities, sums, weighted and own ones."""
     assert plan.receiver is not None
     columns: dict[str, Any] = {}
     for side, table, at in ((plan.receiver, labels, 0), (plan.sender, sender_labels, 1)):
@@ -258,6 +337,11 @@ def _table(
     columns["identities"] = pa.array([sums.count for sums in rows.values()], pa.int64())
     for i, partial in enumerate(plan.sender.partials):
         columns[partial.name] = pa.array([sums.measures[i] for sums in rows.values()], SUM_TYPE)
+    for k, weight in enumerate(plan.receiver.weights):
+        for i, name in enumerate([weight, *(f"{weight}:{p.name}" for p in plan.sender.partials)]):
+            columns[name] = pa.array([sums.weighted[k][i] for sums in rows.values()], SUM_TYPE)
+    for name, totals in own.items():
+        columns[name] = pa.array([totals[r] for r, _ in rows], SUM_TYPE)
     return pa.table(columns)
 
 

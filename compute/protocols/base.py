@@ -103,9 +103,12 @@ class Protocol:
     threat_model: str
     reveals: tuple[Disclosure, ...]
     gates: frozenset[str]
-    weighted: bool  # can the receiver's own values enter the sums
+    weighted: bool  # can the receiver's own values enter the figures
     cost: Callable[[Plan], Cost]
     parameters: Callable[[Side | None, Side, int], Mapping[str, Any]]  # (receiver, sender, maximum_cells)
     receiver: Callable[[Context, LocalInput | None], Role[Cells]]
     # Joint protocols take a LocalInput; single_domain takes the aggregated table of compute/local.py.
     sender: Callable[[Context, LocalInput | pa.Table, Gate], Role[Summary]]
+    # What the receiver's input must be, whatever the peer holds: found before a use is charged.
+    check: Callable[[Plan, LocalInput], None] = lambda _plan, _own: None
+    reveals_weighted: tuple[Disclosure, ...] = ()  # besides, where the plan sends weights

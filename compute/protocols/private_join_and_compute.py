@@ -37,6 +37,7 @@ from compute.protocols import _aggregate as aggregate
 from compute.protocols import psi
 from compute.protocols.base import Cost, Frame, Protocol, Role, receive, receive_blob, send_blob
 from compute.protocols.psi import Indices
+from compute.selection_sum import ReceiverGroup
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
 SHUFFLE_SECONDS = 4e-7
@@ -56,7 +57,7 @@ class _Parts:
 def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     """R's side."""
     assert own is not None
-    aggregate.once_per_group(own)
+    _check(context.plan, own)
     parts = _arrange(context, own)
     labels, left_out = own.labels.take(pa.array(parts.groups)), own.groups - len(parts.groups)
     yield from aggregate.send_groups(Party.RECEIVER, len(parts.groups))
@@ -66,8 +67,8 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     if shape is None:
         return (yield from aggregate.receive_nothing(context, labels, left_out))
     sent_tags, slot_tags = yield from psi.receiver_tags(context, own.keys, parts.order)
-    selections = _selections(parts, *psi.match(sent_tags, slot_tags))
-    return (yield from aggregate.receive_sums(context, labels, selections, shape, left_out))
+    groups = [ReceiverGroup(slots) for slots in _selections(parts, *psi.match(sent_tags, slot_tags))]
+    return (yield from aggregate.receive_sums(context, labels, groups, shape, left_out))
 
 
 def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
@@ -83,6 +84,11 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
     inside = _shuffled_within(np.repeat(np.arange(len(sizes)), sizes), context)
     yield from psi.send_tags(kernel.permute(tags, pa.array(inside)))
     return (yield from aggregate.send_sums(context, own, order, shape, gate))
+
+
+def _check(_plan: Plan, own: LocalInput) -> None:
+    aggregate.once_per_group(own)
+    _only_group(own)
 
 
 def _arrange(context: Context, own: LocalInput) -> _Parts:
@@ -189,4 +195,5 @@ PROTOCOL = Protocol(
     parameters=aggregate.parameters,
     receiver=receiver,
     sender=sender,
+    check=_check,
 )

@@ -7,10 +7,14 @@ receiver's padded set size. Semi-honest.
 
     both   number of groups
     psi    R learns its matches and their slots in S's secret order
+    R -> S the largest share that one weight has in a group (only where the plan has weights)
     sums   per cell (g, h): Σ_slots w_g · v_h, where w_g is R's 0/1 mask and v_h S's column; S gates on
            the counts before it releases anything
 
-Weights are not available: a key in two rows of a receiver's group is refused as the asker's data error.
+Weights: for each of the plan's weight columns w_g is also R's sum over the rows of a key, an integer. The
+sender then learns, per cell, how many of these are not zero (it gates on the fewest), and the share above.
+What needs nothing of the sender's but the matches, R sums by itself. Without row counts among the weights
+a key in two rows of a receiver's group is refused as the asker's data error.
 """
 
 from __future__ import annotations
@@ -24,13 +28,14 @@ from compute.protocols import _aggregate as aggregate
 from compute.protocols import psi
 from compute.protocols.base import Cost, Protocol, Role
 from compute.protocols.psi import Indices, Matches
+from compute.selection_sum import ReceiverGroup
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
 
 def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     """R's side."""
     assert own is not None
-    aggregate.once_per_group(own)
+    _check(context.plan, own)
     numbering = psi.permutation(own.groups, context.entropy)
     labels = own.labels.take(pa.array(numbering))
     yield from aggregate.send_groups(Party.RECEIVER, own.groups)
@@ -39,8 +44,8 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     if shape is None:
         return (yield from aggregate.receive_nothing(context, labels))
     matches = yield from psi.receiver(context, own.keys)
-    selections = _selections(own, matches, numbering)
-    return (yield from aggregate.receive_sums(context, labels, selections, shape))
+    groups, sums = _selections(context.plan, own, matches, numbering)
+    return (yield from aggregate.receive_sums(context, labels, groups, shape, sums=sums))
 
 
 def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
@@ -55,16 +60,34 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
     return (yield from aggregate.send_sums(context, own, order, shape, gate))
 
 
-def _selections(own: LocalInput, matches: Matches, numbering: Indices) -> list[Indices]:
-    """Per own group in `numbering`'s order, the slots of its matched keys, ascending."""
+def _check(plan: Plan, own: LocalInput) -> None:
+    assert plan.receiver is not None
+    if not plan.receiver.repeats:
+        aggregate.once_per_group(own)
+
+
+def _selections(
+    plan: Plan, own: LocalInput, matches: Matches, numbering: Indices
+) -> tuple[list[ReceiverGroup], aggregate.OwnSums]:
+    """Per own group in `numbering`'s order: the slots of its matched keys, ascending; the sums over them."""
+    assert plan.receiver is not None
     slot_of = np.full(len(own.keys), -1, np.int64)
     slot_of[matches.keys] = matches.slots
     slots = slot_of[aggregate.column(own, "key")]
     matched = np.flatnonzero(slots >= 0)
     slots, groups = slots[matched], aggregate.column(own, "group")[matched]
     by = aggregate.by_group(groups, slots, own.groups)
-    slots, edges = slots[by], np.searchsorted(groups[by], np.arange(own.groups + 1))
-    return [slots[edges[g] : edges[g + 1]] for g in numbering]
+    edges = np.searchsorted(groups[by], np.arange(own.groups + 1))
+    parts = [by[edges[g] : edges[g + 1]] for g in numbering]
+    values = {p.name: aggregate.column(own, p.name)[matched] for p in plan.receiver.partials}
+    weights = [values[name] for name in plan.receiver.weights]
+    selections = [ReceiverGroup(slots[part], tuple(w[part] for w in weights)) for part in parts]
+    sums = {
+        name: [aggregate.exact_sum(of[part]) for part in parts]
+        for name, of in values.items()
+        if name not in plan.receiver.weights
+    }
+    return selections, sums
 
 
 def _cost(plan: Plan) -> Cost:
@@ -79,7 +102,8 @@ PROTOCOL = Protocol(
     kinds=frozenset({"aggregate"}),
     threat_model=(
         "Both connectors follow the protocol and may study what they see. A deviating receiver can ask "
-        "about keys it does not hold and can select other slots than those that matched."
+        "about keys it does not hold and can select other slots than those that matched, with weights "
+        "of its choice."
     ),
     reveals=(
         Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS, gated=True),
@@ -92,9 +116,11 @@ PROTOCOL = Protocol(
         Disclosure(Party.SENDER, Fact.PADDED_SIZE),
     ),
     gates=frozenset({"minimum-identities"}),
-    weighted=False,
+    weighted=True,
     cost=_cost,
     parameters=aggregate.parameters,
     receiver=receiver,
     sender=sender,
+    check=_check,
+    reveals_weighted=(Disclosure(Party.SENDER, Fact.WEIGHT_FIGURES),),
 )

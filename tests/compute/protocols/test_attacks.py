@@ -17,7 +17,7 @@ from compute.errors import DataError, PeerViolation
 from compute.inputs import Cells, Summary
 from compute.protocols import _aggregate, private_join_and_compute
 from compute.protocols.base import FRAME_BYTES, Frame, receive
-from compute.selection_sum import CellSums, Parameters, Shape, SumBound
+from compute.selection_sum import CellSums, Parameters, ReceiverGroup, Shape, SumBound
 from compute.session import Transcript
 from policy_enforcer.disclosure import Party
 
@@ -266,11 +266,11 @@ def test_known_weakness_an_asker_with_a_scalar_per_key_recognises_its_tags(kit, 
 )
 def test_answers_that_no_honest_owner_gives_are_refused(sums, suppressed):
     parameters = Parameters.derive(slots=4, returned=4, bounds=[SumBound(10)])
-    selections, shape = [np.array([1, 2]), np.array([], np.int64)], Shape(2, 1)
+    groups, shape = [ReceiverGroup(np.array(x, np.int64)) for x in ([1, 2], [])], Shape(2, 1)
 
     def check(count, measure, suppressed):
         cells = {(0, 0): CellSums(count, (measure,), ())}
-        _aggregate._plausible(parameters, cells, selections, suppressed, shape)
+        _aggregate._plausible(parameters, cells, groups, suppressed, shape)
 
     check(2, -10, 1)
     with pytest.raises(PeerViolation, match=r"peer\.malformed-release"):
