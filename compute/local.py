@@ -8,6 +8,7 @@ the cells of a single-domain query. Both refuse data that does not fit what the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from compute import kernel
+from compute import contributions, kernel
 from compute.dataset import Column, DatasetInfo
 from compute.engine import Limits, ParquetFiles, Rows, locked, select
 from compute.errors import DataError
@@ -24,6 +25,7 @@ from compute.inputs import LocalInput
 from compute.keys import canonical_keys
 from compute.plan import Partial, Side
 from compute.types import INT64, Type, parse_type, sum_type, type_of_arrow
+from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 
 Source: TypeAlias = "pa.Table | pa.dataset.Dataset | ParquetFiles | Callable[[], pa.RecordBatchReader]"
 """A participant's rows: whole in memory, files that Arrow or DuckDB scans, or a fresh stream per call."""
@@ -41,20 +43,33 @@ _BATCH = 1 << 17
 """Rows in hand at a time between DuckDB and the keys: more is not faster, and keys are wide."""
 
 
-def join_input(side: Side, info: DatasetInfo, source: Source, limits: Limits) -> LocalInput:
-    """Filter, group by key and dimensions, sum; then canonical keys. Rows without a key are dropped."""
+def join_input(
+    side: Side,
+    info: DatasetInfo,
+    source: Source,
+    limits: Limits,
+    demands: Obligations = NOTHING_DEMANDED,
+) -> LocalInput:
+    """Filter, group by key and dimensions, sum; then canonical keys. Rows without a key are dropped.
+
+    `demands` bounds what one identity contributes, before anything is summed.
+    """
     rows = _opened(source)
     keys = [quoted(name) for name in side.keys]
     selected = [*keys, *(d.sql for d in side.dimensions)]
     alone = _unique(side, info)  # no key in two rows: nothing to add up, no hash table of all keys
     figures = [f"CAST(coalesce({_value(p, alone)}, 0) AS BIGINT) AS {p.name}" for p in side.partials]
     columns = [*_named(selected), *figures, 'CAST(1 AS BIGINT) AS "rows"' if alone else _ROWS]
-    passes = 1 if alone or isinstance(rows, pa.RecordBatchReader) else _passes(side)
+    limited = contributions.limited(demands) and contributions.repeated(info, demands)
+    passes = 1 if alone or limited or isinstance(rows, pa.RecordBatchReader) else _passes(side)
+    view, where = _view(info, rows.schema), [*side.filters, *(f"{key} IS NOT NULL" for key in keys)]
+    if limited:
+        view, where = contributions.bounded(view, where, side, _holding(info, demands), demands), []
     queries = [
         select(
             columns,
-            _view(info, rows.schema),
-            [*side.filters, *(f"{key} IS NOT NULL" for key in keys), *_part(keys, number, passes)],
+            view,
+            [*where, *_part(keys, number, passes)],
             "" if alone else _group_by(len(selected)),
         )
         for number in range(passes)
@@ -62,26 +77,39 @@ def join_input(side: Side, info: DatasetInfo, source: Source, limits: Limits) ->
     with locked({"source": rows}, limits) as connection:
         readers = (connection.sql(query).to_arrow_reader(_BATCH) for query in queries)
         rows = _scanned(side, info, readers)
-    made = _input(side, info, rows, limits)
+    made = _input(side, info, rows, limits, demands)
     pa.default_memory_pool().release_unused()  # else Arrow keeps what reading took for the whole query
     return made
 
 
 def aggregate(
-    side: Side, info: DatasetInfo, identity: str | None, source: Source, limits: Limits
+    side: Side, info: DatasetInfo, demands: Obligations, source: Source, limits: Limits
 ) -> pa.Table:
-    """Cells of a single-domain query: d*, `identities` (distinct values of that column, or rows), m*."""
-    rows = _opened(source)
+    """Cells of a single-domain query: d*, `identities` that a gate counts (rows without any), m*.
+
+    Where one identity dominates a cell, nobody counts. Under noise every declared cell is there.
+    """
+    rows, view_of = _opened(source), _holding(info, demands)
+    tables: dict[str, Rows] = {"source": rows}
+    view, where = _view(info, rows.schema), list(side.filters)
+    declared = [d for d in side.dimensions if d.domain]
+    if declared:
+        tables["labels"] = contributions.grid(declared)
+        where += contributions.inside(declared)
+    if contributions.limited(demands):
+        view, where = contributions.bounded(view, where, side, view_of, demands), []
     dimensions = [d.sql for d in side.dimensions]
-    counted = f"count(DISTINCT {quoted(_checked(info, identity))})" if identity is not None else "count(*)"
-    figures = [f"{counted} AS identities", *(f"{_figure(p)} AS {p.name}" for p in side.partials)]
-    query = select(
-        [*_named(dimensions), *figures, _ROWS],
-        _view(info, rows.schema),
-        side.filters,
-        f"{_group_by(len(dimensions))} LIMIT {limits.maximum_groups + 1}",
-    )
-    with locked({"source": rows}, limits) as connection:
+    figures = [
+        f"{contributions.counted(side, demands)} AS identities",
+        *(f"{_figure(p)} AS {p.name}" for p in side.partials),
+    ]
+    most = f"{_group_by(len(dimensions))} LIMIT {limits.maximum_groups + 1}"
+    query = select([*_named(dimensions), *figures, _ROWS], view, where, most)
+    if declared:
+        query = contributions.on_grid(query, side)
+    if demands.dominance is not None:
+        query = contributions.shared(query, view, where, side, demands)
+    with locked(tables, limits) as connection:
         table = connection.sql(query).to_arrow_table()
     if table.num_rows > limits.maximum_groups:
         raise DataError(
@@ -89,8 +117,18 @@ def aggregate(
             f"the answer has more than {limits.maximum_groups} groups; group more coarsely",
         )
     _check_rows(table["rows"], side)
+    if demands.dominance is not None:
+        table = _undominated(table, demands.dominance)
     schema = aggregate_schema(side)
-    return table.rename_columns([*schema.names, "rows"]).select(schema.names).cast(schema)
+    return table.rename_columns([*schema.names, *table.schema.names[len(schema) :]]).select(schema.names).cast(schema)
+
+
+def _undominated(table: pa.Table, share: Fraction) -> pa.Table:
+    """Nobody counts in a cell that one identity dominates, so that no gate releases it."""
+    figures = table.select([name for name in table.schema.names if name.startswith(("most", "whole"))])
+    held = pa.array(contributions.dominated(figures, share))
+    place = table.schema.get_field_index("identities")
+    return table.set_column(place, "identities", pc.if_else(held, 0, table["identities"]))
 
 
 def aggregate_schema(side: Side) -> pa.Schema:
@@ -158,10 +196,11 @@ def _widens(actual: Type, declared: Type) -> bool:
     return declared.scale >= scale and declared.precision - declared.scale >= whole
 
 
-def _checked(info: DatasetInfo, name: str) -> str:
-    if info.column(name) is None:
-        raise DataError("data.column-missing", f"{info.full_name} declares no column {name}")
-    return name
+def _holding(info: DatasetInfo, demands: Obligations) -> DatasetInfo:
+    """The description, when it has the identity that the demands are about."""
+    if demands.identity is not None and info.column(demands.identity) is None:
+        raise DataError("data.column-missing", f"{info.full_name} declares no column {demands.identity}")
+    return info
 
 
 def _named(expressions: Sequence[str]) -> list[str]:
@@ -207,11 +246,11 @@ class _Rows:
         ends = np.frombuffer(keys.buffers()[1], np.int64)[keys.offset : keys.offset + len(keys) + 1]
         base = len(self._keys) - int(ends[0])
         self._keys += memoryview(keys.buffers()[2] or b"")[int(ends[0]) : int(ends[-1])]
-        self._ends += memoryview(ends[1:] + base).cast("B")
+        self._ends += (ends[1:] + base).tobytes()
         for chunks, kind, column in zip(self._labels, self._kinds, batch.columns, strict=False):
             chunks.append(column.cast(kind).dictionary_encode())
         for figures, column in zip(self._figures.values(), batch.columns[len(self._kinds) :], strict=True):
-            figures += memoryview(column.to_numpy()).cast("B")
+            figures += column.to_numpy().tobytes()
 
     def keys(self) -> pa.LargeBinaryArray:
         """All keys, in one array over the buffers that grew."""
@@ -258,7 +297,7 @@ def _scanned(side: Side, info: DatasetInfo, readers: Iterable[pa.RecordBatchRead
     return rows
 
 
-def _input(side: Side, info: DatasetInfo, rows: _Rows, limits: Limits) -> LocalInput:
+def _input(side: Side, info: DatasetInfo, rows: _Rows, limits: Limits, demands: Obligations) -> LocalInput:
     keys = rows.keys()
     repeats = (bool(side.dimensions) or _may_repeat(side, info)) and _may_hold_twice(keys)
     distinct, index = _numbered(keys) if repeats else (keys, np.arange(len(keys), dtype=np.int32))
@@ -268,6 +307,8 @@ def _input(side: Side, info: DatasetInfo, rows: _Rows, limits: Limits) -> LocalI
         )
     labels, group = _groups(side, rows.labels(), len(keys))
     cells = pa.table({"key": index, "group": group, **rows.figures()})
+    if len(distinct) < len(cells) and contributions.limited(demands):
+        cells = contributions.bounded_keys(cells, demands, limits)
     if len(distinct) < len(cells) and _may_repeat(side, info):
         cells = _merged(cells, [p.name for p in side.partials], limits)
     if side.distinct:
