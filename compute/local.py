@@ -120,7 +120,7 @@ def aggregate(
     if demands.dominance is not None:
         table = _undominated(table, demands.dominance)
     schema = aggregate_schema(side)
-    return table.rename_columns([*schema.names, *table.schema.names[len(schema) :]]).select(schema.names).cast(schema)
+    return table.select(range(len(schema))).rename_columns(schema.names).cast(schema)
 
 
 def _undominated(table: pa.Table, share: Fraction) -> pa.Table:

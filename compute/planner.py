@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import cast
 
 from sqlglot import exp
 
 from compute.dataset import Column, DatasetInfo, checked
+from compute.demands import demanded, hiding
 from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound, Leaf, Scalar, quoted
 from compute.facts import Notes, Prepared
@@ -26,6 +28,7 @@ from compute.protocols.base import Protocol
 from compute.sql import Item, Source, Statement, parse
 from compute.types import FLOAT64, HUGE, INT64, Type, parse_type
 from policy_enforcer.disclosure import Level
+from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 
 JOINT_CELLS = (4096, 2048, 1024, 512, 256, 128, 64)
 """Most cells of a joint answer: receiver groups x sender groups. The flooding bound and the receiver's
@@ -49,13 +52,20 @@ def plan(
 
 
 def prepare(
-    sql: str, asker: str, catalogue: Mapping[str, DatasetInfo], protocols: Sequence[Protocol] = PROTOCOLS
+    sql: str,
+    asker: str,
+    catalogue: Mapping[str, DatasetInfo],
+    protocols: Sequence[Protocol] = PROTOCOLS,
+    demands: Mapping[str, Obligations] = MappingProxyType({}),
 ) -> Prepared:
-    """The plan of a question with the facts for every dataset it names."""
+    """The plan of a question with the facts for every dataset it names.
+
+    `demands`: by `participant.dataset`, what the policy of the agreement demands of a release.
+    """
     statement = parse(sql)
     infos = tuple(_dataset(source, catalogue) for source in statement.sources)
     scope = _Scope(statement.sources, infos, frozenset(name.name.casefold() for name in statement.using))
-    return _Planner(statement, scope, asker).prepared(protocols)
+    return _Planner(statement, scope, asker, demands).prepared(protocols)
 
 
 def _dataset(source: Source, catalogue: Mapping[str, DatasetInfo]) -> DatasetInfo:
@@ -174,7 +184,9 @@ _IDENTITIES = Total(("identities",))
 class _Planner:
     """One question on its way to a plan."""
 
-    def __init__(self, statement: Statement, scope: _Scope, asker: str) -> None:
+    def __init__(
+        self, statement: Statement, scope: _Scope, asker: str, demands: Mapping[str, Obligations]
+    ) -> None:
         self._statement, self._asker, self._join_kind = statement, asker, statement.join
         self._left, self._right = scope.infos[0], scope.infos[-1]
         # Rows of the asker are counted here, wherever its dataset is the one whose rows are kept.
@@ -183,6 +195,7 @@ class _Planner:
         self._scope = replace(scope, first=0) if statement.join in ("semi", "anti") else scope
         self._notes = Notes()
         self._sender, self._receiver = _roles(scope.infos, asker)
+        self._demands = demands.get(self._sender.full_name, NOTHING_DEMANDED)
         self._keys: list[tuple[str, str]] = []  # (receiver's column, sender's column)
         self._filters: dict[str, list[str]] = {info.full_name: [] for info in scope.infos}
         self._dimensions: list[tuple[Bound, Dimension]] = []
@@ -205,7 +218,9 @@ class _Planner:
             raise QueryError("query.not-grouped", self._ungrouped())
         order = [self._ordering(i, outputs) for i in range(len(self._statement.order))]
         draft = self._draft(outputs, having, order)
+        draft = demanded(draft, self._sender, self._demands)
         chosen, final = _choose(draft, self._scope.infos, protocols)
+        final = hiding(final, self._demands)
         uses = {info.full_name: self._notes.uses(info.full_name) for info in self._scope.infos}
         return Prepared(final, chosen, self._scope.infos, uses, self._notes.literals_on_total)
 

@@ -49,6 +49,7 @@ from policy_enforcer.decide import decide
 from policy_enforcer.facts import Decision, LedgerView, Reason, Request
 from policy_enforcer.model import Policy
 from policy_enforcer.moments import period_start
+from policy_enforcer.obligations import NOTHING_DEMANDED, obligations
 from policy_enforcer.problems import PolicyError
 from witness import dsse
 from witness.client import WitnessClient
@@ -336,9 +337,9 @@ class Node:
         limits = Limits(self.config.limits.threads, self.config.limits.memory_mib << 20, stop=interrupt)
         if plan.receiver is None:
             policy = agreement.policy if agreement is not None else published.policy
-            identity = policy.analysis.identity
-            return local.aggregate(side, published.dataset, identity, published.source, limits)
-        return local.join_input(side, published.dataset, published.source, limits)
+            return local.aggregate(side, published.dataset, obligations(policy), published.source, limits)
+        demands = NOTHING_DEMANDED if agreement is None else obligations(agreement.policy)
+        return local.join_input(side, published.dataset, published.source, limits, demands)
 
 
 @lru_cache(maxsize=256)

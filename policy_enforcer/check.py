@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterator
 from policy_enforcer.disclosure import Level
 from policy_enforcer.model import ANY, Analysis, LogDuty, Policy
 from policy_enforcer.moments import end_instant, first_instant
+from policy_enforcer.privacy import words_apart
 from policy_enforcer.problems import Path, Problem, dotted
 
 Finding = tuple[str, Path, str, str | None]  # code, path, sentence, suggestion
 
 _ANALYSIS_NOT_YET = {
-    "noise": "no noise mechanism is built in yet, so released figures would be exact",
-    "differencing": "no guard compares the identity sets of successive queries yet",
-    "templates": "queries are not yet matched against reviewed templates",
+    "noise": "the connector does not add noise yet",
+    "dominance": "the connector does not look at shares yet",
+    "suppressions": "the connector does not treat suppressed cells differently yet",
     "max_rows_per_identity": "rows are not yet limited per identity before summing",
     "max_cells_per_identity": "cells are not yet limited per identity",
+    "differencing": "no guard compares the identity sets of successive queries yet",
+    "templates": "queries are not yet matched against reviewed templates",
 }
 _TRANSFER_NOT_YET = {
     "whitelist": "white list documents are not yet read",
@@ -167,6 +170,7 @@ _CONTRADICTIONS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _keys_never_shown,
     _ranges,
     _lists,
+    words_apart,
 )
 
 

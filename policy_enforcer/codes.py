@@ -49,6 +49,13 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "grade.unknown": "the column's classification grade is not known",
         "peer-keys.too-many": "the other side's key set is larger than the maximum",
         "peer-keys.unknown": "the size of the other side's key set is not known",
+        "noise.domain-undeclared": "under noise, a column groups only by values that the policy declares",
+        "noise.measure": "under noise, only sums, counts and averages are released",
+        "noise.joint-dimension": "under noise, a joint query groups by the asker's own columns only",
+        "budget.exhausted": "the privacy loss left to the agreement does not suffice for this query",
+        "budget.dataset-exhausted": "the privacy loss left to the dataset does not suffice for this query",
+        "gate.noise.unavailable": "the protocol cannot add noise for this identity before it releases",
+        "gate.dominance.unavailable": "the protocol cannot see what share one identity has of a cell",
         "gate.minimum-identities.unavailable": "the protocol cannot count the identities before the release",
     }
 )

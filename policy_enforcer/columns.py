@@ -149,6 +149,29 @@ def _listed(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
         yield Reason("list.column-not-allowed", "analysis.payload", sentence, use.column, _words(allowed))
 
 
+NOISED = frozenset({"sum", "count", "avg"})
+"""What noise can be added to: sums of bounded values, and what is computed from them."""
+
+
+def _noised(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
+    analysis = policy.analysis
+    if analysis.noise is None:
+        return
+    if use.grouped and (use.column not in analysis.domains or use.functions):
+        # which labels there are would tell whether anybody is there
+        yield Reason(
+            "noise.domain-undeclared",
+            "analysis.domains",
+            f"{use.column} may group under noise only by its declared values as they stand",
+            use.column,
+            _words([column for column in analysis.domains if column in analysis.dimensions]),
+        )
+    able = NOISED | ({"count_distinct"} if use.column == analysis.identity else set())
+    for function in sorted(use.aggregated - able):
+        sentence = f"{function} of {use.column} cannot be released with noise"
+        yield Reason("noise.measure", "analysis.noise", sentence, use.column, _words(NOISED))
+
+
 COLUMN_RULES: tuple[ColumnRule, ...] = (
     _used_somehow,
     _grouped,
@@ -160,4 +183,5 @@ COLUMN_RULES: tuple[ColumnRule, ...] = (
     _functions,
     _weighted,
     _listed,
+    _noised,
 )

@@ -8,13 +8,15 @@ measure, function, kind, level or disclosure is in no list.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from decimal import Decimal
 
 from policy_enforcer.check import errors
-from policy_enforcer.columns import COLUMN_RULES, join_column
+from policy_enforcer.columns import COLUMN_RULES, NOISED, join_column
 from policy_enforcer.disclosure import Disclosure, Fact, Level
 from policy_enforcer.facts import Decision, LedgerView, Reason, Request
-from policy_enforcer.model import ANY, LogDuty, Policy
+from policy_enforcer.model import ANY, Budget, LogDuty, Policy, plain
 from policy_enforcer.moments import end_instant, first_instant, later
+from policy_enforcer.privacy import billionths
 from policy_enforcer.problems import dotted
 
 Rule = Callable[[Policy, Request, LedgerView], Iterator[Reason]]
@@ -255,6 +257,64 @@ def _minimum_identities(policy: Policy, request: Request, _ledger: LedgerView) -
     )
 
 
+def _dominance(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    if policy.analysis.dominance is None:
+        return
+    if not request.joint and "dominance" in request.protocol.gates and _gated(request.protocol.reveals):
+        return
+    sentence = f"{request.protocol.name} shows the owner no identity's share of a cell before it releases"
+    allowed = "queries over this dataset alone"
+    yield Reason("gate.dominance.unavailable", "analysis.dominance", sentence, allowed=allowed)
+
+
+def _noise(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    analysis = policy.analysis
+    if analysis.noise is None:
+        return
+    bounded = analysis.identity in request.identity_columns
+    if not ("noise" in request.protocol.gates and bounded and _gated(request.protocol.reveals)):
+        yield Reason(
+            "gate.noise.unavailable",
+            "analysis.noise",
+            f"{request.protocol.name} cannot add noise that hides one {analysis.identity} in this query",
+            column=analysis.identity,
+            allowed=f"a join on {analysis.identity} alone, or a query over this dataset alone",
+        )
+    for use in request.columns if request.joint else ():
+        if use.grouped:
+            sentence = f"{use.column} may not group a joint query under noise: its exact counts would be seen"
+            yield Reason(
+                "noise.joint-dimension", "analysis.noise", sentence, use.column, "the asker's own columns"
+            )
+        if "count_distinct" in use.aggregated:
+            sentence = "the number of matched identities leaves a joint query exactly, without noise"
+            yield Reason("noise.measure", "analysis.noise", sentence, use.column, _words(NOISED))
+
+
+def _budget(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Reason]:
+    noise = policy.analysis.noise
+    if noise is None:
+        return
+    cost, budget, total = billionths(noise.rho_per_query), noise.budget, noise.dataset_budget
+    left = billionths(budget.rho) - ledger.loss
+    if ledger.loss < 0 or cost > left:
+        sentence = f"this query costs rho {_rho(cost)}, and {_rho(left)} of {_rho_per(budget)} is left"
+        yield Reason("budget.exhausted", "analysis.noise.budget", sentence, allowed=_rho_per(budget))
+    if total is not None and (ledger.dataset_loss < 0 or cost > billionths(total.rho) - ledger.dataset_loss):
+        left = billionths(total.rho) - ledger.dataset_loss
+        sentence = f"this query costs rho {_rho(cost)}, and {_rho(left)} is left of the dataset's, for ever"
+        rule = "analysis.noise.dataset_budget"
+        yield Reason("budget.dataset-exhausted", rule, sentence, allowed=f"rho {plain(total.rho)} in all")
+
+
+def _rho(loss: int) -> str:
+    return plain(Decimal(max(0, loss)).scaleb(-9))
+
+
+def _rho_per(budget: Budget) -> str:
+    return f"rho {plain(budget.rho)} per {budget.per}"
+
+
 def _gated(reveals: Collection[Disclosure]) -> bool:
     """Nothing that shows values may leave without the owner's gate before it."""
     return all(event.gated for event in reveals if event.fact in {Fact.RELEASED_CELLS, Fact.MATCHED_ROWS})
@@ -340,6 +400,9 @@ _RULES: tuple[Rule, ...] = (
     _level,
     _peer_keys,
     _minimum_identities,
+    _dominance,
+    _noise,
+    _budget,
     _columns,
     _answers_something,
     _list_analysis,

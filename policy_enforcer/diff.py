@@ -189,6 +189,8 @@ _OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
         "analysis.identity": lambda p: p.analysis.identity,
         "analysis.bounds": lambda p: {c: (plain(a), plain(b)) for c, (a, b) in p.analysis.bounds.items()},
         "analysis.domains": lambda p: p.analysis.domains,
+        "analysis.dominance": lambda p: p.analysis.dominance,
+        "analysis.suppressions": lambda p: p.analysis.suppressions,
         "analysis.noise": lambda p: p.analysis.noise,
         "analysis.differencing": lambda p: p.analysis.differencing,
         "analysis.templates": lambda p: p.analysis.templates,

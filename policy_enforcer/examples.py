@@ -177,7 +177,13 @@ def _protocol(policy: Policy, example: Example) -> ProtocolUse:
     wanted = example.level or (join.disclosure if join and example.join else "hidden")
     fact = Fact.MATCHED_ROWS if wanted == "rows" else Fact.RELEASED_CELLS
     reveals = (Disclosure(Party.RECEIVER, fact, gated=True),)
-    return ProtocolUse("example", 1, Level.parse(wanted), reveals, frozenset({"minimum-identities"}))
+    return ProtocolUse(
+        "example",
+        1,
+        Level.parse(wanted),
+        reveals,
+        frozenset({"minimum-identities", "noise"} | ({"dominance"} if not example.join else set())),
+    )
 
 
 def _columns(example: Example) -> tuple[ColumnUse, ...]:

@@ -73,6 +73,8 @@ class LedgerView:
 
     uses: int = 0
     running: int = 0
+    loss: int = 0  # privacy loss of the agreement in its budget's period, in billionths of rho (zCDP)
+    dataset_loss: int = 0  # the same of the dataset, over all agreements, for ever
     agreed: datetime | None = (
         None  # timezone-aware: when the agreement was finalised; `when.elapsed` needs it
     )

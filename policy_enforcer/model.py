@@ -225,6 +225,19 @@ class Noise(Closed):
     dataset_budget: DatasetBudget | None = None
 
 
+class Dominance(Closed):
+    """No released cell in which one identity holds more than this share of a figure: the p%-rule."""
+
+    share_at_most: Number
+
+
+class Suppressions(Closed):
+    """What is done about cells that are held back, besides holding them back."""
+
+    complementary: Annotated[bool, Strict()] = False
+    count: Literal["shown", "hidden"] = "shown"
+
+
 class Differencing(Closed):
     """Refuse a query whose set of identities differs from an earlier one's by too few."""
 
@@ -245,6 +258,8 @@ class Analysis(Closed):
     scalar_functions: Annotated[tuple[ScalarFunction, ...], AfterValidator(_set)] = ()
     identity: ColumnName | None = None
     minimum_identities: Whole | None = None
+    dominance: Dominance | None = None
+    suppressions: Suppressions | None = None
     bounds: Mapping[ColumnName, tuple[Number, Number]] = {}
     noise: Noise | None = None
     max_rows_per_identity: Whole | None = None

@@ -8,8 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
+from typing import Literal
 
 from policy_enforcer.model import LogDuty, Policy
+from policy_enforcer.privacy import billionths
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseDemand:
+    """Noise that each query's figures carry, and what the query costs in billionths of rho (zCDP)."""
+
+    mechanism: Literal["discrete-gaussian", "discrete-laplace"]
+    loss: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +32,32 @@ class Obligations:
     bounds: Mapping[str, tuple[Decimal, Decimal]]  # values are clamped to these before they are summed
     domains: Mapping[str, tuple[str | bool | int, ...]]  # labels of suppressed cells may be shown only here
     witnesses: int  # how many must have recorded the intent before anything leaves
+    rows_per_identity: int | None = None  # most rows of one identity that enter any sum of a query
+    cells_per_identity: int | None = None  # most cells of an answer that one identity counts in
+    dominance: Fraction | None = None  # largest share of a figure that one identity of a cell may hold
+    complementary: bool = False  # hold back a second cell where a margin would give the first
+    suppressions_hidden: bool = False  # nobody is told how many cells were held back
+    noise: NoiseDemand | None = None
 
 
 def obligations(policy: Policy) -> Obligations:
     """The demands of one policy."""
     analysis = policy.analysis
+    dominance, noise, suppressions = analysis.dominance, analysis.noise, analysis.suppressions
     return Obligations(
         identity=analysis.identity,
         minimum_identities=analysis.minimum_identities or 1,
         bounds=analysis.bounds,
         domains=analysis.domains,
         witnesses=max((d.minimum_witnesses for d in policy.duties if isinstance(d, LogDuty)), default=0),
+        rows_per_identity=analysis.max_rows_per_identity,
+        cells_per_identity=analysis.max_cells_per_identity,
+        dominance=None if dominance is None else Fraction(dominance.share_at_most),
+        complementary=suppressions is not None and suppressions.complementary,
+        suppressions_hidden=suppressions is not None and suppressions.count == "hidden",
+        noise=None if noise is None else NoiseDemand(noise.mechanism, billionths(noise.rho_per_query)),
     )
+
+
+NOTHING_DEMANDED = Obligations(None, 1, {}, {}, 0)
+"""Of a dataset that is read for its own owner."""

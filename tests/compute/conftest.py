@@ -19,6 +19,7 @@ from compute.local import aggregate, join_input
 from compute.plan import Plan
 from compute.planner import prepare
 from policy_enforcer.disclosure import Level
+from policy_enforcer.obligations import NOTHING_DEMANDED
 
 INVOICES = DatasetInfo(
     participant="sz-trade",
@@ -94,7 +95,7 @@ def _answer(prepared: Prepared, tables: dict[str, pa.Table], catalogue: dict[str
     sender = plan.sender
     info = catalogue[sender.dataset]
     if plan.receiver is None:
-        table = aggregate(sender, info, None, tables[sender.dataset], LIMITS)
+        table = aggregate(sender, info, NOTHING_DEMANDED, tables[sender.dataset], LIMITS)
         return finish(plan, Cells(table, 0))
     own = plan.receiver
     inputs = (

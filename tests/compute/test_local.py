@@ -18,6 +18,13 @@ from compute.engine import Limits, locked
 from compute.errors import DataError, Unavailable
 from compute.local import aggregate, join_input
 from compute.plan import Dimension, Partial, Side
+from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
+
+
+def counting(identity: str) -> Obligations:
+    """The demands of a policy that names an identity and nothing else."""
+    return replace(NOTHING_DEMANDED, identity=identity)
+
 
 LIMITS = Limits(threads=1)
 INFO = DatasetInfo(
@@ -173,7 +180,10 @@ def test_duckdbs_messages_never_get_out():
     side = replace(SIDE, filters=('CAST("g" AS BIGINT) > 0',))
     refused("data.range", lambda: join_input(side, INFO, rows, LIMITS))
     refused("data.local", lambda: join_input(replace(SIDE, filters=('error("g")',)), INFO, rows, LIMITS))
-    refused("data.local", lambda: aggregate(replace(SIDE, filters=("nonsense",)), INFO, None, rows, LIMITS))
+    refused(
+        "data.local",
+        lambda: aggregate(replace(SIDE, filters=("nonsense",)), INFO, NOTHING_DEMANDED, rows, LIMITS),
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,19 +234,20 @@ def test_a_query_can_be_cancelled():
 
 
 def test_single_domain_counts_identities():
-    found = aggregate(replace(SIDE, keys=()), INFO, "k", ROWS, LIMITS).sort_by("d0").to_pylist()
+    found = aggregate(replace(SIDE, keys=()), INFO, counting("k"), ROWS, LIMITS).sort_by("d0").to_pylist()
     assert [(row["d0"], row["identities"], int(row["m0"]), int(row["m1"])) for row in found] == [
         ("茶", 3, 7, 4),
         ("钢", 1, 0, 1),
         (None, 1, 3, 1),
     ]
-    assert aggregate(replace(SIDE, keys=()), INFO, None, ROWS, LIMITS).num_rows == 3
-    refused("data.column-missing", lambda: aggregate(SIDE, INFO, "nothing", ROWS, LIMITS))
+    assert aggregate(replace(SIDE, keys=()), INFO, NOTHING_DEMANDED, ROWS, LIMITS).num_rows == 3
+    refused("data.column-missing", lambda: aggregate(SIDE, INFO, counting("nothing"), ROWS, LIMITS))
 
 
 def test_too_many_groups_are_refused():
     refused(
-        "data.too-many-groups", lambda: aggregate(SIDE, INFO, None, ROWS, Limits(threads=1, maximum_groups=2))
+        "data.too-many-groups",
+        lambda: aggregate(SIDE, INFO, NOTHING_DEMANDED, ROWS, Limits(threads=1, maximum_groups=2)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The samplers against the exact distributions, at fixed seeds; the oracle sums fractions and draws nothing."""
+"""The samplers against the exact distributions, at fixed seeds: the oracle sums and draws nothing."""
 
 import hashlib
 from decimal import Decimal, localcontext

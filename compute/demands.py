@@ -1,0 +1,174 @@
+"""What the owner's policy demands of a release, worked into the plan that both sides derive.
+
+Noise: every partial gets its scale, so that all figures of all cells together lose what the policy says a
+query costs; labels are those the policy declares, because which labels there are would tell who is there.
+A minimum: which partials count rows with a value, so that it holds for the identities behind them too.
+
+Refused: figures that no noise of that size hides. What the policy itself forbids under noise is left for
+the decision, which says why; a plan that a figure without noise is left in is never released (`released`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import pyarrow as pa
+
+from compute.dataset import DatasetInfo
+from compute.errors import DataError, QueryError
+from compute.expressions import quoted
+from compute.noise import Scale, Sensitivity
+from compute.plan import Dimension, Figure, Noise, Partial, Plan, Total
+from compute.types import parse_type
+from policy_enforcer.disclosure import Fact
+from policy_enforcer.obligations import Obligations
+
+IDENTITIES = Total(("identities",))
+
+_OWN_SUMS = 10**38 - 1
+"""Single-domain sums travel as decimal128(38, 0)."""
+
+
+def demanded(draft: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
+    """The draft under the policy of `info`, the sender's dataset. Raises `QueryError`."""
+    plan = draft
+    if demands.minimum_identities > 1:
+        plan = _with_partials(plan, [_counting(partial) for partial in plan.sender.partials])
+    return _noised(plan, info, demands) if demands.noise is not None else plan
+
+
+def hiding(plan: Plan, demands: Obligations) -> Plan:
+    """The plan without the disclosure that a policy may hide."""
+    if not demands.suppressions_hidden:
+        return plan
+    return replace(plan, reveals=tuple(e for e in plan.reveals if e.fact != Fact.SUPPRESSED_CELLS))
+
+
+def says_suppressed(plan: Plan) -> bool:
+    """Is the asker told how many cells were held back?"""
+    return any(event.fact == Fact.SUPPRESSED_CELLS for event in plan.reveals)
+
+
+def released(plan: Plan) -> Plan:
+    """The plan, when each of its figures carries the noise it must. Raises `DataError`: fail closed."""
+    if plan.noise is not None and not all(partial.noise for partial in plan.sender.partials):
+        raise DataError("data.without-noise", "a figure of this plan carries no noise; nothing is released")
+    return plan
+
+
+def _counting(partial: Partial) -> Partial:
+    """Marks the figures that count rows with a value, as compute/planner.py writes them."""
+    indicator = partial.sql.startswith("CASE WHEN ") and partial.sql.endswith(" THEN 1 ELSE 0 END")
+    counts = partial.function == "sum" and partial.row_bound == 1 and indicator
+    return replace(partial, counts_values=counts)
+
+
+def _noised(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
+    noise, identity = demands.noise, demands.identity
+    assert noise is not None
+    if identity is None or demands.rows_per_identity is None or demands.cells_per_identity is None:
+        raise QueryError("query.noise", "the owner's policy sets noise without bounding contributions")
+    plan = _needed(replace(plan, figures=tuple(_present(figure) for figure in plan.figures)))
+    rows, cells = demands.rows_per_identity, min(demands.cells_per_identity, demands.rows_per_identity)
+    once = Sensitivity(cells, cells)
+    gated = plan.receiver is None and demands.minimum_identities > 1
+    moved = {p.name: _moved(p, identity, rows, once) for p in plan.sender.partials}
+    count = sum(found is not None for found in moved.values()) + gated
+    partials = []
+    for partial in plan.sender.partials:
+        sensitivity = moved[partial.name]
+        if sensitivity is not None:
+            scale = Scale.of(noise.mechanism, noise.loss, count, sensitivity)
+            partial = replace(partial, noise=scale.text, tail=scale.tail)
+            _check_size(plan, partial)
+        partials.append(partial)
+    identities = Scale.of(noise.mechanism, noise.loss, count, once).text if gated else ""
+    plan = replace(plan, noise=Noise(noise.mechanism, noise.loss, identities))
+    return _with_domains(_with_partials(plan, partials), info, demands)
+
+
+def _present(figure: Figure) -> Figure:
+    """Under noise every cell has a figure: whether anybody has a value is not told by a NULL."""
+    if figure.function == "sum":
+        return replace(figure, totals=(IDENTITIES, *figure.totals[1:]))
+    if IDENTITIES in figure.totals:
+        raise QueryError(
+            "query.noise", "the owner's policy adds noise, and a number of matches would be exact; count rows"
+        )
+    return figure
+
+
+def _needed(plan: Plan) -> Plan:
+    """Without partials that no figure is computed from any more: each would take its part of the loss."""
+    totals = [total for figure in plan.figures for total in figure.totals]
+    if any(len(total.partials) > 1 for total in totals):
+        raise QueryError(
+            "query.noise", "noise on a sum this large would drown it; ask the owner to declare tighter bounds"
+        )
+    names = {name for total in totals for name in total.partials}
+    return _with_partials(plan, [p for p in plan.sender.partials if p.name in names])
+
+
+def _moved(partial: Partial, identity: str, rows: int, once: Sensitivity) -> Sensitivity | None:
+    """How far one identity moves a figure over all cells; None where that has no bound.
+
+    At most `rows` rows of an identity enter, each in one cell and each at most `row_bound`, so the figure
+    moves by at most rows * row_bound in all, and by most when all of them lie in one cell.
+    """
+    if partial.function == "count_distinct" and partial.sql == quoted(identity):
+        return once
+    if partial.function != "sum" or partial.type != "integer":
+        return None
+    most = rows * max(1, partial.row_bound)
+    return Sensitivity(most, most * most)
+
+
+def _check_size(plan: Plan, partial: Partial) -> None:
+    if plan.receiver is None and partial.row_bound * plan.sender.rows_bound + partial.tail > _OWN_SUMS:
+        raise QueryError(
+            "query.noise", "a sum with its noise has more than 38 digits; ask for tighter bounds"
+        )
+
+
+def _with_partials(plan: Plan, partials: Sequence[Partial]) -> Plan:
+    return replace(plan, sender=replace(plan.sender, partials=tuple(partials)))
+
+
+def _with_domains(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
+    """The sender's dimensions with the labels that are declared, and as many cells as these make."""
+    if plan.receiver is not None or not plan.sender.dimensions:
+        return plan
+    domains = {quoted(c.name): (c.type, demands.domains.get(c.name, ())) for c in info.columns}
+    dimensions = [_declared(d, *domains.get(d.sql, (d.type, ()))) for d in plan.sender.dimensions]
+    cells = prod(len(d.domain) or 1 for d in dimensions)
+    if cells > plan.maximum_cells:
+        raise QueryError(
+            "query.noise", f"the declared groups make {cells} cells, more than {plan.maximum_cells}"
+        )
+    sender = replace(plan.sender, dimensions=tuple(dimensions))
+    return replace(plan, sender=sender, maximum_cells=cells)
+
+
+def _declared(dimension: Dimension, kind: str, domain: tuple[str | bool | int, ...]) -> Dimension:
+    try:
+        labels(replace(dimension, type=kind, domain=domain))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        raise QueryError(
+            "query.domain", "the owner's policy declares values of a group that are not of its column's type"
+        ) from None
+    return replace(dimension, domain=domain)
+
+
+def labels(dimension: Dimension) -> pa.Array:
+    """The declared labels in the column's type. Raises what Arrow raises when one is not of it."""
+    kind = parse_type(dimension.type).arrow
+    if any(type(value) is not type(dimension.domain[0]) for value in dimension.domain):
+        raise TypeError("labels of several types")
+    found = pa.array(dimension.domain)
+    numbers = pa.types.is_int64(found.type)
+    plain = (pa.types.is_boolean(found.type) and kind == found.type) or pa.types.is_string(found.type)
+    if len(found) and not (plain or (numbers and kind == found.type)):
+        raise TypeError("a label of another type")
+    return found.cast(kind)

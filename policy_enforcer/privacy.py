@@ -1,0 +1,86 @@
+"""Words that need arithmetic or each other: noise, budgets, contribution bounds, dominance.
+
+Privacy loss is zCDP and is counted in whole billionths of rho, so that a budget is spent exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from policy_enforcer.model import Analysis, Policy
+from policy_enforcer.problems import Path
+
+BILLION = 10**9
+MOST_LOSS = 2**53
+"""Billionths of rho that any figure of a policy may name: far beyond what protects anybody."""
+
+Contradiction = tuple[Path, str, str | None]
+
+
+def billionths(rho: Decimal) -> int:
+    """A loss in billionths of rho. INVARIANT: the policy loaded, so it is a whole number of them."""
+    return int(rho * BILLION)
+
+
+def words_apart(policy: Policy) -> Iterator[Contradiction]:
+    """What these words contradict, or lack."""
+    analysis = policy.analysis
+    yield from _identified(analysis)
+    if analysis.dominance is not None and not 0 < analysis.dominance.share_at_most < 1:
+        yield ("analysis", "dominance"), "a share lies between 0 and 1, both left out", "Write 0.7, say."
+    if analysis.suppressions is not None and not any(
+        (analysis.suppressions.complementary, analysis.suppressions.count == "hidden")
+    ):
+        yield ("analysis", "suppressions"), "this limits nothing", None
+    if analysis.noise is not None:
+        yield from _bounded(analysis)
+        yield from _exact_beside_noise(analysis)
+        yield from _losses(analysis)
+
+
+def _identified(analysis: Analysis) -> Iterator[Contradiction]:
+    for word in ("dominance", "noise", "max_rows_per_identity", "max_cells_per_identity"):
+        if getattr(analysis, word) is not None and analysis.identity is None:
+            hint = "Add `identity: <column>`."
+            yield ("analysis", word), "this is about identities: say which column they are", hint
+
+
+def _bounded(analysis: Analysis) -> Iterator[Contradiction]:
+    for word in ("max_rows_per_identity", "max_cells_per_identity"):
+        if getattr(analysis, word) is None:
+            sentence = f"noise hides what one identity adds, which {word} must limit"
+            yield ("analysis", "noise"), sentence, f"Add for example `{word}: 4`."
+
+
+def _exact_beside_noise(analysis: Analysis) -> Iterator[Contradiction]:
+    if analysis.dominance is not None:
+        sentence = "dominance looks at exact values, and what it holds back tells about them despite noise"
+        yield ("analysis", "dominance"), sentence, "Noise protects the largest identity already: remove it."
+    if analysis.suppressions is not None and analysis.suppressions.complementary:
+        sentence = "under noise nothing that is held back can be computed from the rest"
+        yield ("analysis", "suppressions"), sentence, "Remove `complementary`."
+    if "list" in analysis.kinds:
+        yield ("analysis", "kinds"), "a list shows exact values, which noise was to prevent", "Remove `list`."
+    if analysis.weighted:
+        yield (
+            ("analysis", "weighted"),
+            "weights are not bounded, so no noise hides them",
+            "Remove `weighted`.",
+        )
+
+
+def _losses(analysis: Analysis) -> Iterator[Contradiction]:
+    noise = analysis.noise
+    assert noise is not None
+    budgets = [("budget", noise.budget.rho)]
+    if noise.dataset_budget is not None:
+        budgets.append(("dataset_budget", noise.dataset_budget.rho))
+    for word, rho in (("rho_per_query", noise.rho_per_query), *budgets):
+        loss = rho * BILLION
+        if loss != int(loss) or not 0 < loss <= MOST_LOSS:
+            sentence = "privacy loss is a positive number with at most nine digits after the point"
+            yield ("analysis", "noise", word), sentence, None
+    for word, rho in budgets:
+        if rho < noise.rho_per_query:
+            yield ("analysis", "noise", word), "the budget does not suffice for a single query", None
