@@ -7,7 +7,7 @@ BIN       := $(VENV)/bin
 PIP       := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt
 NATIVE    := $(shell find compute/native -name target -prune -o \( -name '*.rs' -o -name '*.toml' \) -print)
 
-.PHONY: help setup demo test deep check bench proto wheel clean
+.PHONY: help setup demo test deep check bench proto wheel verifier clean
 help:
 	@echo "make demo    two connectors and a witness answer joint queries on this machine"
 	@echo "make test    the tests (five minutes at most, no root)"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   linters, types, import rules, clippy, cargo test, stale generated code"
 	@echo "make bench   every benchmark at its goal's size, into benchmarks/RESULTS.md (half an hour)"
 	@echo "make wheel   the installable package, into dist/"
+	@echo "make verifier  the auditor's single file, dist/bayspace-verify.pyz: equal sources, equal bytes"
 	@echo "make proto   regenerate the gRPC code from proto/"
 
 setup: $(VENV)/.ready
@@ -75,6 +76,10 @@ wheel: setup
 	@rm -rf dist
 	@$(BIN)/maturin build --release --quiet --out dist
 	@ls dist/*.whl
+
+verifier: $(VENV)/.python
+	@mkdir -p dist
+	@$(BIN)/python -m witness.onefile dist/bayspace-verify.pyz
 
 clean:
 	rm -rf $(VENV) compute/native/target bayspace-demo dist

@@ -62,7 +62,7 @@ def verify(data: bytes, trust: Trust, *, accept_one_sided: bool = False) -> Veri
     # 1. The file is a bundle of a known version in canonical form.
     bundle, intact = _parse(data)
     # 2. The space operator signed every member list, and they form one history.
-    lists = _check_members(bundle, trust)
+    lists = check_members(bundle, trust)
     # 3. Each record by itself: log, signatures, disclosures, openings.
     items = tuple(
         _check_item(number, item, lists, trust.policy, accept_one_sided)
@@ -85,7 +85,8 @@ def _parse(data: bytes) -> tuple[Bundle, bool]:
         raise VerificationFailed("format", f"The bundle is malformed: {error}.") from error
 
 
-def _check_members(bundle: Bundle, trust: Trust) -> list[MemberList]:
+def check_members(bundle: Bundle, trust: Trust) -> list[MemberList]:
+    """The bundle's member lists: the operator's, and one history. Raises VerificationFailed."""
     try:
         lists = [member_lists.verify(envelope, trust.operator_keys) for envelope in bundle.members]
     except MembersInvalid as error:

@@ -1,0 +1,180 @@
+"""The auditor's commands: `verify` a bundle, `document` verify a carried one. Offline, no account.
+
+They load the standard library and `cryptography`, nothing else, and are what the single-file verifier
+consists of (onefile.py). Exit codes: 0 verified, 2 usage or unreadable files, 7 not verified.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from witness import document as documents
+from witness import document_text
+from witness.document_text import LANGUAGES
+from witness.encoding import format_time
+from witness.verify import VerificationFailed, Verified, VerifiedItem, verify_files
+
+DONE, USAGE, FAILED = 0, 2, 7
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="bayspace-verify", description=__doc__)
+    add_commands(parser.add_subparsers(required=True))
+    options = parser.parse_args(arguments)
+    code: int = options.run(options)
+    return code
+
+
+def add_commands(commands: Any) -> None:
+    """Adds `verify` and `document` to a parser's commands."""
+    _add_verify(commands)
+    _add_document(commands)
+
+
+def _add_verify(commands: Any) -> None:
+    verify = commands.add_parser("verify", help="verify a bundle offline")
+    verify.add_argument("bundle", type=Path)
+    verify.add_argument(
+        "--trust", type=Path, required=True, help="what you trust independently of the bundle"
+    )
+    verify.add_argument("--accept-one-sided", action="store_true", help="show one-sided records, do not fail")
+    verify.add_argument("--format", choices=("text", "json"), default="text")
+    verify.set_defaults(run=_verify)
+
+
+def _add_document(commands: Any) -> None:
+    document = commands.add_parser("document", help="verify a carried document offline (核验携带文件)")
+    document.add_argument("carried", type=Path, help="the carried file (携带文件)")
+    document.add_argument("--trust", type=Path, required=True, help="what you trust (信任文件)")
+    document.add_argument(
+        "--document", type=Path, help="the document, when it travelled beside (另行携带的文件)"
+    )
+    document.add_argument("--issuer", help="who must have issued it (预期签发方)")
+    document.add_argument("--members", type=Path, help="the member list in force today (现行成员名单)")
+    document.add_argument("--out", type=Path, help="write the verified document here (核验后导出文件)")
+    document.add_argument("--language", choices=LANGUAGES, default="en", help="of the answer (语言)")
+    document.add_argument("--format", choices=("text", "json"), default="text")
+    document.set_defaults(run=_document)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    try:
+        bundle, trust = options.bundle.read_bytes(), options.trust.read_bytes()
+    except OSError as error:
+        return fail(USAGE, f"cannot read {error.filename}")
+    try:
+        verified = verify_files(bundle, trust, accept_one_sided=options.accept_one_sided)
+    except VerificationFailed as failure:
+        return _report_failure(failure, options.format)
+    as_json = options.format == "json"
+    sys.stdout.write(json.dumps(to_json(verified), ensure_ascii=False) if as_json else to_text(verified))
+    sys.stdout.write("\n")
+    return DONE
+
+
+def _document(options: argparse.Namespace) -> int:
+    try:
+        data, trust = options.carried.read_bytes(), options.trust.read_bytes()
+        newest = None if options.members is None else options.members.read_bytes()
+        beside = None if options.document is None else options.document.read_bytes()
+        digest = None if beside is None else hashlib.sha256(beside).digest()
+        verified = documents.verify_files(data, trust, digest=digest, issuer=options.issuer, newest=newest)
+        if options.out is not None:
+            options.out.write_bytes(verified.content or beside or b"")
+    except OSError as error:
+        return fail(USAGE, f"cannot read or write {error.filename}")
+    except VerificationFailed as failure:
+        if options.format == "json":
+            return _report_failure(failure, "json")
+        return fail(FAILED, document_text.failed_text(failure, options.language))
+    as_json = options.format == "json"
+    text = (
+        json.dumps(document_text.to_json(verified), ensure_ascii=False)
+        if as_json
+        else document_text.to_text(verified, options.language)
+    )
+    sys.stdout.write(text + "\n")
+    return DONE
+
+
+def _report_failure(failure: VerificationFailed, kind: str) -> int:
+    if kind == "json":
+        value = {"code": failure.code, "item": failure.item, "sentence": failure.sentence, "verified": False}
+        sys.stdout.write(json.dumps(value) + "\n")
+        return FAILED
+    where = "" if failure.item is None else f" (record {failure.item + 1})"
+    return fail(FAILED, f"NOT VERIFIED [{failure.code}]{where}: {failure.sentence}")
+
+
+def fail(code: int, sentence: str) -> int:
+    """Says why on standard error; returns the code."""
+    sys.stderr.write(sentence + "\n")
+    return code
+
+
+def to_json(verified: Verified) -> dict[str, Any]:
+    """What was verified, as one JSON document."""
+    return {"records": [_item_json(item) for item in verified.items], "verified": True}
+
+
+def _item_json(item: VerifiedItem) -> dict[str, Any]:
+    record = item.record
+    return {
+        "commitments": dict(record.data.commitments),
+        "contract": None if record.contract is None else record.contract.to_json(),
+        "cosigners": sorted(item.included.cosigners),
+        "digest": item.digest,
+        "disclosed": item.disclosed.claims(),
+        "event": record.event,
+        "exchange": record.exchange.to_json(),
+        "index": item.included.index,
+        "log": item.included.checkpoint.origin,
+        "one_sided": item.one_sided,
+        "opened": {name: value.decode(errors="replace") for name, value in item.opened.items()},
+        "outcome": record.outcome.to_json(),
+        "parties": [p.to_json() for p in record.parties],
+        "protocol": record.data.protocol,
+        "received_at": format_time(item.included.leaf.received_at),
+        "reveals": [r.to_json() for r in record.data.reveals],
+        "signers": list(item.signers),
+        "space": record.space,
+    }
+
+
+def to_text(verified: Verified) -> str:
+    """What was verified, for people."""
+    return "\n".join(["VERIFIED", *(_item_text(n, item) for n, item in enumerate(verified.items, 1))])
+
+
+def _item_text(number: int, item: VerifiedItem) -> str:
+    record, head = item.record, item.included.checkpoint
+    lines = [
+        f"{number}. {record.event}: {record.outcome.status}"
+        + (f" ({record.outcome.reason})" if record.outcome.reason else ""),
+        f"   exchange {record.exchange.id}, step {record.exchange.sequence}, space {record.space}",
+        f"   signed by {', '.join(item.signers)}" + (" — ONE-SIDED" if item.one_sided else ""),
+        (
+            f"   recorded {format_time(item.included.leaf.received_at)}"
+            f" as entry {item.included.index} of {head.origin} (tree of {head.size})"
+        ),
+        "   cosigned by "
+        + (", ".join(sorted(item.included.cosigners)) or "nobody: the log is trusted alone"),
+        *(f"   {reveal.party} learned {reveal.what}" for reveal in record.data.reveals),
+        *(f"   disclosed {name}: {_plain(value)}" for name, value in item.disclosed.claims().items()),
+        *(f"   opened {name}: {_shown(value)}" for name, value in item.opened.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _shown(value: bytes) -> str:
+    text = value.decode(errors="replace")
+    return text if text.isprintable() else value.hex()
