@@ -5,7 +5,7 @@ query costs; labels are those the policy declares, because which labels there ar
 A minimum: which partials count rows with a value, so that it holds for the identities behind them too.
 
 Refused: figures that no noise of that size hides. What the policy itself forbids under noise is left for
-the decision, which says why; a plan that a figure without noise is left in is never released (`released`).
+the decision, which says why; a plan with a figure without noise is never released (protocols/_release.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from math import prod
 import pyarrow as pa
 
 from compute.dataset import DatasetInfo
-from compute.errors import DataError, QueryError
+from compute.errors import QueryError
 from compute.expressions import quoted
 from compute.noise import Scale, Sensitivity
 from compute.plan import Dimension, Figure, Noise, Partial, Plan, Total
@@ -46,18 +46,6 @@ def hiding(plan: Plan, demands: Obligations) -> Plan:
     return replace(plan, reveals=tuple(e for e in plan.reveals if e.fact != Fact.SUPPRESSED_CELLS))
 
 
-def says_suppressed(plan: Plan) -> bool:
-    """Is the asker told how many cells were held back?"""
-    return any(event.fact == Fact.SUPPRESSED_CELLS for event in plan.reveals)
-
-
-def released(plan: Plan) -> Plan:
-    """The plan, when each of its figures carries the noise it must. Raises `DataError`: fail closed."""
-    if plan.noise is not None and not all(partial.noise for partial in plan.sender.partials):
-        raise DataError("data.without-noise", "a figure of this plan carries no noise; nothing is released")
-    return plan
-
-
 def _counting(partial: Partial) -> Partial:
     """Marks the figures that count rows with a value, as compute/planner.py writes them."""
     indicator = partial.sql.startswith("CASE WHEN ") and partial.sql.endswith(" THEN 1 ELSE 0 END")
@@ -70,6 +58,14 @@ def _noised(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
     assert noise is not None
     if identity is None or demands.rows_per_identity is None or demands.cells_per_identity is None:
         raise QueryError("query.noise", "the owner's policy sets noise without bounding contributions")
+    if plan.receiver is not None and (
+        plan.receiver.repeats or plan.receiver.partials or plan.receiver.kept or plan.sender.kept
+    ):
+        raise QueryError(
+            "query.noise",
+            "the owner's policy adds noise, so a joint query sums its columns over matching rows, each of "
+            "the asker's keys once; aggregate no columns of your own, and write JOIN or SEMI JOIN",
+        )
     plan = _needed(replace(plan, figures=tuple(_present(figure) for figure in plan.figures)))
     rows, cells = demands.rows_per_identity, min(demands.cells_per_identity, demands.rows_per_identity)
     once = Sensitivity(cells, cells)
