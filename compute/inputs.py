@@ -34,9 +34,12 @@ class LocalInput:
     cells: pa.Table  # key: int32 into keys; group: int32 into labels; m0, m1, ...: int64; rows: int64
     labels: pa.Table  # one row per group; columns are the side's dimension names
     groups: int  # rows of labels; 1 with no dimension (labels then has no columns)
+    # A kept sender's rows without a key have the key `len(keys)`, whose place in the padded set is a dummy's.
 
 
 @dataclass(frozen=True, slots=True)
+    # Of a receiver with totals, `labels` also has own_rows and own_keys: what a group has in all, matched or not.
+    absent: pa.Table | None = None  # LEFT JOIN: one row, the label of a row that is not there
 class Context:
     """What the session hands a role besides its input."""
 

@@ -67,6 +67,9 @@ class Side:
     weight_bound: int | None = None  # most |sum| of such a partial over the rows of one key and group
     repeats: bool = False  # a key may be in several rows of a receiver's group: the plan counts them
     unique: bool = False  # no two rows share a key, as the catalogue declares
+    kept: bool = False  # sender: its rows without a match are summed too, as LEFT and ANTI JOIN want
+    totals: bool = False  # receiver: its rows are answered whether they match or not
+    optional: bool = False  # receiver: where it has no row, its columns are NULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ class Plan:
     parameters: Mapping[str, Any]  # protocol parameters, e.g. of the selection sum
     reveals: tuple[Disclosure, ...]
     figures: tuple[Figure, ...] = ()  # what `outputs`, `having` and `order_by` are computed from
+    join: str = "inner"  # or "semi", "anti", "left"
     kind: str = "aggregate"  # or "list": matched rows, one row of the answer for each
     unrepeated: bool = False  # SELECT DISTINCT of a list
     noise: Noise | None = None

@@ -63,11 +63,13 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     yield from aggregate.send_groups(Party.RECEIVER, len(parts.groups))
     yield from _send_sizes(context, parts.sizes)
     sender_groups = yield from aggregate.receive_groups(context, Party.SENDER)
-    shape = aggregate.shape(context, len(parts.groups), sender_groups)
+    shape = aggregate.shape(context, len(parts.groups), sender_groups) if len(parts.groups) else None
     if shape is None:
         return (yield from aggregate.receive_nothing(context, labels, left_out))
     sent_tags, slot_tags = yield from psi.receiver_tags(context, own.keys, parts.order)
     groups = [ReceiverGroup(slots) for slots in _selections(parts, *psi.match(sent_tags, slot_tags))]
+    if context.plan.sender.kept:
+        labels, groups = _with_rest(context, own, parts, labels, groups)
     return (yield from aggregate.receive_sums(context, labels, groups, shape, left_out))
 
 
@@ -77,13 +79,22 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
     receiver_groups = yield from aggregate.receive_groups(context, Party.RECEIVER)
     sizes = yield from _receive_sizes(context, receiver_groups)
     yield from aggregate.send_groups(Party.SENDER, own.groups)
-    shape = aggregate.shape(context, receiver_groups, own.groups)
+    shape = aggregate.shape(context, receiver_groups, own.groups) if receiver_groups else None
     if shape is None:
         return (yield from aggregate.send_nothing())
     order, tags = yield from psi.sender_tags(context, own.keys)
     inside = _shuffled_within(np.repeat(np.arange(len(sizes)), sizes), context)
     yield from psi.send_tags(kernel.permute(tags, pa.array(inside)))
     return (yield from aggregate.send_sums(context, own, order, shape, gate))
+
+
+def _with_rest(
+    context: Context, own: LocalInput, parts: _Parts, labels: pa.Table, groups: list[ReceiverGroup]
+) -> tuple[pa.Table, list[ReceiverGroup]]:
+    """As in `_aggregate`; nothing is selected where some keys were not asked about: they may match."""
+    labels, (rest, *others) = aggregate.with_rest(context.plan, own, labels, groups)
+    known = int(parts.real.sum()) == len(own.keys)
+    return labels, [rest if known else ReceiverGroup(np.empty(0, np.int64)), *others]
 
 
 def _check(_plan: Plan, own: LocalInput) -> None:

@@ -45,6 +45,8 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
         return (yield from aggregate.receive_nothing(context, labels))
     matches = yield from psi.receiver(context, own.keys)
     groups, sums = _selections(context.plan, own, matches, numbering)
+    if context.plan.sender.kept:
+        labels, groups = aggregate.with_rest(context.plan, own, labels, groups)
     return (yield from aggregate.receive_sums(context, labels, groups, shape, sums=sums))
 
 

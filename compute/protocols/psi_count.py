@@ -59,7 +59,7 @@ def _table(plan: Plan, counts: list[int]) -> pa.Table:
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
     assert receiver is not None
-    grouped = receiver.dimensions or sender.dimensions
+    grouped = receiver.dimensions or sender.dimensions or receiver.totals or sender.kept
     if grouped or receiver.partials or not all(_counts_keys(p, sender) for p in sender.partials):
         raise QueryError("plan.not-a-count", "psi_count answers COUNT over keys that do not repeat only")
     return {}
