@@ -9,7 +9,9 @@ be written. DuckDB's messages quote cell values, so every one is replaced by a s
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,15 +83,37 @@ class Connection:
         return self._connection.sql(query)
 
 
+_starting = ThreadPoolExecutor(1, thread_name_prefix="engine")
+_spare: deque[Future[duckdb.DuckDBPyConnection]] = deque(maxlen=1)
+
+
+def warm() -> None:
+    """Start the next `locked`'s DuckDB now, beside other work: it takes as long as a small query."""
+    if not _spare:
+        _spare.append(_starting.submit(_started))
+
+
+def _started() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(":memory:", config=_CONFIG)
+
+
+def _instance() -> duckdb.DuckDBPyConnection:
+    try:
+        return _spare.pop().result()
+    except IndexError:
+        return _started()
+
+
 @contextmanager
 def locked(tables: Mapping[str, Rows], limits: Limits) -> Iterator[Connection]:
     """A connection over these tables alone. Closes; turns DuckDB's errors into ours.
 
     Raises DataError when a file changed meanwhile: what was read is then no one content.
     """
-    settings: dict[str, Any] = {"threads": limits.threads, "memory_limit": f"{limits.memory_bytes}B"}
     files = [rows for rows in tables.values() if isinstance(rows, ParquetFiles)]
-    with _firewall(limits), duckdb.connect(":memory:", config={**_CONFIG, **settings}) as connection:
+    with _firewall(limits), _instance() as connection:
+        connection.execute(f"SET threads = {limits.threads}")
+        connection.execute(f"SET memory_limit = '{limits.memory_bytes}B'")
         paths = [str(path) for rows in files for path in rows.paths]
         connection.execute(f"SET allowed_paths = {_list(paths)}")
         # Only now: DuckDB takes the list of exceptions while access is still open.

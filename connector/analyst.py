@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 
+from compute import engine
 from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
 from connector.asking import Answer
 from connector.inquiry import Inquiry, ask, explanation, inquire
@@ -129,6 +130,7 @@ class _Running:
         node = self._node
         with node.telemetry.query_span(self._trace) as trace:
             self._progress("plan", 0, 1)
+            engine.warm()
             inquiry = inquire(node, self._sql, self._purpose)
             asked = ask(node, inquiry, self._progress, self._interrupt, self._calling, trace)
         exchange, answer, figures = asked

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from compute import engine
 from compute.errors import BayspaceError, DataError, PeerViolation, PolicyRefusal, Unavailable
 from compute.facts import Prepared
 from compute.inputs import Context, Gate, LocalInput, Summary
@@ -68,6 +69,7 @@ class Answering:
     def run(self) -> Role[None]:
         """The whole exchange. Whatever goes wrong after the opening is recorded before it is raised."""
         opening = Opening.parse((yield from receive("open")))
+        engine.warm()
         try:
             terms, prepared = self._derive(self._opened(opening))
             with (
@@ -142,7 +144,8 @@ class Answering:
             if opening.dataset.keys_bound > MOST_PEER_KEYS:
                 raise PeerViolation("peer.keys", f"the asker brings more than {MOST_PEER_KEYS} keys")
             catalogue[opening.dataset.full_name] = opening.dataset
-        prepared = prepare(opening.sql, self._asker, catalogue)
+        demands = {agreement.full_name: obligations(agreement.policy)}
+        prepared = prepare(opening.sql, self._asker, catalogue, demands=demands)
         if prepared.plan.sender.dataset != agreement.full_name:
             raise PeerViolation("peer.dataset", "the query does not ask about the agreement's dataset")
         if prepared.plan.digest != opening.plan_digest:
@@ -244,8 +247,9 @@ class Answering:
         """Run the protocol's sender; its release frames leave sealed, the mask commitment is noted."""
         self._in_force(admitted)
         node, plan = self._node, admitted.prepared.plan
-        minimum = admitted.terms.agreement.policy.analysis.minimum_identities or 1
-        context = Context(admitted.sid, plan, node.entropy, _silent, minimum)
+        demands = obligations(admitted.terms.agreement.policy)
+        minimum = demands.minimum_identities
+        context = Context(admitted.sid, plan, node.entropy, _silent, minimum, demands.complementary)
         role = protocol_named(plan.protocol).sender(context, local, _gate(minimum))
         try:
             item = role.send(None)

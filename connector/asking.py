@@ -15,6 +15,7 @@ from typing import cast
 
 import pyarrow as pa
 
+from compute import engine
 from compute.errors import BayspaceError, PeerViolation, PolicyRefusal
 from compute.facts import Prepared
 from compute.finish import finish
@@ -103,9 +104,11 @@ class Asking:
 
     def _started(self) -> Role[None]:
         """Wait for the owner's start; believe in the witness only what its own signature proves."""
+        engine.warm()  # for the answer, while the owner works
         proof = yield from receive("start")
         demanded = obligations(self._terms.agreement.policy).witnesses
         self._node.evidence.proven(self._terms.opening.exchange, 0, proof, demanded)
+        self._node.note_loss(self._terms.agreement)
 
     def _refused(self, notice: RefusalNotice) -> None:
         """Keep the owner's record of its refusal, then raise it."""
