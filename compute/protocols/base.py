@@ -8,13 +8,14 @@ malformed, out of order, truncated or oversized raises `PeerViolation`; nothing 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
 from compute.errors import PeerViolation
+from compute.federation import Coordinator, Gather, joined
 from compute.frames import FRAME_BYTES, Frame, Receive, Role, receive, receive_blob, send_blob
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
 from compute.plan import Plan, Side
@@ -33,6 +34,7 @@ __all__ = [
     "receive",
     "receive_blob",
     "run_pair",
+    "run_round",
     "send_blob",
 ]
 
@@ -50,12 +52,39 @@ def run_pair(a: Role[T], b: Role[S]) -> tuple[T, S]:
     return left.result(), right.result()
 
 
+def run_round(
+    coordinators: Sequence[Coordinator[T]], participants: Sequence[Role[S]]
+) -> tuple[list[T], list[S]]:
+    """Run all exchanges of a federated round in memory. `PeerViolation` as `run_pair`."""
+    pairs = []
+    for coordinator, participant in zip(coordinators, participants, strict=True):
+        here, there = deque[Frame](), deque[Frame]()
+        pairs.append((_Runner(coordinator, here, there), _Runner(participant, there, here)))
+    while not all(a.done and b.done for a, b in pairs):
+        moved = sum(a.step() | b.step() for a, b in pairs)  # each of them steps
+        if not moved and not _gathered([a for a, _ in pairs]):
+            raise PeerViolation("peer.silent", "a role waits for a frame that never comes")
+    return [a.result() for a, _ in pairs], [b.result() for _, b in pairs]
+
+
+def _gathered(coordinators: Sequence[_Runner[T]]) -> bool:
+    """Hand everybody's bodies to coordinators that all wait for the same ones."""
+    kinds = {item.kind if (item := runner.gathering) else None for runner in coordinators}
+    if len(kinds) != 1 or None in kinds:
+        return False
+    body = joined(item.body for runner in coordinators if (item := runner.gathering))
+    for runner in coordinators:
+        runner.answer(body)
+    return True
+
+
 class _Runner(Generic[T]):
     """One role and its inbox; `step` goes as far as the inbox allows."""
 
-    def __init__(self, role: Role[T], inbox: deque[Frame], outbox: deque[Frame]) -> None:
+    def __init__(self, role: Role[T] | Coordinator[T], inbox: deque[Frame], outbox: deque[Frame]) -> None:
         self._role, self._inbox, self._outbox = role, inbox, outbox
         self._value: list[T] = []
+        self.gathering: Gather | None = None
         self._advance(None)
 
     @property
@@ -65,7 +94,7 @@ class _Runner(Generic[T]):
     def step(self) -> bool:
         """Deliver waiting frames; True when anything moved."""
         moved = False
-        while not self.done and self._inbox:
+        while not self.done and self._inbox and self.gathering is None:
             self._advance(self._inbox.popleft())
             moved = True
         return moved
@@ -76,8 +105,15 @@ class _Runner(Generic[T]):
             while isinstance(item, Frame):
                 self._outbox.append(item)
                 item = self._role.send(None)
+            self.gathering = item if isinstance(item, Gather) else None
         except StopIteration as end:
             self._value.append(end.value)
+
+    def answer(self, bodies: bytes) -> None:
+        """Go on with everybody's bodies."""
+        gathering, self.gathering = self.gathering, None
+        if gathering is not None:
+            self._advance(Frame(gathering.kind, bodies))
 
     def result(self) -> T:
         return self._value[0]

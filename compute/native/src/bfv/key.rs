@@ -180,7 +180,7 @@ fn add_shifted(message: &mut [u64], value: i64, shift: u32) {
 ///
 /// With rho the remainder of q m modulo t in [-t/2, t/2), the rounded quotient is (q m - rho) / t, and
 /// modulo a prime of q that is -rho / t: no division of a long number is ever needed.
-struct Scale {
+pub struct Scale {
     plain_bits: u32,
     limbs: usize,
     q: Vec<u64>,            // q modulo 2^(64 * limbs)
@@ -189,7 +189,7 @@ struct Scale {
 }
 
 impl Scale {
-    fn new(ring: &Ring, plain_bits: u32) -> Self {
+    pub fn new(ring: &Ring, plain_bits: u32) -> Self {
         let limbs = plain_bits.div_ceil(64) as usize;
         let mut q = vec![0; limbs];
         q[0] = 1;
@@ -207,8 +207,13 @@ impl Scale {
         Self { plain_bits, limbs, q, inverses, plain_moduli }
     }
 
+    /// Words of one message.
+    pub fn limbs(&self) -> usize {
+        self.limbs
+    }
+
     /// q m modulo t, for every message, as unsigned limbs.
-    fn remainders(&self, messages: &[u64]) -> Zeroizing<Vec<u64>> {
+    pub fn remainders(&self, messages: &[u64]) -> Zeroizing<Vec<u64>> {
         let mut out = Zeroizing::new(vec![0; messages.len()]);
         let top = u64::MAX >> ((64 - self.plain_bits % 64) % 64);
         for (message, product) in messages.chunks_exact(self.limbs).zip(out.chunks_exact_mut(self.limbs)) {
@@ -219,7 +224,7 @@ impl Scale {
     }
 
     /// round(q m / t) modulo prime i, from the remainders.
-    fn residues(&self, modulus: &Modulus, i: usize, remainders: &[u64]) -> Zeroizing<Vec<u64>> {
+    pub fn residues(&self, modulus: &Modulus, i: usize, remainders: &[u64]) -> Zeroizing<Vec<u64>> {
         let (factor, plain) = (self.inverses[i], self.plain_moduli[i]);
         let top = (self.plain_bits - 1) % 64;
         let one = |rho: &[u64]| {

@@ -12,12 +12,14 @@ mod pack;
 mod ring;
 mod sample;
 mod sums;
+mod threshold;
 
 use std::sync::Arc;
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use zeroize::Zeroizing;
 
@@ -171,9 +173,88 @@ impl SelectionSums {
     }
 }
 
+/// One participant of a threshold key (threshold.rs).
+#[pyclass(frozen, module = "compute._native")]
+struct ThresholdMember(threshold::Member);
+
+#[pymethods]
+impl ThresholdMember {
+    #[new]
+    fn new(py: Python<'_>, ring: &SelectionRing, secret_seed: Seed, common_seed: Seed) -> Self {
+        let ring = ring.0.clone();
+        py.detach(|| Self(threshold::Member::new(ring, secret_seed, common_seed)))
+    }
+
+    fn key_share<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let bytes = py.detach(|| self.0.key_share());
+        PyBytes::new(py, &bytes)
+    }
+
+    fn decryption_share<'py>(
+        &self,
+        py: Python<'py>,
+        c1: &[u8],
+        seed: Seed,
+        flood_bits: u32,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = py.detach(|| self.0.decryption_share(c1, &seed, flood_bits))?;
+        Ok(PyBytes::new(py, &bytes))
+    }
+}
+
+/// Encrypt whole blocks of messages under the sum of all members' key shares: (all c0, all c1).
+#[pyfunction]
+fn threshold_encrypt<'py>(
+    py: Python<'py>,
+    ring: &SelectionRing,
+    plain_bits: u32,
+    common_seed: Seed,
+    public_key: &[u8],
+    messages: PyBuffer<u64>,
+    seed: Seed,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    if plain_bits == 0 {
+        return Err(PyValueError::new_err("the plaintext modulus is empty"));
+    }
+    let (ring, messages) = (ring.0.clone(), Zeroizing::new(messages.to_vec(py)?));
+    let (c0, c1) = py.detach(|| {
+        threshold::Encryptor::new(ring, plain_bits, &common_seed, public_key)?.encrypt(&messages, &seed)
+    })?;
+    Ok((PyBytes::new(py, &c0), PyBytes::new(py, &c1)))
+}
+
+/// Packed polynomials added up.
+#[pyfunction]
+fn threshold_add<'py>(
+    py: Python<'py>,
+    ring: &SelectionRing,
+    columns: Vec<PyBackedBytes>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let sum = py.detach(|| {
+        let columns: Vec<&[u8]> = columns.iter().map(|column| &column[..]).collect();
+        threshold::add(&ring.0, &columns)
+    })?;
+    Ok(PyBytes::new(py, &sum))
+}
+
+/// Packed polynomials as little-endian 64-bit words (block, prime, coefficient).
+#[pyfunction]
+fn threshold_residues<'py>(
+    py: Python<'py>,
+    ring: &SelectionRing,
+    column: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
+    let words = py.detach(|| threshold::residues(&ring.0, column))?;
+    Ok(PyBytes::new(py, &words))
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(selection_primes, module)?)?;
     module.add_class::<SelectionRing>()?;
     module.add_class::<SelectionKey>()?;
-    module.add_class::<SelectionSums>()
+    module.add_class::<SelectionSums>()?;
+    module.add_class::<ThresholdMember>()?;
+    module.add_function(wrap_pyfunction!(threshold_encrypt, module)?)?;
+    module.add_function(wrap_pyfunction!(threshold_add, module)?)?;
+    module.add_function(wrap_pyfunction!(threshold_residues, module)?)
 }

@@ -22,6 +22,7 @@ pub enum Purpose {
     KeyError = 5,
     MaskSecret = 6,
     MaskError = 7,
+    Flood = 8,
 }
 
 fn stream(seed: &Seed, purpose: Purpose, index: u64, length: usize) -> Zeroizing<Vec<u8>> {
@@ -78,6 +79,23 @@ pub fn errors(seed: &Seed, purpose: Purpose, index: u64, count: usize) -> Zeroiz
         (x & HALF).count_ones() as i8 - ((x >> 21) & HALF).count_ones() as i8
     };
     Zeroizing::new((0..count).map(one).collect())
+}
+
+/// Words of one number below 2^(flood_bits + 1).
+pub fn flood_limbs(flood_bits: u32) -> usize {
+    (flood_bits as usize + 1).div_ceil(64)
+}
+
+/// `count` numbers uniform below 2^(flood_bits + 1), `flood_limbs` words each, lowest first.
+pub fn flood(seed: &Seed, index: u64, flood_bits: u32, count: usize) -> Zeroizing<Vec<u64>> {
+    let limbs = flood_limbs(flood_bits);
+    let top = u64::MAX >> (64 * limbs as u32 - flood_bits - 1);
+    let bytes = stream(seed, Purpose::Flood, index, 8 * limbs * count);
+    let words = bytes.chunks_exact(8).enumerate().map(|(at, word)| {
+        let value = u64::from_le_bytes(word.try_into().expect("eight bytes"));
+        if at % limbs == limbs - 1 { value & top } else { value }
+    });
+    Zeroizing::new(words.collect())
 }
 
 #[cfg(test)]

@@ -1,0 +1,326 @@
+"""What all participants of one federated round agree on, and the vectors they add up.
+
+A round's roster is frozen and its digest signed before anything else: who takes part, under which agreement,
+with which version of its data, in which session. Keys of a round are signed over that digest, so whoever
+coordinates can neither add, drop nor exchange a participant. Refused: a roster that does not hold our own
+entry exactly once, other participants than the plan's, keys that their owner's identity key did not sign.
+
+Vectors hold integers modulo 2**128 as 16 little-endian bytes each; a plan proves |sum| < 2**127.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import numpy as np
+import rfc8785
+from numpy.typing import NDArray
+
+from compute.errors import PeerViolation
+from compute.frames import Frame, Receive, Role, receive, receive_blob, send_blob
+
+T = TypeVar("T")
+
+WORD_BYTES = 16
+MOST_PARTICIPANTS = 64
+_MOST_SIGNATURE = 4096
+_MOST_ROSTER = 1 << 16
+
+Sign = Callable[[bytes], bytes]
+Verify = Callable[[str, bytes, bytes], None]
+"""(participant, message, signature): returns, or raises `PeerViolation`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One participant of a round; digests and ids are lower-case hexadecimal."""
+
+    participant: str
+    agreement: str
+    commitment: str  # of the version of its dataset
+    session: str  # the sid of its exchange: fresh, with a nonce of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """The participants of one round, in the order of their ids."""
+
+    entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        names = [entry.participant for entry in self.entries]
+        if not 2 <= len(names) <= MOST_PARTICIPANTS or names != sorted(set(names)):
+            raise PeerViolation("peer.roster", "a round has 2 to 64 different participants, in order")
+
+    def canonical(self) -> bytes:
+        """RFC 8785 bytes: the body of the "roster" frame."""
+        return rfc8785.dumps([asdict(entry) for entry in self.entries])
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 that every key of the round is signed over. Fresh, since sessions are."""
+        return hashlib.sha256(b"bayspace roster v1\0" + self.canonical()).digest()
+
+    @classmethod
+    def parse(cls, body: bytes) -> Roster:
+        """The roster with exactly these bytes. Raises `PeerViolation`."""
+        fields = {"participant", "agreement", "commitment", "session"}
+        try:
+            items = json.loads(body)
+            shaped = all(set(item) == fields and all(map(_text, item.values())) for item in items)
+            roster = cls(tuple(Entry(**item) for item in items)) if shaped else None
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            roster = None
+        if roster is None or roster.canonical() != body:
+            raise PeerViolation("peer.roster", "the roster is not of the agreed form")
+        return roster
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 256
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Yielded by a coordinator's role: hand `body` in and wait for everybody's, in roster order.
+
+    The driver answers with a frame of this kind whose body is `joined` bodies.
+    """
+
+    kind: str
+    body: bytes
+
+
+Coordinator = Generator[Frame | Receive | Gather, Frame | None, T]
+"""The asker's end of one participant's exchange in a round."""
+
+
+def gather(kind: str, body: bytes) -> Coordinator[list[bytes]]:
+    """Everybody's bodies of this kind, in roster order."""
+    frame = yield Gather(kind, body)
+    if frame is None or frame.kind != kind:
+        raise AssertionError("a driver answers a Gather with the bodies gathered")
+    return split(frame.body)
+
+
+def joined(bodies: Iterable[bytes]) -> bytes:
+    """Bodies behind their lengths in four bytes each."""
+    return b"".join(len(body).to_bytes(4, "big") + body for body in bodies)
+
+
+def split(data: bytes) -> list[bytes]:
+    """The bodies that `joined` put together. Raises `PeerViolation`."""
+    bodies, at = [], 0
+    while at < len(data):
+        start = at + 4
+        at = start + int.from_bytes(data[at:start], "big")
+        if at > len(data) or len(data) < start:
+            raise PeerViolation("peer.malformed", "a list of messages breaks off")
+        bodies.append(data[start:at])
+    return bodies
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a participant's role needs to take part: its own name and session, and how keys are checked."""
+
+    participant: str
+    session: str
+    agreement: str
+    commitment: str
+    expected: tuple[str, ...]  # the participants the plan names, in order
+    sign: Sign
+    verify: Verify
+
+    def checked(self, roster: Roster) -> Roster:
+        """The roster, if it is the one we agreed to."""
+        own = Entry(self.participant, self.agreement, self.commitment, self.session)
+        names = tuple(entry.participant for entry in roster.entries)
+        if own not in roster.entries or names != self.expected:
+            raise PeerViolation("peer.roster", "the roster is not the one this participant agreed to")
+        return roster
+
+
+def send_roster(roster: Roster) -> Role[None]:
+    """The coordinator's first frame."""
+    body = roster.canonical()
+    if len(body) > _MOST_ROSTER:
+        raise PeerViolation("peer.roster", "the roster is larger than any honest one")
+    yield Frame("roster", body)
+
+
+def receive_roster(member: Member) -> Role[Roster]:
+    """The roster of this round, checked."""
+    return member.checked(Roster.parse((yield from receive("roster"))))
+
+
+def signed_key(member: Member, scheme: str, roster: Roster, key: bytes) -> bytes:
+    """A key of this round with the signature of its participant's identity key."""
+    return joined([key, member.sign(_statement(scheme, roster.digest, member.participant, key))])
+
+
+def checked_keys(
+    member: Member, scheme: str, roster: Roster, bodies: Sequence[bytes], length: int, own: bytes
+) -> list[bytes]:
+    """Everybody's keys in roster order, each signed by its participant, our own among them unchanged."""
+    if len(bodies) != len(roster.entries):
+        raise PeerViolation("peer.round-key", "there is not one key for each participant")
+    keys, digest = [], roster.digest
+    for entry, body in zip(roster.entries, bodies, strict=True):
+        parts = split(body)
+        if len(parts) != 2 or len(parts[0]) != length:
+            raise PeerViolation("peer.round-key", "a participant's key is not of the agreed form")
+        member.verify(entry.participant, _statement(scheme, digest, entry.participant, parts[0]), parts[1])
+        keys.append(parts[0])
+    if keys[_place(member, roster)] != own or len(set(keys)) != len(keys):
+        raise PeerViolation("peer.round-key", "a key of this round was exchanged or occurs twice")
+    return keys
+
+
+def send_bodies(kind: str, bodies: Sequence[bytes]) -> Role[None]:
+    """Everybody's bodies in one blob, behind its length."""
+    data = joined(bodies)
+    yield Frame(f"{kind}-length", len(data).to_bytes(8, "big"))
+    yield from send_blob(kind, data)
+
+
+def receive_bodies(kind: str, most: int) -> Role[list[bytes]]:
+    """What `send_bodies` sent, at most `most` bytes."""
+    length = int.from_bytes((yield from receive(f"{kind}-length", 8)), "big")
+    if length > most:
+        raise PeerViolation("peer.frame-oversized", f"{kind!r} is larger than any honest one")
+    return split((yield from receive_blob(kind, length)))
+
+
+def signed_key_bytes(length: int) -> int:
+    """Most bytes of one `signed_key`."""
+    return 8 + length + _MOST_SIGNATURE
+
+
+def _place(member: Member, roster: Roster) -> int:
+    return [entry.participant for entry in roster.entries].index(member.participant)
+
+
+def _statement(scheme: str, roster: bytes, participant: str, key: bytes) -> bytes:
+    name = participant.encode()
+    return b"bayspace round key v1\0" + joined([scheme.encode(), roster, name, key])
+
+
+# --- vectors ------------------------------------------------------------------------------------------
+
+
+def words(values: Iterable[int]) -> bytes:
+    """Integers modulo 2**128, 16 little-endian bytes each."""
+    return b"".join((value % (1 << 128)).to_bytes(WORD_BYTES, "little") for value in values)
+
+
+def integers(data: bytes) -> list[int]:
+    """The representatives in [-2**127, 2**127)."""
+    return [
+        int.from_bytes(data[at : at + WORD_BYTES], "little", signed=True)
+        for at in range(0, len(data), WORD_BYTES)
+    ]
+
+
+def added(vectors: Sequence[bytes]) -> bytes:
+    """The sum of vectors of one length, modulo 2**128 in every place."""
+    total = _limbs(vectors[0]).copy()
+    for vector in vectors[1:]:
+        other = _limbs(vector)
+        low = total[:, 0] + other[:, 0]
+        total[:, 1] += other[:, 1] + (low < other[:, 0])
+        total[:, 0] = low
+    return total.tobytes()
+
+
+def negated(vector: bytes) -> bytes:
+    """Minus a vector: the complement plus one, with its carry."""
+    flipped = ~_limbs(vector)
+    low = flipped[:, 0] + np.uint64(1)
+    flipped[:, 1] += low == 0
+    flipped[:, 0] = low
+    return flipped.tobytes()
+
+
+def _limbs(vector: bytes) -> NDArray[np.uint64]:
+    return np.frombuffer(vector, dtype="<u8").reshape(-1, 2)
+
+
+# --- what is contributed ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A round's table: declared cells, and measures per cell."""
+
+    cells: int
+    measures: int
+
+    @property
+    def counted(self) -> int:
+        """Words of the first vector: identities, then contributing participants, of every cell."""
+        return 2 * self.cells
+
+    @property
+    def measured(self) -> int:
+        """Words of the second: measure after measure, of every cell."""
+        return self.measures * self.cells
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One participant's own aggregates over the declared cells, after its local gate."""
+
+    identities: tuple[int, ...]  # per cell; 0 where it has nothing or its gate left the cell out
+    measures: tuple[tuple[int, ...], ...]  # per measure, per cell; 0 where identities are 0
+
+    def counted(self) -> list[int]:
+        """The first vector."""
+        return [*self.identities, *(int(count > 0) for count in self.identities)]
+
+    def measured(self, released: Sequence[bool]) -> list[int]:
+        """The second, zero in every cell that the totals do not let out."""
+        return [
+            x if shown else 0 for column in self.measures for x, shown in zip(column, released, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class TotalGate:
+    """The rule over totals that every participant applies alike: least identities and participants a cell."""
+
+    identities: int
+    participants: int
+
+    def released(self, shape: Shape, totals: Sequence[int]) -> list[bool]:
+        """Which cells may be filled. Raises `PeerViolation` for totals that no honest round has."""
+        identities, participants = totals[: shape.cells], totals[shape.cells :]
+        if any(
+            i < 0 or not 0 <= p <= MOST_PARTICIPANTS or (p == 0) != (i == 0)
+            for i, p in zip(identities, participants, strict=True)
+        ):
+            raise PeerViolation("peer.totals", "the announced totals are not those of any round")
+        return [
+            i >= max(1, self.identities) and p >= self.participants
+            for i, p in zip(identities, participants, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a round gives its asker."""
+
+    identities: tuple[int, ...]
+    participants: tuple[int, ...]
+    measures: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, shape: Shape, counted: Sequence[int], measured: Sequence[int]) -> Totals:
+        """From both total vectors."""
+        cells = shape.cells
+        columns = (tuple(measured[at : at + cells]) for at in range(0, shape.measured, cells))
+        return cls(tuple(counted[:cells]), tuple(counted[cells:]), tuple(columns))

@@ -1,0 +1,116 @@
+"""Threshold BFV for sums, N of N (Mouchet et al. 2020/304): parameters, and words to ciphertexts and back.
+
+One coefficient holds one word; only ciphertexts under one key are added, at most one of each member. The
+secret is the sum of all members' secrets and exists nowhere. Refuses parameters outside the Homomorphic
+Encryption Standard (2018, 128 bits, ternary secrets) and any sum that could wrap.
+
+    key      p_i = -(a s_i) + e_i;   b = sum of p_i;   s = sum of s_i
+    cipher   c0 = b u + e0 + round(q m / t),   c1 = a u + e1
+    share    d_i = (sum of c1) s_i + f_i,   f_i uniform in [-2^beta, 2^beta)
+    sum      round(t (sum of c0 + sum of d_i) / q) mod t
+
+Noise, worst case, P members, degree N: every |e| <= 21, |u|, |s_i| <= 1, so of one ciphertext
+|e_pk u + e0 + e1 s| <= 21 P N + 21 + 21 P N, and 1/2 for the rounding; P of them, and 1/2 for the last:
+E = P (42 P N + 22) + 1. Flood: K coefficients are opened in a round, each share shifted by at most E;
+the statistical distance is K E / 2^(beta + 1) <= 2^-40. Decryption is exact while E + P 2^beta < q / 2t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from compute import _native, kernel
+from compute.errors import QueryError
+from compute.selection_sum import STANDARD, STATISTICAL_BITS
+
+_PRIME_BITS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What all members must agree on; a function of public numbers alone."""
+
+    members: int  # P
+    degree: int  # N
+    moduli: tuple[int, ...]
+    plain_bits: int  # log2 t
+    flood_bits: int  # beta
+
+    @classmethod
+    def derive(cls, members: int, bound: int, vectors: Sequence[int]) -> Parameters:
+        """The smallest ring in which sums with |sum| <= `bound` are exact.
+
+        `vectors` are the lengths of all vectors opened in one round. Raises `QueryError`.
+        """
+        plain_bits = bound.bit_length() + 1
+        for degree, most in STANDARD.items():
+            opened = degree * sum(-(-length // degree) for length in vectors)
+            noise = members * (42 * members * degree + 22) + 1
+            flood_bits = ((opened * noise << (STATISTICAL_BITS - 1)) - 1).bit_length()
+            least = (noise + (members << flood_bits) << plain_bits + 1).bit_length() + 1
+            count = -(-least // _PRIME_BITS)
+            moduli = tuple(_native.selection_primes(degree, max(-(-least // count), 20), count))
+            if len(moduli) == count and least <= prod(moduli).bit_length() <= most:
+                return cls(members, degree, moduli, plain_bits, flood_bits)
+        raise QueryError(
+            "plan.threshold-sum-does-not-fit",
+            f"sums of {plain_bits} bits exceed the largest standard modulus",
+        )
+
+    @property
+    def t(self) -> int:
+        """The plaintext modulus."""
+        return 1 << self.plain_bits
+
+    @property
+    def polynomial_bytes(self) -> int:
+        """Length of one packed polynomial: a key share, and half a ciphertext's block."""
+        return sum(p.bit_length() for p in self.moduli) * self.degree // 8
+
+    def ciphertext_bytes(self, length: int) -> int:
+        """Length of all c0, or all c1, of a vector."""
+        return -(-length // self.degree) * self.polynomial_bytes
+
+    def ring(self) -> _native.SelectionRing:
+        """The kernel's tables."""
+        return _native.SelectionRing(kernel.implementation(), self.degree, self.moduli)
+
+
+def encrypt(
+    ring: _native.SelectionRing,
+    parameters: Parameters,
+    common_seed: bytes,
+    public_key: bytes,
+    words: Sequence[int],
+    seed: bytes,
+) -> tuple[bytes, bytes]:
+    """(all c0, all c1) of integers modulo t. `seed` is 32 fresh bytes."""
+    width = 8 * -(-parameters.plain_bits // 64)
+    blocks = -(-len(words) // parameters.degree)
+    plain = b"".join((word % parameters.t).to_bytes(width, "little") for word in words)
+    messages = np.frombuffer(plain.ljust(blocks * parameters.degree * width, b"\0"), dtype="<u8")
+    return _native.threshold_encrypt(ring, parameters.plain_bits, common_seed, public_key, messages, seed)
+
+
+def opened(
+    ring: _native.SelectionRing, parameters: Parameters, c0: bytes, shares: Sequence[bytes], length: int
+) -> list[int]:
+    """The sums in [-t/2, t/2) from the total c0 and everybody's decryption shares."""
+    if not length:
+        return []
+    total = _native.threshold_add(ring, [c0, *shares])
+    residues = np.frombuffer(_native.threshold_residues(ring, total), dtype="<u8")
+    primes = len(parameters.moduli)
+    by_coefficient = residues.reshape(-1, primes, parameters.degree).transpose(0, 2, 1).reshape(-1, primes)
+    q = prod(parameters.moduli)
+    basis = [q // p * pow(q // p, -1, p) for p in parameters.moduli]  # Chinese remainders
+    sums = []
+    for row in by_coefficient[:length].tolist():
+        x = sum(r * e for r, e in zip(row, basis, strict=True)) % q
+        m = (2 * parameters.t * x + q) // (2 * q) % parameters.t
+        sums.append(m - parameters.t if m >= parameters.t // 2 else m)
+    return sums
