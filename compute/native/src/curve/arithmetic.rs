@@ -87,6 +87,17 @@ pub fn invert_all<F: Field>(f: F, values: &mut [F::Tight]) {
     }
 }
 
+/// b times the weight of each limb, for `Field::mul_rows`.
+#[inline(always)]
+pub fn rows<F: Field>(f: F, b: F::Tight) -> [F::Tight; 5] {
+    let radix = f.splat(F::RADIX);
+    let mut rows = [b; 5];
+    for i in 1..5 {
+        rows[i] = product(f, rows[i - 1], radix);
+    }
+    rows
+}
+
 /// x and z of [k]P for P = (x1 : 1): RFC 7748 section 5, where the two running points are never
 /// swapped; the one to be doubled is chosen instead. Their sum is symmetric up to the sign of
 /// da - cb, which is squared.
@@ -102,6 +113,7 @@ pub fn ladder<F: Field>(f: F, scalar: &[u8; 32], x1: F::Tight) -> (F::Tight, F::
     let (one, zero) = (f.widen(f.splat(Fe::ONE)), f.widen(f.splat(Fe::ZERO)));
     let (mut x2, mut z2) = (f.add(f.raised(), one), zero);
     let (mut x3, mut z3) = (f.add(f.raised(), f.widen(x1)), one);
+    let x1_rows = rows(f, x1);
     let mut previous = 0;
     for position in (2..255).rev() {
         let bit = scalar[position / 8] >> (position % 8) & 1;
@@ -124,7 +136,7 @@ pub fn ladder<F: Field>(f: F, scalar: &[u8; 32], x1: F::Tight) -> (F::Tight, F::
         let g = f.carry(f.mul_small_add(aa, e, A24));
         let squared = f.carry(squared);
         x2 = f.mul_raised(f.carry(aa), f.carry(bb));
-        z3 = f.mul(squared, x1);
+        z3 = f.mul_rows(squared, &x1_rows);
         z2 = f.mul(e, g);
     }
     for _ in 0..2 {

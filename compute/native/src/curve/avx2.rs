@@ -10,7 +10,6 @@
 //! does not depend on values.
 
 use super::field::{Fe, Field, MASK51};
-use super::{InvalidPoint, Point};
 use std::arch::x86_64::*;
 
 const HIGH: f64 = 1.5 * (1u128 << 103) as f64;
@@ -25,35 +24,9 @@ impl Avx2 {
     pub fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
     }
-
-    /// `mask_chunk` compiled for this instruction set.
-    pub fn mask_chunk(
-        self,
-        clamped: &[u8; 32],
-        points: &[Point],
-        out: &mut [Point],
-    ) -> Result<(), InvalidPoint> {
-        #[target_feature(enable = "avx2,fma")]
-        fn compiled(
-            f: Avx2,
-            clamped: &[u8; 32],
-            points: &[Point],
-            out: &mut [Point],
-        ) -> Result<(), InvalidPoint> {
-            super::mask_chunk(f, clamped, points, out)
-        }
-        unsafe { compiled(self, clamped, points, out) }
-    }
-
-    /// `map_chunk` compiled for this instruction set.
-    pub fn map_chunk(self, elements: &[Fe], out: &mut [Point]) {
-        #[target_feature(enable = "avx2,fma")]
-        fn compiled(f: Avx2, elements: &[Fe], out: &mut [Point]) {
-            super::map_chunk(f, elements, out);
-        }
-        unsafe { compiled(self, elements, out) }
-    }
 }
+
+super::compiled_for!(Avx2, "avx2,fma");
 
 /// Integers held as doubles, of magnitude at most 2^50 + 2^14.
 #[derive(Clone, Copy)]
@@ -139,6 +112,7 @@ fn fold(z: [__m256i; 10]) -> Wide {
 
 impl Field for Avx2 {
     const LANES: usize = 4;
+    const RADIX: Fe = Fe([0, 1, 0, 0, 0]);
     type Tight = Tight;
     type Wide = Wide;
     type Mask = __m256i;
@@ -205,6 +179,22 @@ impl Field for Avx2 {
             }
         }
         fold(z)
+    }
+
+    #[inline(always)]
+    fn mul_rows(self, Tight(a): Tight, rows: &[Tight; 5]) -> Wide {
+        // Five rests and five quotients in a limb: the bounds in `fold` hold with room to spare.
+        let z = accumulators([5, 5, 5, 5, 5, 0, 0, 0, 0, 0]);
+        let mut z = [z[0], z[1], z[2], z[3], z[4], z[5]];
+        for j in 0..5 {
+            for i in 0..5 {
+                let (high, low) = split(a[i], rows[i].0[j]);
+                z[j] = add(z[j], low);
+                z[j + 1] = add(z[j + 1], high);
+            }
+        }
+        z[0] = add(z[0], nineteen(z[5]));
+        Wide([z[0], z[1], z[2], z[3], z[4]])
     }
 
     #[inline(always)]

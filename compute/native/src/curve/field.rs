@@ -100,6 +100,8 @@ impl Fe {
 /// the proof that this CPU has the instructions: it can only be had from `detect`.
 pub trait Field: Copy + Send + Sync {
     const LANES: usize;
+    /// The weight of the second limb: 2^51 or 2^52.
+    const RADIX: Fe;
     type Tight: Copy;
     type Wide: Copy;
     type Mask: Copy;
@@ -114,6 +116,9 @@ pub trait Field: Copy + Send + Sync {
     fn raised(self) -> Self::Wide;
     fn mul(self, a: Self::Tight, b: Self::Tight) -> Self::Wide;
     fn mul_raised(self, a: Self::Tight, b: Self::Tight) -> Self::Wide;
+    /// `a * b` for a `b` that many are multiplied by, given as its products with every limb's weight
+    /// (`arithmetic::rows`): limb i of `a` times row i needs no folding but of the last carry.
+    fn mul_rows(self, a: Self::Tight, rows: &[Self::Tight; 5]) -> Self::Wide;
     fn square(self, a: Self::Tight) -> Self::Wide;
     fn square_raised(self, a: Self::Tight) -> Self::Wide;
     /// `addend + small * a`, for `small` below 2^18; `addend` is a product, raised or not.
@@ -166,6 +171,7 @@ fn square(Fe(a): Fe) -> Fe {
 
 impl Field for Portable {
     const LANES: usize = 1;
+    const RADIX: Fe = Fe([0, 1, 0, 0, 0]);
     type Tight = Fe;
     type Wide = Fe;
     type Mask = u64;
@@ -188,6 +194,13 @@ impl Field for Portable {
     #[inline(always)]
     fn mul(self, a: Fe, b: Fe) -> Fe {
         product(a, b)
+    }
+
+    #[inline(always)]
+    fn mul_rows(self, Fe(a): Fe, rows: &[Fe; 5]) -> Fe {
+        let m = |i: usize, k: usize| u128::from(a[i]) * u128::from(rows[i].0[k]);
+        let limb = |k: usize| m(0, k) + m(1, k) + m(2, k) + m(3, k) + m(4, k);
+        Fe::from_products([limb(0), limb(1), limb(2), limb(3), limb(4)])
     }
 
     #[inline(always)]

@@ -5,7 +5,6 @@
 //! them need not be cleared. 2^260 = 32 * 19 = 608 folds the upper half of a product back.
 
 use super::field::{Fe, Field, MASK51};
-use super::{InvalidPoint, Point};
 use std::arch::x86_64::*;
 
 const MASK52: u64 = (1 << 52) - 1;
@@ -28,35 +27,9 @@ impl Ifma {
     pub fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512ifma")).then_some(Self(()))
     }
-
-    /// `mask_chunk` compiled for this instruction set.
-    pub fn mask_chunk(
-        self,
-        clamped: &[u8; 32],
-        points: &[Point],
-        out: &mut [Point],
-    ) -> Result<(), InvalidPoint> {
-        #[target_feature(enable = "avx512f,avx512ifma")]
-        fn compiled(
-            f: Ifma,
-            clamped: &[u8; 32],
-            points: &[Point],
-            out: &mut [Point],
-        ) -> Result<(), InvalidPoint> {
-            super::mask_chunk(f, clamped, points, out)
-        }
-        unsafe { compiled(self, clamped, points, out) }
-    }
-
-    /// `map_chunk` compiled for this instruction set.
-    pub fn map_chunk(self, elements: &[Fe], out: &mut [Point]) {
-        #[target_feature(enable = "avx512f,avx512ifma")]
-        fn compiled(f: Ifma, elements: &[Fe], out: &mut [Point]) {
-            super::map_chunk(f, elements, out);
-        }
-        unsafe { compiled(self, elements, out) }
-    }
 }
+
+super::compiled_for!(Ifma, "avx512f,avx512ifma");
 
 /// Limbs 0 to 3 count modulo 2^52 (bits above are leftovers), limb 4 is below 2^47 + 2^6.
 #[derive(Clone, Copy)]
@@ -123,7 +96,7 @@ fn high(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
 ///
 /// A product limb has at most nine halves of 52 bits, so z < 9 * 2^52. Carrying the upper five
 /// leaves z[9] < 2^44 (the top limbs being below 2^48), so that 608 z[9] has no high half. The
-/// result is below 9 * 2^52 + 2^52 + 2^11 < 2^56.
+/// result is below 9 * 2^52 + 2^52 + 2^11 < 2^56; so is one of `mul_rows`, ten halves and a fold.
 #[inline(always)]
 fn fold(mut z: [__m512i; 10]) -> Wide {
     for k in 5..9 {
@@ -161,16 +134,22 @@ fn square(start: [u64; 5], Tight(a): Tight) -> Wide {
     for i in 0..5 {
         z[i] = splat(if i == 0 { start[i] } else { start[i] / 2 });
     }
-    for i in 0..5 {
-        for j in i + 1..5 {
+    for i in 0..4 {
+        for j in i + 1..4 {
             z[i + j] = low(z[i + j], a[i], a[j]);
             z[i + j + 1] = high(z[i + j + 1], a[i], a[j]);
         }
     }
-    for limb in &mut z[1..9] {
+    for limb in &mut z[1..7] {
         *limb = add(*limb, *limb);
     }
+    // The top limb alone has room to be doubled itself.
+    let twice = add(a[4], a[4]);
     for i in 0..5 {
+        if i < 4 {
+            z[i + 4] = low(z[i + 4], a[i], twice);
+            z[i + 5] = high(z[i + 5], a[i], twice);
+        }
         z[2 * i] = low(z[2 * i], a[i], a[i]);
         z[2 * i + 1] = high(z[2 * i + 1], a[i], a[i]);
     }
@@ -179,6 +158,7 @@ fn square(start: [u64; 5], Tight(a): Tight) -> Wide {
 
 impl Field for Ifma {
     const LANES: usize = 8;
+    const RADIX: Fe = Fe([0, 2, 0, 0, 0]);
     type Tight = Tight;
     type Wide = Wide;
     type Mask = __mmask8;
@@ -237,6 +217,22 @@ impl Field for Ifma {
     #[inline(always)]
     fn mul_raised(self, a: Tight, b: Tight) -> Wide {
         product(RAISE, a, b)
+    }
+
+    #[inline(always)]
+    fn mul_rows(self, Tight(a): Tight, rows: &[Tight; 5]) -> Wide {
+        // Ten halves in a limb at most; z[5] has five high ones, below 2^48 each as top limbs are.
+        let mut z = [splat(0); 6];
+        for i in 0..5 {
+            for j in 0..5 {
+                z[j] = low(z[j], a[i], rows[i].0[j]);
+                z[j + 1] = high(z[j + 1], a[i], rows[i].0[j]);
+            }
+        }
+        let wrap = splat(608);
+        z[0] = low(z[0], z[5], wrap);
+        z[1] = high(z[1], z[5], wrap);
+        Wide([z[0], z[1], z[2], z[3], z[4]])
     }
 
     #[inline(always)]

@@ -9,6 +9,45 @@
 //! what the optimiser was kept from undoing (`black_box`); nobody has proved it of the machine code.
 //! Copies of the scalar are not wiped: Python's own copy, immutable, could not be either.
 
+/// `mask_chunk` and `map_chunk` compiled for an instruction set, as methods of the proof that this CPU
+/// has it.
+#[cfg(target_arch = "x86_64")]
+macro_rules! compiled_for {
+    ($field:ty, $features:literal) => {
+        impl $field {
+            pub fn mask_chunk(
+                self,
+                clamped: &[u8; 32],
+                points: &[super::Point],
+                out: &mut [super::Point],
+            ) -> Result<(), super::InvalidPoint> {
+                #[target_feature(enable = $features)]
+                fn compiled(
+                    f: $field,
+                    clamped: &[u8; 32],
+                    points: &[super::Point],
+                    out: &mut [super::Point],
+                ) -> Result<(), super::InvalidPoint> {
+                    super::mask_chunk(f, clamped, points, out)
+                }
+                // SAFETY: only `detect` makes a `self`, where the instructions exist.
+                unsafe { compiled(self, clamped, points, out) }
+            }
+
+            pub fn map_chunk(self, elements: &[Fe], out: &mut [super::Point]) {
+                #[target_feature(enable = $features)]
+                fn compiled(f: $field, elements: &[Fe], out: &mut [super::Point]) {
+                    super::map_chunk(f, elements, out);
+                }
+                // SAFETY: as above.
+                unsafe { compiled(self, elements, out) }
+            }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use compiled_for;
+
 mod arithmetic;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -258,7 +297,7 @@ mod tests {
         }
     }
 
-    fn operations<F: Field>(f: F, x: F::Tight, y: F::Tight) -> [F::Tight; 9] {
+    fn operations<F: Field>(f: F, x: F::Tight, y: F::Tight) -> [F::Tight; 10] {
         let (xx, yy, xy) = (f.square_raised(x), f.square(y), f.mul(x, y));
         let difference = f.carry(f.sub(xx, yy));
         let zero = f.carry(f.raised());
@@ -266,6 +305,7 @@ mod tests {
             f.carry(xx),
             f.carry(yy),
             f.carry(xy),
+            f.carry(f.mul_rows(x, &arithmetic::rows(f, y))),
             difference,
             f.carry(f.add(f.mul_raised(x, y), yy)),
             f.carry(f.mul_small_add(xx, difference, (1 << 18) - 1)),
