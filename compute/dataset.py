@@ -29,6 +29,7 @@ class Column:
     grade: int = 1  # classification grade (分类分级)
     key: tuple[Normaliser, ...] | None = None  # normalisers that make it a join key; None: not joinable
     unique: bool = False  # no two rows share a value (NULL aside)
+    width: int | None = None  # string only: most UTF-8 bytes of a value; lists pad it to that
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class DatasetInfo:
 
 
 MOST_COLUMNS = 1024
+MOST_WIDTH = 4096
 MOST_ROWS = 1 << 40
 
 
@@ -99,6 +101,8 @@ def _column(value: Any) -> Column:
         raise TypeError("a flag is no boolean")
     if column.scale is not None:
         _whole(column.scale)
+    if column.width is not None and (column.type != "string" or not 0 < _whole(column.width) <= MOST_WIDTH):
+        raise ValueError("width out of range")
     return column
 
 

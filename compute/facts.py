@@ -137,7 +137,7 @@ class Prepared:
                 recipients=recipients,
                 purpose=purpose,
                 at=at,
-                kind="aggregate",
+                kind=self.plan.kind,
                 columns=self.uses[info.full_name],
                 protocol=self._protocol_use(),
                 joint=self.plan.receiver is not None,

@@ -27,12 +27,13 @@ import pyarrow.compute as pc
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
-from compute.dataset import Column, DatasetInfo
+from compute.dataset import MOST_WIDTH, Column, DatasetInfo
 from compute.engine import Limits, locked
 from compute.errors import ConfigError, DataError
 from compute.expressions import quoted
 from compute.keys import Normaliser, canonical_keys, check_key
 from compute.local import Source as Rows
+from compute.masking import masked
 from compute.types import Type, parse_type
 from connector import commitment
 from connector.config import ConnectorConfig
@@ -74,6 +75,7 @@ class ColumnSpec(_Closed):
     unique: _Flag = False
     bounds: tuple[_Number, _Number] | None = None
     scale: Annotated[int, Strict(), Field(ge=0, le=12)] | None = None
+    width: Annotated[int, Strict(), Field(ge=1, le=MOST_WIDTH)] | None = None
     grade: Annotated[int, Strict(), Field(ge=0, le=100)] = 1
     description: Words = Words()
 
@@ -229,7 +231,25 @@ def _policy(config: ConnectorConfig, description: Description, offer: str, file:
     for column in policy.analysis.bounds:
         if not parse_type(description.columns[column].type).numeric:
             raise ConfigError("dataset.bounds", f"policies/{file} bounds {column!r}, which is no number")
+    _check_shown_rows(description, policy, file)
     return text, policy
+
+
+def _check_shown_rows(description: Description, policy: Policy, file: str) -> None:
+    """Masks fit their columns, and what a list shows has a length that says nothing."""
+    for name, mask in policy.masking.items():
+        try:
+            masked(Column(name, description.columns[name].type), mask)
+        except ConfigError as error:
+            raise ConfigError(error.code, f"policies/{file}: {error.sentence}") from None
+    for name in policy.analysis.payload:
+        column = description.columns[name]
+        if column.type == "string" and column.width is None and name not in policy.masking:
+            raise ConfigError(
+                "dataset.width",
+                f"policies/{file} lists {name!r}, which is text: declare its `width`, the most UTF-8 bytes "
+                "of a value, to which every value is padded",
+            )
 
 
 def _open(config: ConnectorConfig, description: Description) -> Source:
@@ -259,6 +279,8 @@ def _check_column(
         check_key(column.key, kind)
     if column.bounds is not None and not (kind.numeric and column.bounds[0] <= column.bounds[1]):
         raise ConfigError("dataset.bounds", f"column {name!r}: bounds are [least, most] of a numeric column")
+    if column.width is not None and kind.kind != "string":
+        raise ConfigError("dataset.width", f"column {name!r}: width is for text")
     if column.scale is not None and kind.kind != "float64":
         raise ConfigError("dataset.scale", f"column {name!r}: scale is for float64, other numbers are exact")
 
@@ -282,12 +304,14 @@ def _measure(source: Source, description: Description, limits: Limits) -> _Measu
     keys = [name for name, column in columns.items() if column.key is not None]
     counted = [n for n, c in columns.items() if c.unique or "distinct" in description.quality]
     bounded = [n for n, c in columns.items() if c.bounds is not None]
+    padded = [n for n, c in columns.items() if c.width is not None]
     tuples = f"count(DISTINCT ({', '.join(map(quoted, keys))}))" if keys else "0"
     figures = [
         *("count(*)", tuples),
         *(f"count({quoted(n)})" for n in columns),
         *(f"count(DISTINCT {quoted(n)})" for n in counted),
         *(f"{function}({quoted(n)})" for n in bounded for function in ("min", "max")),
+        *(f"max(strlen({quoted(n)}))" for n in padded),
     ]
     stored = source.rows()
     with locked({"source": stored() if callable(stored) else stored}, limits) as connection:
@@ -297,6 +321,9 @@ def _measure(source: Source, description: Description, limits: Limits) -> _Measu
     measured = _Measured(rows, distinct_keys, _take(taken, columns), _take(taken, counted))
     extremes = {name: (next(taken), next(taken)) for name in bounded}
     _check_data(source, description, measured, extremes)
+    for name in padded:
+        if (next(taken) or 0) > (columns[name].width or 0):
+            raise DataError("dataset.width", f"column {name!r} holds text longer than its declared width")
     return measured
 
 
@@ -437,6 +464,7 @@ def _column_json(name: str, column: ColumnSpec) -> dict[str, Any]:
         "grade": column.grade,
         "key": None if column.key is None else list(column.key),
         "unique": column.unique,
+        **({} if column.width is None else {"width": column.width}),
     }
 
 
@@ -611,6 +639,7 @@ quality: []
 #   bounds: [0, 1000000]   least and most; exact joint sums need them
 #   nullable: false        there are no NULLs
 #   scale: 2               float64 only: decimal digits kept when summed
+#   width: 64              text only: most UTF-8 bytes of a value; lists of rows pad every value to it
 #   grade: 2               classification grade (分类分级)
 #   description: {{en: "...", zh: "..."}}
 # A column that you delete here is not part of the dataset.

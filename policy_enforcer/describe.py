@@ -28,6 +28,7 @@ class MatrixRow:
     measured: tuple[str, ...]
     listed: bool
     weighted: bool
+    mask: str | None = None  # what stands in for its values, for all of the above
 
     @property
     def usable(self) -> bool:
@@ -54,6 +55,7 @@ def _row(policy: Policy, column: str, grade: int | None) -> MatrixRow:
         filtered=tuple(kind for kind in get_args(FilterKind) if may(filtered=frozenset({kind}))),
         measured=measured,
         listed=may(listed=True),
+        mask=policy.masking.get(column),
         weighted=bool(measured) and may(weighted=True, aggregated=frozenset(measured)),
     )
 

@@ -95,7 +95,7 @@ def _grants(policy: Policy, columns: Collection[str]) -> Iterator[str]:
 
 
 def _row_grants(row: MatrixRow) -> Iterator[str]:
-    name = "rows" if row.column == "*" else row.column
+    name = "rows" if row.column == "*" else row.column if row.mask is None else f"{row.column} ({row.mask})"
     yield from (f"{name} may be {use}" for use in ("joined", "grouped", "listed") if getattr(row, use))
     yield from (f"{name} may be filtered by {kind}" for kind in row.filtered)
     yield from (f"{name} may be measured by {measure}" for measure in row.measured)

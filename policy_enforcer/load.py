@@ -62,6 +62,7 @@ def _named_columns(policy: Policy) -> Iterator[tuple[Path, str]]:
     analysis = policy.analysis
     for word in ("dimensions", "payload", "filters", "measures", "bounds"):
         yield from ((("analysis", word, column), column) for column in getattr(analysis, word))
+    yield from ((("masking", column), column) for column in policy.masking)
     if analysis.join is not None:
         yield from ((("analysis", "join", "columns", column), column) for column in analysis.join.columns)
     if analysis.identity is not None:

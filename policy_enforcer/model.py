@@ -120,7 +120,13 @@ ColumnName = Annotated[
 ]
 Moment = Annotated[str, AfterValidator(moment)]
 Duration = Annotated[str, AfterValidator(duration)]
-Mask = Annotated[str, StringConstraints(pattern=r"^(redact|hash|year|month|keep-(first|last)-[1-9][0-9]?)$")]
+Mask = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(redact|hash|year|quarter|month|keep-(first|last)-[1-9][0-9]?"
+        r"|step-([1-9][0-9]{0,14}(\.[0-9]{0,5}[1-9])?|0\.[0-9]{0,5}[1-9]))$"
+    ),
+]
 DomainValue = Annotated[str, Strict()] | Annotated[bool, Strict()] | Annotated[int, Strict()]
 
 Columns = Annotated[tuple[ColumnName, ...], AfterValidator(_set)]
