@@ -43,7 +43,7 @@ from witness import members as member_list
 from witness.encoding import b64
 from witness.keys import ED25519, KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
 from witness.members import MemberList, MembersInvalid
-from witness.schema import ID, LINE, TEXT, TOKEN, Fields, FormatError, text_list
+from witness.schema import ID, LINE, TOKEN, VKEY, Fields, FormatError, text_list
 
 REQUEST_TYPE = "application/vnd.bayspace.enrolment.v1+json"
 ADMISSION_TYPE = "application/vnd.bayspace.admission.v1+json"
@@ -210,7 +210,7 @@ def _parse_request(envelope: dsse.Envelope) -> Enrolment:
             jurisdiction=f.text("jurisdiction", TOKEN),
             csr=f.base64("csr"),
             evidence=PublicKey(ED25519, f.base64("evidence")),
-            logs=text_list(f.take("logs"), TEXT, "request.logs"),
+            logs=text_list(f.take("logs"), VKEY, "request.logs"),
             tiles=f.optional("tiles", lambda name: f.text(name, LINE)),
         )
     if role not in ROLES:

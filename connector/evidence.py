@@ -23,7 +23,13 @@ from connector.storage import EvidenceRecord, ExchangeRecord, OutboxRecord, Stor
 from witness import canonical, dsse
 from witness.bundle import Opening
 from witness.checks import VerificationFailed
-from witness.client import WitnessClient, WitnessDishonest, WitnessRejected, WitnessUnavailable
+from witness.client import (
+    WitnessClient,
+    WitnessDishonest,
+    WitnessRejected,
+    WitnessUnavailable,
+    required_of,
+)
 from witness.inclusion import check_inclusion
 from witness.note import parse_vkey
 from witness.policy import Policy
@@ -138,7 +144,7 @@ class Evidence:
                 continue  # not a witness that we know: its word does not count for us
             policy = Policy(tuple(parse_vkey(text) for text in witness.logs))
             try:
-                place = check_inclusion(proof, delivery.envelope, policy)
+                place = check_inclusion(proof, delivery.envelope, policy, required_of(policy))
             except VerificationFailed:
                 raise PeerViolation("peer.proof", "the witness's proof of the intent does not hold") from None
             if place.leaf.tag != delivery.tag:  # nobody would find the leaf by the exchange's key

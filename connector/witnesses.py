@@ -7,9 +7,7 @@ from pathlib import Path
 from compute.errors import ConfigError
 from connector.enrolment import Seat, Trust, create_keys, write_request
 from connector.identity import TlsPaths, checked_name, split_address
-from witness.keys import PrivateKey
-from witness.note import verifier_key
-from witness.server import ConfigInvalid, WitnessConfig, load, write_default
+from witness.server import ConfigInvalid, WitnessConfig, load, log_vkeys, write_default
 
 OPERATOR_KEY = "operator.pem"
 EVIDENCE_KEY = "evidence-key.pem"
@@ -26,7 +24,7 @@ def init_witness(
     address: str | None = None,
     tiles: str | None = None,
 ) -> str:
-    """Make a witness's folder and its enrolment request; returns the log's verifier key.
+    """Make a witness's folder and its enrolment request; returns the log's verifier keys, a line each.
 
     Refuses a folder that holds a witness: a log's key is never replaced.
     """
@@ -35,7 +33,7 @@ def init_witness(
         split_address(listen)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        vkey = write_default(
+        vkeys = write_default(
             folder,
             space=space,
             participant=participant,
@@ -51,7 +49,7 @@ def init_witness(
     seat = witness_seat(folder)
     create_keys(seat)
     write_request(seat)
-    return vkey
+    return "\n".join(vkeys)
 
 
 def witness_seat(folder: Path) -> Seat:
@@ -59,7 +57,6 @@ def witness_seat(folder: Path) -> Seat:
     try:
         lines = (folder / "enrolment.txt").read_text(encoding="utf-8").splitlines()
         jurisdiction, address, tiles = lines
-        log_key = PrivateKey.from_pem((folder / "log-key.pem").read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(
             "witness.folder", f"{folder} is not a witness's folder as `witness init` makes it"
@@ -74,9 +71,16 @@ def witness_seat(folder: Path) -> Seat:
         tls=TlsPaths(config.tls_key, config.tls_certificate, config.tls_authority),
         evidence_key=folder / EVIDENCE_KEY,
         trust=Trust(config.space, folder / OPERATOR_KEY, config.members),
-        logs=(str(verifier_key(config.origin, log_key.public)),),
+        logs=_vkeys(config),
         tiles=tiles,
     )
+
+
+def _vkeys(config: WitnessConfig) -> tuple[str, ...]:
+    try:
+        return log_vkeys(config)
+    except ConfigInvalid as error:
+        raise ConfigError("witness.folder", str(error)) from error
 
 
 def load_witness(folder: Path) -> WitnessConfig:

@@ -1,10 +1,13 @@
-"""The witness without a connector: `python -m witness init|serve|verify|document`.
+"""The witness without a connector: `python -m witness init|serve|fsck|keys|erase|verify|document`.
 
 An auditor's `verify` loads only the standard library and `cryptography`. Exit codes: 0 done, 2 usage or
-configuration, 7 verification failed.
+configuration, 7 verification failed, 8 fsck found damage, 9 fsck found that a log signed what cannot be.
 """
 
 import argparse
+import contextlib
+import dataclasses
+import json
 import logging
 import signal
 import sys
@@ -13,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from witness.auditor import DONE, USAGE, add_commands, fail
+
+DAMAGED, FORKED = 8, 9
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +40,18 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="run the witness service")
     serve.add_argument("config", type=Path, help="configuration file, or the folder that holds it")
     serve.set_defaults(run=_serve)
+    fsck = commands.add_parser("fsck", help="read everything that a stopped witness keeps, and compare")
+    fsck.add_argument("config", type=Path)
+    fsck.add_argument("--format", choices=("text", "json"), default="text")
+    fsck.set_defaults(run=_fsck)
+    keys = commands.add_parser("keys", help="print the log's and the cosigner's verifier keys")
+    keys.add_argument("config", type=Path)
+    keys.add_argument("--add-ml-dsa-44", action="store_true", help="give the log its post-quantum key first")
+    keys.set_defaults(run=_keys)
+    erase = commands.add_parser("erase", help="erase a record's content; its leaf and proofs stay")
+    erase.add_argument("config", type=Path)
+    erase.add_argument("digest", nargs="+", help="SHA-256 of the envelope, in hexadecimal")
+    erase.set_defaults(run=_erase)
     add_commands(commands)
     return parser
 
@@ -45,7 +62,7 @@ def _init(options: argparse.Namespace) -> int:
     from witness.server import ConfigInvalid, write_default
 
     try:
-        vkey = write_default(
+        vkeys = write_default(
             options.folder,
             space=options.space,
             participant=options.participant,
@@ -54,7 +71,7 @@ def _init(options: argparse.Namespace) -> int:
         )
     except (ConfigInvalid, FormatError, NoteInvalid) as error:
         return fail(USAGE, str(error))
-    sys.stdout.write(f"{vkey}\n")
+    sys.stdout.write("".join(f"{vkey}\n" for vkey in vkeys))
     return DONE
 
 
@@ -72,6 +89,54 @@ def _serve(options: argparse.Namespace) -> int:
     except (ConfigInvalid, LogRefused) as error:
         return fail(USAGE, str(error))
     return DONE
+
+
+def _fsck(options: argparse.Namespace) -> int:
+    from witness import fsck
+    from witness.log import LogRefused
+    from witness.server import ConfigInvalid, load, open_log
+
+    try:
+        with contextlib.closing(open_log(load(options.config))) as log:
+            report = fsck.check(log)
+    except ConfigInvalid as error:
+        return fail(USAGE, str(error))
+    except LogRefused as error:
+        return fail(DAMAGED, f"the log does not open: {error}")
+    as_json = options.format == "json"
+    sys.stdout.write((json.dumps(dataclasses.asdict(report)) if as_json else str(report)) + "\n")
+    if report.findings:
+        return DAMAGED
+    return FORKED if report.forks else DONE
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from witness.server import ConfigInvalid, add_post_quantum_key, cosigner_vkeys, load, log_vkeys
+
+    try:
+        config = load(options.config)
+        if options.add_ml_dsa_44:
+            add_post_quantum_key(config)
+        lines = [f"log {vkey}" for vkey in log_vkeys(config)]
+        lines += [f"cosigner {vkey}" for vkey in cosigner_vkeys(config)]
+    except ConfigInvalid as error:
+        return fail(USAGE, str(error))
+    sys.stdout.write("\n".join(lines) + "\n")
+    return DONE
+
+
+def _erase(options: argparse.Namespace) -> int:
+    from witness.database import Database
+    from witness.server import ConfigInvalid, database_url, load
+
+    try:
+        digests = [bytes.fromhex(digest) for digest in options.digest]
+        with contextlib.closing(Database(database_url(load(options.config)))) as database:
+            erased = database.erase(digests)
+    except (ConfigInvalid, ValueError) as error:
+        return fail(USAGE, str(error))
+    sys.stdout.write(f"erased {erased} of {len(digests)}\n")
+    return DONE if erased else USAGE
 
 
 def _ready(grpc_port: int, http_port: int) -> None:

@@ -9,14 +9,14 @@ itself. A `Checkpoint` by itself is a claim; `open_checkpoint` returns it only w
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from witness import note
+from witness import cosignature, note
 from witness.encoding import EncodingError, b64, unb64
-from witness.keys import PrivateKey
+from witness.keys import ED25519, PrivateKey
 from witness.merkle import HASH_SIZE
-from witness.note import Note, NoteInvalid, VerifierKey
+from witness.note import TYPE_ED25519, Note, NoteInvalid, NoteSignature, VerifierKey
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 
@@ -37,9 +37,14 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{b64(self.root)}\n"
 
 
-def parse(text: str) -> Checkpoint:
-    """The checkpoint with exactly this note text. Raises CheckpointInvalid."""
+def parse(text: str, *, extensions: bool = False) -> Checkpoint:
+    """The checkpoint with exactly this note text. Raises CheckpointInvalid.
+
+    extensions: other logs may add extension lines; who cosigns them says nothing about those.
+    """
     lines = text.split("\n")
+    if extensions and len(lines) > 4 and all(lines[3:-1]):
+        del lines[3:-1]
     if len(lines) != 4 or not lines[0] or lines[3]:
         raise CheckpointInvalid("a checkpoint has three lines: origin, size and root")
     if not _SIZE.fullmatch(lines[1]):
@@ -53,20 +58,54 @@ def parse(text: str) -> Checkpoint:
     return Checkpoint(lines[0], int(lines[1]), root)
 
 
-def sign(checkpoint: Checkpoint, key: PrivateKey) -> Note:
-    """The checkpoint signed by the log, whose key is named like its origin."""
+def sign(checkpoint: Checkpoint, *keys: PrivateKey, timestamp: int = 0) -> Note:
+    """The checkpoint signed by the log, whose keys are named like its origin.
+
+    Ed25519 signs the note itself (type 0x01); ML-DSA-44 signs as tlog-checkpoint recommends (type 0x06),
+    which takes the time, in seconds since 1970.
+    """
     text = str(checkpoint)
-    return Note(text, (note.sign(text, key, checkpoint.origin),))
+    return Note(text, tuple(_line(text, key, checkpoint.origin, timestamp) for key in keys))
 
 
-def open_checkpoint(signed: Note, logs: Sequence[VerifierKey]) -> Checkpoint:
-    """The checkpoint, when a key of `logs` named like its origin signed it. Raises CheckpointInvalid."""
-    checkpoint = parse(signed.text)
+def _line(text: str, key: PrivateKey, origin: str, timestamp: int) -> NoteSignature:
+    if key.public.algorithm == ED25519:
+        return note.sign(text, key, origin)
+    return cosignature.sign(text, key, origin, timestamp)
+
+
+def log_key(origin: str, key: PrivateKey) -> VerifierKey:
+    """The verifier key of a log's signing key."""
+    if key.public.algorithm == ED25519:
+        return note.verifier_key(origin, key.public)
+    return cosignature.cosigner_key(origin, key)
+
+
+def open_checkpoint(
+    signed: Note, logs: Sequence[VerifierKey], required: Collection[str] = (), *, extensions: bool = False
+) -> Checkpoint:
+    """The checkpoint, when a key of `logs` named like its origin signed it. Raises CheckpointInvalid.
+
+    required: algorithms with which a known key must have signed. A known key's line that does not hold
+    refuses the note, whatever else holds.
+    """
+    checkpoint = parse(signed.text, extensions=extensions)
     keys = [key for key in logs if key.name == checkpoint.origin]
     if not keys:
         raise CheckpointInvalid("the checkpoint is of another log than the known ones")
     try:
-        note.verify(signed, keys)
+        algorithms = {key.public.algorithm for key in keys if _signed_by(signed, key)}
     except NoteInvalid as error:
         raise CheckpointInvalid(f"the checkpoint: {error}") from error
+    if not algorithms:
+        raise CheckpointInvalid("the checkpoint: no known key signed the note")
+    if not algorithms.issuperset(required):
+        raise CheckpointInvalid("the checkpoint lacks a signature of an algorithm that is required")
     return checkpoint
+
+
+def _signed_by(signed: Note, key: VerifierKey) -> bool:
+    """Whether this key signed; raises NoteInvalid when its line is there and does not hold."""
+    if key.type != TYPE_ED25519:
+        return cosignature.cosigned_at(signed, key) is not None
+    return bool(signed.by(key)) and bool(note.verify(signed, [key]))

@@ -43,6 +43,19 @@ class VerificationFailed(Exception):
 
 
 @dataclass(frozen=True)
+class Requirement:
+    """From `since` on (ms since 1970), logs and parties sign with this algorithm too."""
+
+    algorithm: str
+    since: int
+
+
+def required_at(requirements: Sequence[Requirement], at: int) -> frozenset[str]:
+    """The algorithms that must have signed what was recorded at `at`."""
+    return frozenset(r.algorithm for r in requirements if r.since <= at)
+
+
+@dataclass(frozen=True)
 class Signed:
     """A record whose signatures hold; `one_sided` when a party that should have signed did not."""
 
@@ -51,7 +64,12 @@ class Signed:
     one_sided: bool
 
 
-def check_signed(envelope: Envelope, lists: Sequence[MemberList], at: int) -> Signed:
+def check_signed(
+    envelope: Envelope,
+    lists: Sequence[MemberList],
+    at: int,
+    requirements: Sequence[Requirement] = (),
+) -> Signed:
     """The record in `envelope`, recorded at `at` (ms since 1970), against the member lists at hand."""
     if envelope.payload_type != records.PAYLOAD_TYPE:
         raise VerificationFailed("format", "The envelope does not hold an evidence record.")
@@ -60,7 +78,7 @@ def check_signed(envelope: Envelope, lists: Sequence[MemberList], at: int) -> Si
     except FormatError as error:
         raise VerificationFailed("format", f"The record is malformed: {error}.") from error
     applicable = _lists_for(record, lists, at)
-    _check_signatures(envelope, record, applicable, at)
+    _check_signatures(envelope, record, applicable, at, required_at(requirements, at))
     _check_clocks(record, at)
     signed = {s.keyid for s in envelope.signatures}
     signers = tuple(p.id for p in record.parties if signed.issuperset(p.keys))
@@ -80,8 +98,11 @@ def _lists_for(record: Record, lists: Sequence[MemberList], at: int) -> list[Mem
     return [named, max(in_force, key=lambda m: m.version, default=named)]
 
 
-def _check_signatures(envelope: Envelope, record: Record, lists: list[MemberList], at: int) -> None:
+def _check_signatures(
+    envelope: Envelope, record: Record, lists: list[MemberList], at: int, required: frozenset[str]
+) -> None:
     owners = {key: party for party in record.parties for key in party.keys}
+    missing = {party.id: set(required) for party in owners.values()}
     for signature in envelope.signatures:
         if signature.keyid not in owners:
             raise VerificationFailed("signature", "A key signed the record that none of its parties names.")
@@ -92,6 +113,11 @@ def _check_signatures(envelope: Envelope, record: Record, lists: list[MemberList
             raise VerificationFailed(
                 "signature", f"The signature of {owners[signature.keyid].id} does not match the record."
             ) from error
+        missing[owners[signature.keyid].id].discard(key.public.algorithm)
+    for signer in {owners[signature.keyid].id for signature in envelope.signatures}:
+        if missing[signer]:
+            lacking = " and ".join(sorted(missing[signer]))
+            raise VerificationFailed("signature", f"{signer} did not sign with {lacking}, which is required.")
     _check_complete(record, {s.keyid for s in envelope.signatures})
 
 

@@ -13,7 +13,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from witness.checks import VerificationFailed
+from witness.checks import Requirement, VerificationFailed
 from witness.inclusion import Included, check_inclusion
 from witness.note import parse_vkey
 from witness.policy import Policy
@@ -65,7 +65,8 @@ class Recorded:
 class WitnessClient:
     """One witness at `target`, whose log's verifier keys (vkeys, from the member list) are `logs`.
 
-    options: gRPC channel options, for a caller that pins the server's name.
+    A log with keys of two algorithms must have signed with both. options: gRPC channel options, for a
+    caller that pins the server's name.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class WitnessClient:
         deadline: float = DEADLINE,
     ) -> None:
         self._policy = Policy(tuple(parse_vkey(text) for text in logs))
+        self._required = required_of(self._policy)
         self._channel = grpc.secure_channel(target, credentials, options=list(options))
         self._stub = witness_pb2_grpc.WitnessStub(self._channel)
         self._deadline = deadline
@@ -130,9 +132,14 @@ class WitnessClient:
 
     def _check(self, proof: str, envelope: bytes) -> Included:
         try:
-            return check_inclusion(proof, envelope, self._policy)
+            return check_inclusion(proof, envelope, self._policy, self._required)
         except VerificationFailed as error:
             raise WitnessDishonest(error.sentence) from error
+
+
+def required_of(policy: Policy) -> tuple[Requirement, ...]:
+    """What a log signs with now: every algorithm of which it has a key."""
+    return tuple(Requirement(algorithm, 0) for algorithm in sorted({k.public.algorithm for k in policy.logs}))
 
 
 def _recorded(receipt: pb.Receipt) -> Recorded:

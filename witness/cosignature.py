@@ -1,4 +1,4 @@
-"""C2SP tlog-cosignature (c2sp.org/tlog-cosignature): what other witnesses sign beside a log's checkpoint.
+"""C2SP tlog-cosignature (c2sp.org/tlog-cosignature): what witnesses sign beside a log's checkpoint.
 
 A cosignature line holds `timestamp (uint64) || signature`. Type 0x04 (Ed25519) signs
 
@@ -6,22 +6,51 @@ A cosignature line holds `timestamp (uint64) || signature`. Type 0x04 (Ed25519) 
     time <timestamp>
     <the checkpoint's text>
 
-and type 0x06 (ML-DSA-44) signs the structure `cosigned_message`. Here they are verified only.
+and type 0x06 (ML-DSA-44) signs the structure `cosigned_message`, which a log also uses for its own
+post-quantum signature (tlog-checkpoint, "Signatures"). Refuses to sign without a time.
 """
 
-from witness import checkpoint as checkpoints
-from witness.keys import SignatureInvalid
-from witness.note import TYPE_COSIGNATURE_ED25519, Note, NoteInvalid, VerifierKey
+from witness.encoding import EncodingError, unb64
+from witness.keys import ED25519, PrivateKey, SignatureInvalid
+from witness.note import (
+    TYPE_COSIGNATURE_ED25519,
+    TYPE_COSIGNATURE_ML_DSA_44,
+    Note,
+    NoteInvalid,
+    NoteSignature,
+    VerifierKey,
+    verifier_key,
+)
 
 _LATEST = 2**63 - 1
+
+
+def cosigner_key(name: str, key: PrivateKey) -> VerifierKey:
+    """The verifier key under which `sign` signs."""
+    ed25519 = key.public.algorithm == ED25519
+    kind = TYPE_COSIGNATURE_ED25519 if ed25519 else TYPE_COSIGNATURE_ML_DSA_44
+    return verifier_key(name, key.public, kind)
+
+
+def sign(text: str, key: PrivateKey, name: str, timestamp: int) -> NoteSignature:
+    """The cosignature line over a checkpoint's text at `timestamp` (seconds since 1970)."""
+    if not 0 < timestamp <= _LATEST:
+        raise NoteInvalid("a cosignature needs a possible time")
+    vkey = cosigner_key(name, key)
+    signature = key.sign(message(vkey, text, timestamp))
+    return NoteSignature(vkey.name, vkey.id, timestamp.to_bytes(8, "big") + signature)
 
 
 def message(key: VerifierKey, text: str, timestamp: int) -> bytes:
     """The bytes that a cosigner signs for a checkpoint's text at `timestamp` (seconds since 1970)."""
     if key.type == TYPE_COSIGNATURE_ED25519:
         return f"cosignature/v1\ntime {timestamp}\n{text}".encode()
-    head = checkpoints.parse(text)
-    name, origin = key.name.encode(), head.origin.encode()
+    try:
+        named, size, root = text.split("\n")[:3]
+        end, hashed = int(size).to_bytes(8, "big"), unb64(root)
+    except (ValueError, OverflowError, EncodingError) as error:
+        raise NoteInvalid("a cosigned text that is no checkpoint") from error
+    name, origin = key.name.encode(), named.encode()
     if len(name) > 255 or len(origin) > 255:
         raise NoteInvalid("a name too long for an ML-DSA-44 cosignature")
     return b"".join(
@@ -31,8 +60,8 @@ def message(key: VerifierKey, text: str, timestamp: int) -> bytes:
             timestamp.to_bytes(8, "big"),
             bytes([len(origin)]) + origin,
             (0).to_bytes(8, "big"),
-            head.size.to_bytes(8, "big"),
-            head.root,
+            end,
+            hashed,
         ]
     )
 

@@ -1,16 +1,25 @@
-"""The log's database: the sequence of entries, the staging mark, and the lock on the signed tree head.
+"""The log's database: the sequence of entries, the staging mark, and the lock on the signed tree head; and
+what this witness has seen of other logs.
 
 SQLite (WAL, synchronous FULL) or PostgreSQL by URL, through SQLAlchemy Core. Every method is one
-transaction. It refuses to move the lock from any head but the one the caller last saw.
+transaction. It refuses to move a lock from any head but the one the caller last saw, and a schema that is
+newer than this program.
+
+An envelope lies encrypted under a key of its own: destroying the key erases the content, in this database
+and in every copy of its large table, and leaves sequence, leaves and proofs as they are.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     Engine,
     Integer,
     LargeBinary,
@@ -22,9 +31,12 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    inspect,
     select,
+    text,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 _metadata = MetaData()
 _entries = Table(
@@ -34,12 +46,25 @@ _entries = Table(
     Column("envelope", LargeBinary(32), nullable=False, unique=True),
     Column("leaf", LargeBinary, nullable=False),
 )
-# The envelopes stand apart from the sequence, so that content can go while every proof stays.
+# Contents stand apart from the sequence, so that they can go while every proof stays. Schema 1 kept them
+# unencrypted in `envelopes`; what it wrote there stays readable.
 _envelopes = Table(
     "envelopes",
     _metadata,
     Column("digest", LargeBinary(32), primary_key=True),
     Column("envelope", LargeBinary, nullable=False),
+)
+_contents = Table(
+    "contents",
+    _metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
+)
+_content_keys = Table(
+    "content_keys",
+    _metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("key", LargeBinary(32), nullable=False),
 )
 _staging = Table(
     "staging",
@@ -60,20 +85,69 @@ _members = Table(
     Column("version", BigInteger, primary_key=True, autoincrement=False),
     Column("envelope", LargeBinary, nullable=False),
 )
+# The newest checkpoint of each other log that this witness cosigned, and every contradiction it met.
+_cosigned = Table(
+    "cosigned",
+    _metadata,
+    Column("origin", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("checkpoint", Text, nullable=False),
+)
+_forks = Table(
+    "forks",
+    _metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("origin", Text, nullable=False),
+    Column("proved", Integer, nullable=False),
+    Column("first", Text, nullable=False),
+    Column("second", Text, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+)
+_schema = Table("schema_version", _metadata, Column("version", Integer, primary_key=True))
+
+SCHEMA_VERSION = 2
+_MIGRATIONS: dict[int, tuple[str, ...]] = {2: ()}
+"""Statements that lead from the version before; new tables are created where they are missing. Schema 1,
+which did not say its version, had `entries`, `envelopes`, `staging`, `lock` and `members`."""
+MOST_FORKS = 256  # of one origin: enough to prove it, and a log gone mad cannot fill the disk
 
 
 class LockLost(RuntimeError):
     """The locked tree head is not the one this process last saw: another process writes the same log."""
 
 
+class SchemaTooNew(RuntimeError):
+    """A newer program has written this database; this one does not touch it."""
+
+
 @dataclass(frozen=True)
 class Row:
-    """One sequenced entry: its leaf, and the envelope that the leaf commits to."""
+    """One sequenced entry: its leaf, and the envelope that the leaf commits to, with the key to seal it."""
 
     index: int
     digest: bytes
     leaf: bytes
-    envelope: bytes
+    envelope: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Two notes of one log that contradict each other. Proved: two roots for one size, both signed.
+
+    Not proved: the log sent a checkpoint without showing that it extends the one cosigned before.
+    """
+
+    origin: str
+    proved: bool
+    first: str
+    second: str
+    seen_at: int
+
+    @property
+    def digest(self) -> bytes:
+        """What tells one contradiction from another."""
+        return hashlib.sha256(f"{self.first}\n{self.second}".encode()).digest()
 
 
 @dataclass(frozen=True)
@@ -90,7 +164,26 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
-        _metadata.create_all(self._engine)
+        try:
+            self._migrate()
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def _migrate(self) -> None:
+        with self._engine.begin() as connection:
+            old = inspect(connection).has_table(_lock.name)
+            _metadata.create_all(connection)
+            found: int | None = connection.execute(select(_schema.c.version)).scalar_one_or_none()
+            if found is None:
+                found = 1 if old else SCHEMA_VERSION
+                connection.execute(insert(_schema).values(version=found))
+            if found > SCHEMA_VERSION:
+                raise SchemaTooNew("the witness's database was written by a newer version")
+            for version in range(found + 1, SCHEMA_VERSION + 1):
+                for statement in _MIGRATIONS[version]:
+                    connection.execute(text(statement))
+                connection.execute(update(_schema).values(version=version))
 
     def close(self) -> None:
         """Lets go of all connections."""
@@ -106,24 +199,35 @@ class Database:
         with self._engine.begin() as connection:
             connection.execute(insert(_lock).values(id=1, checkpoint=checkpoint))
 
-    def stage(self, rows: Sequence[Row], staged: Staged) -> None:
-        """Sequences a batch durably, together with the checkpoint that will publish it."""
+    def stage(self, rows: Sequence[Row], staged: Staged, locked: str) -> None:
+        """Sequences a batch and moves the lock from `locked` to its checkpoint, all of it or nothing.
+
+        The mark of the batch before goes with it: that batch is published. Raises LockLost.
+        """
         entries = [{"index": r.index, "envelope": r.digest, "leaf": r.leaf} for r in rows]
-        contents = [{"digest": r.digest, "envelope": r.envelope} for r in rows]
+        contents = [{"digest": r.digest, "sealed": _seal(r)} for r in rows]
+        keys = [{"digest": r.digest, "key": r.key} for r in rows]
         mark = {"first": staged.first, "size": staged.size, "checkpoint": staged.checkpoint}
         with self._engine.begin() as connection:
             connection.execute(insert(_entries), entries)
-            connection.execute(insert(_envelopes), contents)
+            connection.execute(insert(_contents), contents)
+            connection.execute(insert(_content_keys), keys)
+            connection.execute(delete(_staging))
             connection.execute(insert(_staging), mark)
+            self._move_lock(connection, locked, staged.checkpoint)
 
     def advance(self, old: str, new: str) -> None:
         """Compare-and-swap of the locked checkpoint. Raises LockLost."""
         with self._engine.begin() as connection:
-            moved = connection.execute(
-                update(_lock).where(_lock.c.id == 1, _lock.c.checkpoint == old).values(checkpoint=new)
-            )
-            if moved.rowcount != 1:
-                raise LockLost("another process has moved this log's tree head")
+            self._move_lock(connection, old, new)
+
+    @staticmethod
+    def _move_lock(connection: Connection, old: str, new: str) -> None:
+        moved = connection.execute(
+            update(_lock).where(_lock.c.id == 1, _lock.c.checkpoint == old).values(checkpoint=new)
+        )
+        if moved.rowcount != 1:
+            raise LockLost("another process has moved this log's tree head")
 
     def staged(self) -> Staged | None:
         """The batch that is not dropped yet."""
@@ -133,14 +237,14 @@ class Database:
             ).one_or_none()
         return None if row is None else Staged(row.first, row.size, row.checkpoint)
 
-    def drop_staged(self) -> None:
-        """Forgets the staging mark, once its batch is published."""
-        with self._engine.begin() as connection:
-            connection.execute(delete(_staging))
-
     def count(self) -> int:
         """How many entries are sequenced."""
         return self._scalar(select(func.count()).select_from(_entries)) or 0
+
+    def count_contents(self) -> int:
+        """How many contents are kept, neither erased nor expired."""
+        sealed = self._scalar(select(func.count()).select_from(_content_keys)) or 0
+        return sealed + (self._scalar(select(func.count()).select_from(_envelopes)) or 0)
 
     def leaves(self, first: int, size: int) -> list[bytes]:
         """The leaves [first, size)."""
@@ -160,10 +264,91 @@ class Database:
         return found
 
     def envelope(self, digest: bytes) -> bytes | None:
-        """The envelope with this digest."""
+        """The envelope with this digest; None when it is unknown, or erased."""
+        keyed = select(_contents.c.sealed, _content_keys.c.key).join_from(
+            _contents, _content_keys, _contents.c.digest == _content_keys.c.digest
+        )
+        with self._engine.connect() as connection:
+            row = connection.execute(keyed.where(_contents.c.digest == digest)).one_or_none()
+        if row is not None:
+            return AESGCM(row.key).decrypt(_ONCE, row.sealed, digest)
         query = select(_envelopes.c.envelope).where(_envelopes.c.digest == digest)
         found: bytes | None = self._scalar(query)
         return found
+
+    def erase(self, digests: Iterable[bytes]) -> int:
+        """Destroys the keys of these envelopes; returns how many contents that erased.
+
+        Leaves, sequence and proofs stay: what is gone is what the leaf committed to.
+        """
+        erased = 0
+        with self._engine.begin() as connection:
+            for digest in digests:
+                keys = connection.execute(delete(_content_keys).where(_content_keys.c.digest == digest))
+                plain = connection.execute(delete(_envelopes).where(_envelopes.c.digest == digest))
+                connection.execute(delete(_contents).where(_contents.c.digest == digest))
+                erased += keys.rowcount + plain.rowcount
+        if self._engine.dialect.name == "sqlite":  # the write-ahead log holds the keys until it is emptied
+            with closing(self._engine.raw_connection()) as raw:
+                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        return erased
+
+    def kept(self, before: int, limit: int = 1000) -> list[bytes]:
+        """Digests of entries below index `before` whose content is not erased, at most `limit`."""
+        held = select(_content_keys.c.digest).union_all(select(_envelopes.c.digest)).subquery()
+        query = select(_entries.c.envelope).join(held, held.c.digest == _entries.c.envelope)
+        query = query.where(_entries.c.index < before).order_by(_entries.c.index).limit(limit)
+        with self._engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+    def entries(self, first: int, size: int) -> list[tuple[int, bytes, bytes]]:
+        """Index, digest and leaf of the entries [first, size)."""
+        query = select(_entries.c.index, _entries.c.envelope, _entries.c.leaf)
+        query = query.where(_entries.c.index >= first, _entries.c.index < size).order_by(_entries.c.index)
+        with self._engine.connect() as connection:
+            return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+
+    # What this witness knows of other logs
+
+    def cosigned(self, origin: str) -> str | None:
+        """The newest checkpoint of this log that was cosigned, with the cosignatures."""
+        found: str | None = self._scalar(select(_cosigned.c.checkpoint).where(_cosigned.c.origin == origin))
+        return found
+
+    def all_cosigned(self) -> dict[str, str]:
+        """The newest cosigned checkpoint of every log."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(_cosigned.c.origin, _cosigned.c.checkpoint))
+            return {row.origin: row.checkpoint for row in rows}
+
+    def cosign(self, origin: str, old: str | None, size: int, checkpoint: str) -> bool:
+        """Compare-and-swap of the newest cosigned checkpoint; False when it is not `old` any more."""
+        with self._engine.begin() as connection:
+            if old is None:
+                statement = _first_cosigned(connection, origin, size, checkpoint)
+                return bool(connection.execute(statement).rowcount == 1)
+            where = (_cosigned.c.origin == origin, _cosigned.c.checkpoint == old)
+            changes = {"size": size, "checkpoint": checkpoint}
+            return bool(connection.execute(update(_cosigned).where(*where).values(**changes)).rowcount == 1)
+
+    def keep_fork(self, fork: Fork) -> bool:
+        """Keeps the proof of a contradiction; False when it is kept already, or when there are plenty."""
+        with self._engine.begin() as connection:
+            same = connection.execute(select(_forks.c.origin).where(_forks.c.digest == fork.digest)).first()
+            many = select(func.count()).select_from(_forks).where(_forks.c.origin == fork.origin)
+            if same or (connection.execute(many).scalar_one() >= MOST_FORKS):
+                return False
+            values = {f.name: getattr(fork, f.name) for f in fields(fork)}
+            connection.execute(
+                insert(_forks).values(**{**values, "proved": int(fork.proved)}, digest=fork.digest)
+            )
+            return True
+
+    def forks(self) -> list[Fork]:
+        """Every contradiction kept, oldest first."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(_forks).order_by(_forks.c.seen_at))
+            return [Fork(r.origin, bool(r.proved), r.first, r.second, r.seen_at) for r in rows]
 
     def add_members(self, version: int, envelope: bytes) -> None:
         """Keeps a member list."""
@@ -181,6 +366,21 @@ class Database:
             return connection.execute(query).scalar_one_or_none()
 
 
+def _first_cosigned(connection: Connection, origin: str, size: int, checkpoint: str) -> Any:
+    """The first cosigned checkpoint of a log, unless another request came first."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    values = {"origin": origin, "size": size, "checkpoint": checkpoint}
+    return dialect.insert(_cosigned).values(**values).on_conflict_do_nothing()
+
+
+_ONCE = bytes(12)
+"""The nonce: each key seals one envelope, ever."""
+
+
+def _seal(row: Row) -> bytes:
+    return AESGCM(row.key).encrypt(_ONCE, row.envelope, row.digest)
+
+
 def _engine(url: str) -> Engine:
     engine = create_engine(url, hide_parameters=True)  # errors must not quote envelopes
     if engine.dialect.name == "sqlite":
@@ -193,4 +393,5 @@ def _durable_sqlite(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.execute("PRAGMA secure_delete=ON")  # a key that is deleted is overwritten
     cursor.close()

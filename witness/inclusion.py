@@ -4,14 +4,14 @@ The steps of C2SP tlog-proof, "Verifying a tlog proof", in an order that gives e
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from witness import checkpoint as checkpoints
 from witness import leaf as leaves
 from witness import tlog_proof
 from witness.checkpoint import Checkpoint, CheckpointInvalid
-from witness.checks import VerificationFailed
+from witness.checks import Requirement, VerificationFailed, required_at
 from witness.leaf import Leaf, LeafInvalid
 from witness.merkle import ProofInvalid, verify_inclusion
 from witness.note import Note, NoteInvalid
@@ -29,14 +29,16 @@ class Included:
     cosigners: Mapping[str, int]
 
 
-def check_inclusion(proof: str, envelope: bytes, policy: Policy) -> Included:
+def check_inclusion(
+    proof: str, envelope: bytes, policy: Policy, requirements: Sequence[Requirement] = ()
+) -> Included:
     """The envelope's place in an accepted log. Raises VerificationFailed."""
     # 1. The proof is a tlog-proof whose extra line is the public leaf of this envelope.
     parsed, leaf = _parse(proof)
     if leaf.envelope != hashlib.sha256(envelope).digest():
         raise VerificationFailed("inclusion", "The log's entry is of another envelope than this one.")
     # 2. An accepted log signed the checkpoint.
-    head = _check_log(parsed.checkpoint, policy)
+    head = _check_log(parsed.checkpoint, policy, required_at(requirements, leaf.received_at))
     # 3. Enough known witnesses cosigned it.
     cosigners = _check_quorum(parsed.checkpoint, policy)
     # 4. The leaf is in the checkpoint's tree.
@@ -55,9 +57,9 @@ def _parse(proof: str) -> tuple[TlogProof, Leaf]:
         raise VerificationFailed("format", f"The log's proof is malformed: {error}.") from error
 
 
-def _check_log(signed: Note, policy: Policy) -> Checkpoint:
+def _check_log(signed: Note, policy: Policy, required: Collection[str]) -> Checkpoint:
     try:
-        return checkpoints.open_checkpoint(signed, policy.logs)
+        return checkpoints.open_checkpoint(signed, policy.logs, required)
     except CheckpointInvalid as error:
         raise VerificationFailed("checkpoint", f"No accepted log signed this: {error}.") from error
 

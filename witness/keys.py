@@ -1,10 +1,14 @@
 """Evidence keys: Ed25519, and ML-DSA-44 for the post-quantum signature beside it.
 
-A key is named by the SHA-256 of its SubjectPublicKeyInfo, which binds the algorithm too. Refuses other
-algorithms and keys of the wrong size. Verification raises; a private key prints as nothing.
+Who signs with both has signed only when both signatures hold: forging one then takes breaking two schemes
+that have nothing in common. `PrivateKeys` and `PublicKeys` are what one signer uses together. A key is
+named by the SHA-256 of its SubjectPublicKeyInfo, which binds the algorithm too. Refuses other algorithms
+and keys of the wrong size. Verification raises; a private key prints as nothing.
 """
 
 import hashlib
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 ED25519 = "ed25519"
 ML_DSA_44 = "ml-dsa-44"
+SIGNATURE_SIZES = {ED25519: 64, ML_DSA_44: 2420}
+_PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----\n?", re.DOTALL)
 _PUBLIC: dict[str, type[Ed25519PublicKey] | type[MLDSA44PublicKey]] = {
     ED25519: Ed25519PublicKey,
     ML_DSA_44: MLDSA44PublicKey,
@@ -119,3 +125,65 @@ class PrivateKey:
     def sign(self, message: bytes) -> bytes:
         """The signature over `message`."""
         return self._key.sign(message)
+
+
+@dataclass(frozen=True)
+class PublicKeys:
+    """The public keys that one signer uses together, at most one of each algorithm, Ed25519 first."""
+
+    keys: tuple[PublicKey, ...]
+
+    def __post_init__(self) -> None:
+        algorithms = [key.algorithm for key in self.keys]
+        if not algorithms or algorithms != sorted(set(algorithms)):
+            raise KeyInvalid("a signer has one key, or one of each algorithm")
+
+    @classmethod
+    def of(cls, keys: Iterable[PublicKey]) -> "PublicKeys":
+        """These keys, in their order."""
+        return cls(tuple(sorted(keys, key=lambda key: key.algorithm)))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The keys' ids, sorted: as a record's party names them."""
+        return tuple(sorted(key.id for key in self.keys))
+
+    def split(self, signature: bytes) -> list[tuple[PublicKey, bytes]]:
+        """Each key with its part of a signature that `PrivateKeys.sign` made. Raises SignatureInvalid."""
+        if len(signature) != sum(SIGNATURE_SIZES[key.algorithm] for key in self.keys):
+            raise SignatureInvalid("the signature is not of the signer's keys, all of them")
+        parts, at = [], 0
+        for key in self.keys:
+            end = at + SIGNATURE_SIZES[key.algorithm]
+            parts.append((key, signature[at:end]))
+            at = end
+        return parts
+
+
+class PrivateKeys:
+    """The signing keys that one signer uses together."""
+
+    def __init__(self, keys: Iterable[PrivateKey]) -> None:
+        self.keys = tuple(sorted(keys, key=lambda key: key.public.algorithm))
+        self.public = PublicKeys(tuple(key.public for key in self.keys))
+
+    def __repr__(self) -> str:
+        return f"PrivateKeys{self.keys}"
+
+    @classmethod
+    def generate(cls, entropy: Callable[[int], bytes]) -> "PrivateKeys":
+        """A fresh key of each algorithm."""
+        return cls(PrivateKey.from_seed(entropy(32), algorithm) for algorithm in (ED25519, ML_DSA_44))
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> "PrivateKeys":
+        """The keys of a file with one PEM part or several. Raises KeyInvalid."""
+        return cls(PrivateKey.from_pem(part) for part in _PEM.findall(pem) or [pem])
+
+    def pem(self) -> bytes:
+        """PKCS #8 PEM of each key, unencrypted: write it with mode 0600."""
+        return b"".join(key.pem() for key in self.keys)
+
+    def sign(self, message: bytes) -> bytes:
+        """The signatures over `message`, one after the other; `PublicKeys.split` takes them apart."""
+        return b"".join(key.sign(message) for key in self.keys)

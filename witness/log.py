@@ -2,8 +2,11 @@
 
 Order of a durable append (after Sunlight), each step done before the next begins:
 
-    sequence and stage -> move the lock to the signed checkpoint -> write tiles -> publish the checkpoint
-        -> drop the staging mark
+    sequence, stage and move the lock to the signed checkpoint, in one transaction -> write tiles
+        -> publish the checkpoint (the next batch drops the staging mark)
+
+Where the log needs a quorum of witnesses, an entry is *recorded* when it is published, and *witnessed* once
+the quorum cosigned a checkpoint that covers it; proofs are made under witnessed checkpoints only.
 
 Two heads that contradict each other can never both be published, since a checkpoint leaves this file only
 after the lock moved from its predecessor. On start it refuses to run on anything that looks like a
@@ -14,7 +17,7 @@ refuses further appends: only a restart, which checks everything, may go on.
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +26,17 @@ from witness import leaf as leaves
 from witness import merkle, note, tiles
 from witness.checkpoint import Checkpoint, CheckpointInvalid
 from witness.database import Database, Row, Staged
+from witness.encoding import system_entropy
 from witness.files import Folder
-from witness.keys import PrivateKey
+from witness.keys import PrivateKeys
 from witness.leaf import Leaf
-from witness.merkle import leaf_hash
-from witness.note import Note, NoteInvalid, verifier_key
+from witness.merkle import ProofInvalid, leaf_hash
+from witness.note import Note, NoteInvalid, NoteSignature, VerifierKey
+from witness.policy import NONE, Policy
 from witness.tlog_proof import TlogProof
 
 _PUBLISHED = "checkpoint"
+_WITNESSED = "witnessed"
 
 
 class LogRefused(RuntimeError):
@@ -54,29 +60,33 @@ class Log:
     """One log in one folder. `append` may be called from one thread at a time, the rest from any.
 
     folder: holds `public/` (the tiles and the checkpoint) and, by default, the database.
-    clock: milliseconds since 1970. database: SQLAlchemy URL.
+    keys: an Ed25519 key, and ML-DSA-44 beside it; a log may gain the second one later. clock:
+    milliseconds since 1970. database: SQLAlchemy URL. quorum: the policy that witnesses have to satisfy.
     """
 
     def __init__(
         self,
         folder: Path,
         origin: str,
-        key: PrivateKey,
+        keys: PrivateKeys,
         clock: Callable[[], int],
         database: str | None = None,
+        quorum: Policy | None = None,
         step: Callable[[str], None] = _no_step,
     ) -> None:
         self.origin = note.check_name(origin)
-        self.vkey = verifier_key(origin, key.public)
-        self._key, self._clock, self._step = key, clock, step
-        self.public = Folder(folder / "public")
+        self.vkeys: tuple[VerifierKey, ...] = tuple(checkpoints.log_key(origin, key) for key in keys.keys)
+        self._keys, self._clock, self._step = keys, clock, step
+        self._quorum = quorum if quorum is not None and quorum.quorum != NONE else None
+        self.public, self._private = Folder(folder / "public"), Folder(folder)
         self._exclusive = _lock_folder(folder)
-        self._database = Database(database or f"sqlite:///{folder / 'witness.sqlite'}")
+        self._database = Database(database or sqlite_url(folder))
         self._appending = threading.Lock()
         self._published = threading.Condition()
-        self._broken = False
+        self._broken = self._refused = False
         try:
             self._head, self._edge, self._bundle = self._recover()
+            self._witnessed = self._recover_witnessed()
             self._last_time = self._time_of(self._size - 1)
         except BaseException:
             self.close()
@@ -104,42 +114,101 @@ class Log:
         return checkpoints.parse(self._head.text).size
 
     @property
+    def needs_quorum(self) -> bool:
+        """Whether entries have to be cosigned before they are proved."""
+        return self._quorum is not None
+
+    @property
+    def witnessed(self) -> Note | None:
+        """The newest checkpoint that counts: cosigned by the quorum, where the log needs one."""
+        return self._head if self._quorum is None else self._witnessed
+
+    @property
+    def witnessed_size(self) -> int:
+        """The number of entries that can be proved."""
+        head = self.witnessed
+        return 0 if head is None else checkpoints.parse(head.text).size
+
+    @property
     def database(self) -> Database:
         """The tables, for those who read records by digest."""
         return self._database
 
-    def wait(self, size: int, timeout: float) -> None:
-        """Returns when at least `size` entries are published, or after `timeout` seconds."""
-        with self._published:
-            self._published.wait_for(lambda: self._size >= size, timeout)
+    def read(self, path: str) -> bytes:
+        """What anybody may read: the checkpoint that counts, and tiles. Raises FileNotFoundError."""
+        if path != _PUBLISHED:
+            return self.public.read(path)
+        return str(self.witnessed or self._head).encode()
 
-    def wait_newer(self, head: Note, timeout: float) -> None:
+    def wait(self, size: int, timeout: float) -> None:
+        """Returns when at least `size` entries are witnessed, or after `timeout` seconds."""
+        with self._published:
+            self._published.wait_for(lambda: self.witnessed_size >= size, timeout)
+
+    def wait_newer(self, head: Note | None, timeout: float) -> None:
+        """Returns when another checkpoint than `head` is witnessed, or after `timeout` seconds."""
+        with self._published:
+            self._published.wait_for(lambda: self.witnessed != head, timeout)
+
+    def wait_published(self, head: Note, timeout: float) -> None:
         """Returns when another checkpoint than `head` is published, or after `timeout` seconds."""
         with self._published:
             self._published.wait_for(lambda: self._head != head, timeout)
 
+    def cosigned(self, head: Note, lines: Sequence[NoteSignature]) -> bool:
+        """Takes cosignatures of a checkpoint of ours; whether they make the quorum.
+
+        Kept, and proofs are made under it, when they do and nothing larger is witnessed already. Raises
+        NoteInvalid when a known witness's line does not hold.
+        """
+        known = {(key.name, key.id) for key in self._quorum.witnesses.values()} if self._quorum else set()
+        counted = [line for line in lines if (line.name, line.key_id) in known]
+        signed = Note(head.text, (*head.signatures, *counted))
+        if self._quorum is None or not self._quorum.satisfied_by(self._quorum.cosigners(signed).keys()):
+            return False
+        with self._appending:
+            size = checkpoints.parse(head.text).size
+            if self._witnessed is None or size > self.witnessed_size:
+                self._private.write(_WITNESSED, str(signed).encode())
+                self._step("witnessed")
+                with self._published:
+                    self._witnessed = signed
+                    self._published.notify_all()
+        return True
+
     def prove(self, index: int) -> TlogProof:
-        """The proof that entry `index` is in the published tree. Raises ProofInvalid beyond it."""
-        head = self._head
+        """The proof that entry `index` is in the witnessed tree. Raises ProofInvalid beyond it."""
+        head = self.witnessed
+        if head is None:
+            raise ProofInvalid("no checkpoint is witnessed yet")
         size = checkpoints.parse(head.text).size
-        path = merkle.inclusion_proof(index, size, tiles.TileHashes(self._read_tile, size))
+        path = merkle.inclusion_proof(index, size, tiles.TileHashes(self.read_tile, size))
         return TlogProof(index, tuple(path), head, self._database.leaf(index))
 
-    def prove_consistency(self, old: int) -> list[bytes]:
-        """The proof that the tree of size `old` is a prefix of the published one."""
-        size = self._size
-        return merkle.consistency_proof(old, size, tiles.TileHashes(self._read_tile, size))
+    def prove_consistency(self, old: int, new: int | None = None) -> list[bytes]:
+        """The proof that the tree of size `old` is a prefix of the one of size `new` (or the published)."""
+        size = self._size if new is None else new
+        return merkle.consistency_proof(old, size, tiles.TileHashes(self.read_tile, size))
 
-    def _read_tile(self, path: str) -> bytes:
+    def root_at(self, size: int) -> bytes:
+        """The root that the tree had at an earlier size."""
+        return merkle.root(size, tiles.TileHashes(self.read_tile, size))
+
+    def read_tile(self, path: str) -> bytes:
+        """A tile, or the entries of a bundle from its beginning on. Raises FileNotFoundError."""
         try:
             return self.public.read(path)
         except FileNotFoundError:
             # The partial tile was full by the time it was asked for, and has gone: take its beginning.
             tile = tiles.parse_path(path)
             full = self.public.read(tiles.Tile(tile.level, tile.n).path)
-            return full[: tile.width * merkle.HASH_SIZE]
+            return full if tile.level < 0 else full[: tile.width * merkle.HASH_SIZE]
 
     # Appending
+
+    def refuse(self) -> None:
+        """Takes no more entries: somebody holds a checkpoint that this tree contradicts."""
+        self._refused = self._broken = True
 
     def append(self, batch: Sequence[Submission]) -> list[int]:
         """Records a batch; returns the index of each when all are durable and published.
@@ -158,58 +227,67 @@ class Log:
             if fresh:
                 self._broken = True
                 known |= self._record(list(fresh.values()))
-                self._broken = False
+                self._broken = self._refused
         return [known[s.digest] for s in batch]
 
     def _record(self, fresh: Sequence[Submission]) -> dict[bytes, int]:
         first = self._size
         now = self._last_time = max(self._clock(), self._last_time)
         rows = [
-            Row(first + i, s.digest, Leaf(s.digest, s.tag, now).to_bytes(), s.envelope)
+            Row(first + i, s.digest, Leaf(s.digest, s.tag, now).to_bytes(), s.envelope, system_entropy(32))
             for i, s in enumerate(fresh)
         ]
-        edge, _ = self._edge.grow([leaf_hash(row.leaf) for row in rows])
-        head = checkpoints.sign(Checkpoint(self.origin, edge.size, edge.root), self._key)
-        staged = Staged(first, edge.size, str(head))
-        self._database.stage(rows, staged)
-        self._step("staged")
-        self._finish(staged, [row.leaf for row in rows])
+        grown = self._edge.grow([leaf_hash(row.leaf) for row in rows])
+        staged = Staged(first, grown[0].size, str(self._sign(grown[0], now)))
+        self._database.stage(rows, staged, str(self._head))
+        self._step("locked")
+        self._publish(staged, [row.leaf for row in rows], *grown)
         return {row.digest: row.index for row in rows}
 
+    def _sign(self, edge: tiles.Edge, now: int) -> Note:
+        head = Checkpoint(self.origin, edge.size, edge.root)
+        return checkpoints.sign(head, *self._keys.keys, timestamp=now // 1000)
+
     def _finish(self, staged: Staged, entries: Sequence[bytes]) -> None:
-        """From a staged batch to a published one. Every step may be repeated after a crash."""
+        """From a batch that a crash left staged to a published one. May itself be repeated."""
         edge, changed = self._edge.grow([leaf_hash(entry) for entry in entries])
-        head = note.parse(staged.checkpoint)
-        if checkpoints.parse(head.text) != Checkpoint(self.origin, edge.size, edge.root):
+        if self._own(staged.checkpoint) != Checkpoint(self.origin, edge.size, edge.root):
             raise LogRefused("the staged entries do not make the tree that was signed for them")
         if self._database.locked() != staged.checkpoint:
             self._database.advance(str(self._head), staged.checkpoint)
         self._step("locked")
-        for tile, hashes in changed.items():
-            self._write_tile(tile, b"".join(hashes))
-        bundle = self._write_bundles(staged.first, entries)
+        self.public.sync_above(tile.path for tile in changed)
+        self._publish(staged, entries, edge, changed)
+
+    def _publish(
+        self,
+        staged: Staged,
+        entries: Sequence[bytes],
+        edge: tiles.Edge,
+        changed: Mapping[tiles.Tile, list[bytes]],
+    ) -> None:
+        """From a locked batch to a published one. Every step may be repeated after a crash."""
+        head = note.parse(staged.checkpoint)
+        bundles, open_bundle = self._bundles(staged.first, entries)
+        hashes = {tile.path: b"".join(row) for tile, row in changed.items()}
+        self.public.write_all(hashes | bundles)
         self._step("tiled")
         self.public.write(_PUBLISHED, str(head).encode())
         self._step("published")
         with self._published:
-            self._head, self._edge, self._bundle = head, edge, bundle
+            self._head, self._edge, self._bundle = head, edge, open_bundle
             self._published.notify_all()
-        self._database.drop_staged()
-        self._step("dropped")
         self._delete_partials(changed)
 
-    def _write_bundles(self, first: int, entries: Sequence[bytes]) -> list[bytes]:
-        row, n = [*self._bundle, *entries], first // tiles.WIDTH
+    def _bundles(self, first: int, entries: Sequence[bytes]) -> tuple[dict[str, bytes], list[bytes]]:
+        """The entry bundles that change, by path, and the entries of the one that stays partial."""
+        row, n, files = [*self._bundle, *entries], first // tiles.WIDTH, {}
         for at in range(0, len(row), tiles.WIDTH):
             part = row[at : at + tiles.WIDTH]
-            self._write_tile(tiles.Tile(-1, n + at // tiles.WIDTH, len(part)), tiles.encode_bundle(part))
-        return row[len(row) - len(row) % tiles.WIDTH :]
+            files[tiles.Tile(-1, n + at // tiles.WIDTH, len(part)).path] = tiles.encode_bundle(part)
+        return files, row[len(row) - len(row) % tiles.WIDTH :]
 
-    def _write_tile(self, tile: tiles.Tile, data: bytes) -> None:
-        self.public.write(tile.path, data)
-        self._step("tile")
-
-    def _delete_partials(self, changed: dict[tiles.Tile, list[bytes]]) -> None:
+    def _delete_partials(self, changed: Mapping[tiles.Tile, list[bytes]]) -> None:
         """Partial tiles whose full tile is published may go (tlog-tiles, Partial Tiles)."""
         for tile in changed:
             if tile.width == tiles.WIDTH:
@@ -224,7 +302,7 @@ class Log:
         if locked is None:
             if published is not None or self._database.count():
                 raise LogRefused("the database has lost the tree head that is published: a rollback")
-            locked = str(checkpoints.sign(Checkpoint(self.origin, 0, merkle.EMPTY_ROOT), self._key))
+            locked = str(self._sign(tiles.Edge(), self._clock()))
             self._database.create(locked)
             self._step("created")
         if published is None:
@@ -236,6 +314,7 @@ class Log:
         self._head = note.parse(published)
         self._edge, self._bundle = self._read_edge(self._own(published))
         self._replay(locked)
+        self._sign_again()
         if self._database.count() != self._size:
             raise LogRefused("the database does not hold the entries of the published tree: a rollback")
         return self._head, self._edge, self._bundle
@@ -248,7 +327,7 @@ class Log:
 
     def _own(self, text: str) -> Checkpoint:
         try:
-            return checkpoints.open_checkpoint(note.parse(text), [self.vkey])
+            return checkpoints.open_checkpoint(note.parse(text), self.vkeys)
         except (NoteInvalid, CheckpointInvalid) as error:
             raise LogRefused("a checkpoint that this log's key did not sign") from error
 
@@ -261,7 +340,7 @@ class Log:
 
     def _read_edge(self, head: Checkpoint) -> tuple[tiles.Edge, list[bytes]]:
         try:
-            edge = tiles.read_edge(self._read_tile, head.size)
+            edge = tiles.read_edge(self.read_tile, head.size)
             bundle = self._read_bundle(head.size)
         except (FileNotFoundError, tiles.TileInvalid) as error:
             raise LogRefused("tiles of the published tree are missing or damaged") from error
@@ -274,17 +353,11 @@ class Log:
         if not size:
             return []
         tile = tiles.tile_of(-1, (size - 1) // tiles.WIDTH, size)
-        hashes = tiles.decode_hashes(self._read_tile(tiles.Tile(0, tile.n, tile.width).path), tile.width)
-        entries = tiles.decode_bundle(self._bundle_bytes(tile))[: tile.width]
+        hashes = tiles.decode_hashes(self.read_tile(tiles.Tile(0, tile.n, tile.width).path), tile.width)
+        entries = tiles.decode_bundle(self.read_tile(tile.path))[: tile.width]
         if [leaf_hash(entry) for entry in entries] != hashes:
             raise tiles.TileInvalid("the last entry bundle does not hash to its tile")
         return entries if tile.width < tiles.WIDTH else []
-
-    def _bundle_bytes(self, tile: tiles.Tile) -> bytes:
-        try:
-            return self.public.read(tile.path)
-        except FileNotFoundError:
-            return self.public.read(tiles.Tile(-1, tile.n).path)
 
     def _replay(self, locked: str) -> None:
         staged, size = self._database.staged(), self._size
@@ -295,12 +368,48 @@ class Log:
             self._finish(staged, self._database.leaves(staged.first, staged.size))
         elif self._own(locked).size != size:
             raise LogRefused("the locked tree head was never staged: a rollback of the database or the tiles")
-        else:
-            self._database.drop_staged()
+
+    def _sign_again(self) -> None:
+        """Adds the signature of a key that the log gained since: the same head, signed by all of its keys."""
+        locked = note.parse(self._database.locked() or "")
+        if locked != self._head:  # a crash between the two writes below
+            self._publish_head(locked)
+        if all(self._head.by(key) for key in self.vkeys):
+            return
+        head = checkpoints.sign(self._own(str(self._head)), *self._keys.keys, timestamp=self._clock() // 1000)
+        self._database.advance(str(self._head), str(head))
+        self._step("signed again")
+        self._publish_head(head)
+
+    def _publish_head(self, head: Note) -> None:
+        self.public.write(_PUBLISHED, str(head).encode())
+        self._head = head
+
+    def _recover_witnessed(self) -> Note | None:
+        """The newest cosigned checkpoint, when it is of the published tree and the quorum still stands."""
+        try:
+            signed = note.parse(self._private.read(_WITNESSED).decode())
+        except FileNotFoundError:
+            return None
+        except NoteInvalid as error:
+            raise LogRefused("the witnessed checkpoint is damaged") from error
+        head = self._own(str(signed))
+        if head.size > self._size:
+            raise LogRefused("witnesses cosigned more than is published: a rollback of database and tiles")
+        if self.root_at(head.size) != head.root:
+            raise LogRefused("witnesses cosigned another tree than the published one: a fork")
+        quorum = self._quorum
+        still = quorum is not None and quorum.satisfied_by(quorum.cosigners(signed).keys())
+        return signed if still else None
 
     def _time_of(self, index: int) -> int:
         entry = self._database.leaf(index)
         return 0 if entry is None else leaves.parse(entry).received_at
+
+
+def sqlite_url(folder: Path) -> str:
+    """Where a log keeps its database unless it is told another place."""
+    return f"sqlite:///{folder / 'witness.sqlite'}"
 
 
 def _lock_folder(folder: Path) -> int:

@@ -6,7 +6,8 @@
     quorum <name>|none
 
 Fails closed: a line that is not understood, a name used twice or not yet defined, a missing quorum line
-refuse the whole policy.
+refuse the whole policy. A witness never counts for a log of its own operator: the operator is the first
+part of a key's name, up to the first slash (key names are schema-less URLs).
 """
 
 import re
@@ -15,11 +16,21 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from witness.cosignature import cosigned_at
-from witness.note import TYPE_ED25519, Note, NoteInvalid, VerifierKey, parse_vkey
+from witness.note import (
+    TYPE_COSIGNATURE_ED25519,
+    TYPE_COSIGNATURE_ML_DSA_44,
+    TYPE_ED25519,
+    Note,
+    NoteInvalid,
+    VerifierKey,
+    parse_vkey,
+)
 
 NONE = "none"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _COUNT = re.compile(r"[1-9][0-9]{0,3}")
+_LOG_TYPES = frozenset({TYPE_ED25519, TYPE_COSIGNATURE_ML_DSA_44})
+_WITNESS_TYPES = frozenset({TYPE_COSIGNATURE_ED25519, TYPE_COSIGNATURE_ML_DSA_44})
 
 
 class PolicyInvalid(ValueError):
@@ -28,20 +39,26 @@ class PolicyInvalid(ValueError):
 
 @dataclass(frozen=True)
 class Policy:
-    """Logs by key, witnesses by name, groups as (threshold, members), and the name that must be satisfied."""
+    """Logs by key, witnesses by name, groups as (threshold, members), and the name that must be satisfied.
+
+    urls: where each witness takes checkpoints (its submission prefix), where the policy says so.
+    """
 
     logs: tuple[VerifierKey, ...]
     witnesses: Mapping[str, VerifierKey] = field(default_factory=dict)
     groups: Mapping[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
     quorum: str = NONE
+    urls: Mapping[str, str] = field(default_factory=dict)
 
     def cosigners(self, signed: Note) -> dict[str, int]:
         """Which known witnesses cosigned the checkpoint, and when (seconds since 1970).
 
-        Raises NoteInvalid when a known witness's line does not hold. A log never counts as a witness of
-        itself: `parse` refuses one key in both places.
+        Raises NoteInvalid when a known witness's line does not hold. A log's own operator never counts,
+        and `parse` refuses one key in both places.
         """
-        times = {name: cosigned_at(signed, key) for name, key in self.witnesses.items()}
+        own = operator_of(signed.text.partition("\n")[0])
+        others = {name: key for name, key in self.witnesses.items() if operator_of(key.name) != own}
+        times = {name: cosigned_at(signed, key) for name, key in others.items()}
         return {name: time for name, time in times.items() if time is not None}
 
     def satisfied_by(self, cosigners: AbstractSet[str]) -> bool:
@@ -53,6 +70,11 @@ class Policy:
             return name in cosigners
         threshold, members = self.groups[name]
         return sum(self._holds(member, cosigners) for member in members) >= threshold
+
+
+def operator_of(name: str) -> str:
+    """Whose key this is: the first part of its name, which is a host or the like."""
+    return name.partition("/")[0].lower()
 
 
 def parse(text: str) -> Policy:
@@ -77,14 +99,16 @@ class _Reader:
         self._witnesses: dict[str, VerifierKey] = {}
         self._groups: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._members: set[str] = set()
+        self._urls: dict[str, str] = {}
         self._quorum: str | None = None
 
     def line(self, words: list[str]) -> None:
         match words:
             case ["log", vkey] | ["log", vkey, _]:
                 self._logs.append(self._new_key(vkey, log=True))
-            case ["witness", name, vkey] | ["witness", name, vkey, _]:
+            case ["witness", name, vkey, *url] if len(url) <= 1:
                 self._witnesses[self._new_name(name)] = self._new_key(vkey, log=False)
+                self._urls |= dict.fromkeys([name], url[0]) if url else {}
             case ["group", name, count, *members] if members:
                 self._group(name, count, members)
             case ["quorum", name]:
@@ -95,11 +119,11 @@ class _Reader:
     def policy(self) -> Policy:
         if self._quorum is None:
             raise PolicyInvalid("a policy without a quorum line")
-        return Policy(tuple(self._logs), self._witnesses, self._groups, self._quorum)
+        return Policy(tuple(self._logs), self._witnesses, self._groups, self._quorum, self._urls)
 
     def _new_key(self, vkey: str, *, log: bool) -> VerifierKey:
         key = parse_vkey(vkey)
-        if (key.type == TYPE_ED25519) != log:
+        if key.type not in (_LOG_TYPES if log else _WITNESS_TYPES):
             raise PolicyInvalid("a key of a signature type that does not fit its line")
         if any(key.public == other.public for other in [*self._logs, *self._witnesses.values()]):
             raise PolicyInvalid("a public key listed twice")

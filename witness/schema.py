@@ -21,6 +21,7 @@ DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 # Short text for people, in any script, but nothing that could rewrite a terminal's or a page's line.
 TEXT = re.compile(r"[^\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]{1,512}")
 LINE = re.compile(r"[!-~]{1,256}")  # addresses and the like: printable ASCII, no spaces
+VKEY = re.compile(r"[!-~]{1,4096}")  # a verifier key; one of ML-DSA-44 has some 1,800 characters
 LONGEST_LIST = 1024
 
 

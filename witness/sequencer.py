@@ -1,10 +1,12 @@
 """Group commit: submissions from many callers share one durable append.
 
 One thread owns the log's appends. Callers hand in their submissions and wait; what arrives while an append
-runs goes into the next one. Refuses new work (`Busy`) when too much is waiting, instead of growing.
+runs goes into the next one. Members take turns, batch by batch, so that who floods waits behind itself.
+Refuses new work (`Busy`) when too much is waiting, of one member or in all, instead of growing.
 """
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 
@@ -14,6 +16,7 @@ _Batch = tuple[Sequence[Submission], Future[list[int]]]
 
 LARGEST_APPEND = 2048
 MOST_WAITING = 8192
+MOST_WAITING_EACH = 2048
 
 
 class Busy(RuntimeError):
@@ -25,21 +28,27 @@ class Sequencer:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._waiting: list[_Batch] = []
-        self._count = 0
+        self._waiting: dict[str, deque[_Batch]] = {}  # by member, in the order of their turns
+        self._counts: dict[str, int] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
         self._thread.start()
 
-    def submit(self, batch: Sequence[Submission]) -> Future[list[int]]:
-        """The future indexes of a batch, which is recorded whole or not at all. Raises Busy."""
+    @property
+    def waiting(self) -> int:
+        """How many submissions wait."""
+        return sum(self._counts.values())
+
+    def submit(self, batch: Sequence[Submission], member: str = "") -> Future[list[int]]:
+        """The future indexes of a member's batch, recorded whole or not at all. Raises Busy."""
         future: Future[list[int]] = Future()
         with self._changed:
-            if self._closed or self._count + len(batch) > MOST_WAITING:
+            own = self._counts.get(member, 0) + len(batch)
+            if self._closed or own > MOST_WAITING_EACH or self.waiting + len(batch) > MOST_WAITING:
                 raise Busy("the witness has too many submissions waiting")
-            self._waiting.append((batch, future))
-            self._count += len(batch)
+            self._waiting.setdefault(member, deque()).append((batch, future))
+            self._counts[member] = own
             self._changed.notify()
         return future
 
@@ -65,13 +74,24 @@ class Sequencer:
                 indexes = indexes[len(batch) :]
 
     def _take(self) -> list[_Batch]:
-        """The oldest waiting batches, up to LARGEST_APPEND submissions; none when closed and empty."""
+        """Waiting batches, a member's oldest at each of its turns, up to LARGEST_APPEND submissions.
+
+        None when closed and empty.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             taken: list[_Batch] = []
             size = 0
-            while self._waiting and (not taken or size + len(self._waiting[0][0]) <= LARGEST_APPEND):
-                taken.append(self._waiting.pop(0))
+            while self._waiting:
+                member, queue = next(iter(self._waiting.items()))
+                if taken and size + len(queue[0][0]) > LARGEST_APPEND:
+                    break
+                taken.append(queue.popleft())
                 size += len(taken[-1][0])
-            self._count -= size
+                self._counts[member] -= len(taken[-1][0])
+                del self._waiting[member]
+                if queue:  # back to the end of the line
+                    self._waiting[member] = queue
+                else:
+                    del self._counts[member]
             return taken

@@ -13,7 +13,9 @@ import time
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +23,29 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from witness import checkpoint as checkpoints
+from witness import policy as policies
+from witness.cosignature import cosigner_key
+from witness.cosigner import Cosigner
 from witness.encoding import EncodingError, b64, system_entropy, unb64
 from witness.files import Folder
-from witness.keys import ED25519, KeyInvalid, PrivateKey, PublicKey
-from witness.log import Log
-from witness.note import verifier_key
+from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys, PublicKey
+from witness.log import Log, LogRefused, sqlite_url
+from witness.metrics import Metrics, MetricsServer
+from witness.note import NoteInvalid, check_name
+from witness.policy import Policy, PolicyInvalid
+from witness.quorum import Quorum
 from witness.registry import Registry
+from witness.retention import Retention
 from witness.schema import ID, LINE, Fields, FormatError, matching
 from witness.sequencer import Sequencer
-from witness.service import Admission, PeerIdentity, Service, certificate_identity
+from witness.service import THREADS, Admission, PeerIdentity, Service, certificate_identity
 from witness.tileserver import TileServer
 from witness.v1 import witness_pb2, witness_pb2_grpc
 
 _log = logging.getLogger(__name__)
 CONFIG_FILE = "witness.toml"
 _PATH = re.compile(r"[^\x00-\x1f]+")
-THREADS = 32
 MOST_CALLS = 256
 LARGEST_MESSAGE = 10 * 1024 * 1024  # 64 envelopes of 128 KiB and their framing
 
@@ -63,6 +72,12 @@ class WitnessConfig:
     members: Path
     operator_key_names: tuple[str, ...]
     folder: Path
+    cosigner_name: str | None = None
+    cosigner_key: Path | None = None
+    cosigns: Path | None = None
+    quorum: Path | None = None
+    metrics_listen: str | None = None
+    retain_days: int | None = None
 
     @property
     def operator_keys(self) -> tuple[PublicKey, ...]:
@@ -90,7 +105,7 @@ http_listen = "{http_listen}"
 data = "data"
 # database = "postgresql+psycopg://witness@localhost/witness"
 
-# The key that signs checkpoints (Ed25519, PEM, readable by the owner only).
+# The keys that sign checkpoints (Ed25519 and ML-DSA-44, PEM, readable by the owner only).
 log_key = "log-key.pem"
 
 # mTLS: this witness's key and certificate, and the authority of the data space.
@@ -103,6 +118,22 @@ members = "members.json"
 
 # The space operator's keys that sign member lists: "ed25519:<base64>", or a PEM file of a public key.
 operator_keys = [{operator_keys}]
+
+# Cosigning other logs (C2SP tlog-witness, `POST /add-checkpoint` on http_listen): the name and keys under
+# which this witness cosigns, and a tlog-policy whose `log` lines name the logs. Never a log of one's own.
+# cosigner_name = "{host}/witness"
+# cosigner_key = "cosigner-key.pem"
+# cosigns = "cosigns.policy"
+
+# The witnesses that must cosign this log's checkpoints before an entry counts as witnessed: a tlog-policy
+# with `witness <name> <vkey> <url>` lines and a quorum. Without one, entries count when they are published.
+# quorum = "quorum.policy"
+
+# Metrics for the operator (Prometheus text), on an address that the public does not reach.
+# metrics_listen = "127.0.0.1:7081"
+
+# Contents of records are erased after so many days; leaves and proofs stay for ever.
+# retain_days = 3650
 """
 
 
@@ -115,29 +146,51 @@ def write_default(
     operator_keys: Sequence[PublicKey | str] = (),
     grpc_listen: str = "127.0.0.1:7443",
     http_listen: str = "127.0.0.1:7080",
-) -> str:
-    """Writes a commented configuration and a new log key into `folder`; returns the log's vkey.
+) -> tuple[str, ...]:
+    """Writes a commented configuration, log keys and cosigner keys into `folder`; returns the log's vkeys.
 
     Raises ConfigInvalid when a configuration is there already: a log key is never replaced.
     """
     if (folder / CONFIG_FILE).exists() or (folder / "log-key.pem").exists():
         raise ConfigInvalid(f"{folder} already holds a witness")
-    key = PrivateKey.from_seed(system_entropy(32))
-    vkey = str(verifier_key(origin, key.public))
+    keys = PrivateKeys.generate(system_entropy)
+    vkeys = tuple(str(checkpoints.log_key(origin, key)) for key in keys.keys)
     named = (k if isinstance(k, str) else f"{k.algorithm}:{b64(k.raw)}" for k in operator_keys)
-    keys = ", ".join(f'"{matching(name, LINE, "operator_keys")}"' for name in named)
+    operators = ", ".join(f'"{matching(name, LINE, "operator_keys")}"' for name in named)
     text = _TEMPLATE.format(
         space=matching(space, ID, "space"),
         participant=matching(participant, ID, "participant"),
         origin=matching(origin, LINE, "origin"),
+        host=policies.operator_of(origin),
         grpc_listen=matching(grpc_listen, LINE, "grpc_listen"),
         http_listen=matching(http_listen, LINE, "http_listen"),
-        operator_keys=keys,
+        operator_keys=operators,
     )
     files = Folder(folder)
-    files.write("log-key.pem", key.pem(), mode=0o600)
+    files.write("log-key.pem", keys.pem(), mode=0o600)
+    files.write("cosigner-key.pem", PrivateKeys.generate(system_entropy).pem(), mode=0o600)
     files.write(CONFIG_FILE, text.encode())
-    return vkey
+    return vkeys
+
+
+def add_post_quantum_key(config: WitnessConfig) -> str:
+    """Gives a log of Ed25519 alone its ML-DSA-44 key, for the next start; returns the new vkey.
+
+    Raises ConfigInvalid when it has one.
+    """
+    keys = _private_keys(config.log_key, "log_key")
+    if len(keys.keys) > 1:
+        raise ConfigInvalid("log_key: the log signs with ML-DSA-44 already")
+    added = PrivateKey.from_seed(system_entropy(32), ML_DSA_44)
+    together = PrivateKeys([*keys.keys, added])
+    Folder(config.log_key.parent).write(config.log_key.name, together.pem(), mode=0o600)
+    return str(checkpoints.log_key(config.origin, added))
+
+
+def log_vkeys(config: WitnessConfig) -> tuple[str, ...]:
+    """The verifier keys of the configured log."""
+    keys = _private_keys(config.log_key, "log_key").keys
+    return tuple(str(checkpoints.log_key(config.origin, key)) for key in keys)
 
 
 def load(path: Path) -> WitnessConfig:
@@ -145,12 +198,16 @@ def load(path: Path) -> WitnessConfig:
     file = path / CONFIG_FILE if path.is_dir() else path
     try:
         return _read(tomllib.loads(file.read_text()), file.parent.resolve())
-    except (OSError, tomllib.TOMLDecodeError, FormatError, EncodingError, KeyInvalid) as error:
+    except (OSError, tomllib.TOMLDecodeError, FormatError, EncodingError, KeyInvalid, NoteInvalid) as error:
         raise ConfigInvalid(f"{file}: {error}") from error
 
 
 def _read(value: Any, base: Path) -> WitnessConfig:
     with Fields(value, "the configuration") as f:
+
+        def path(name: str) -> Path:
+            return base / f.text(name, _PATH)
+
         return WitnessConfig(
             space=f.text("space", ID),
             participant=f.text("participant", ID),
@@ -166,6 +223,12 @@ def _read(value: Any, base: Path) -> WitnessConfig:
             members=base / f.text("members", _PATH),
             operator_key_names=tuple(matching(k, LINE, "operator_keys") for k in f.items("operator_keys")),
             folder=base,
+            cosigner_name=f.optional("cosigner_name", lambda name: check_name(f.text(name, LINE))),
+            cosigner_key=f.optional("cosigner_key", path),
+            cosigns=f.optional("cosigns", path),
+            quorum=f.optional("quorum", path),
+            metrics_listen=f.optional("metrics_listen", lambda name: f.text(name, LINE)),
+            retain_days=f.optional("retain_days", f.integer),
         )
 
 
@@ -176,6 +239,26 @@ def _operator_key(text: str, base: Path) -> PublicKey:
     return PublicKey(algorithm, unb64(encoded))
 
 
+def cosigner_vkeys(config: WitnessConfig) -> tuple[str, ...]:
+    """The verifier keys under which the configured witness cosigns; none when it does not."""
+    if config.cosigner_name is None or config.cosigner_key is None:
+        return ()
+    keys = _private_keys(config.cosigner_key, "cosigner_key").keys
+    return tuple(str(cosigner_key(config.cosigner_name, key)) for key in keys)
+
+
+def database_url(config: WitnessConfig) -> str:
+    """Where the configured witness's database lies."""
+    return config.database or sqlite_url(config.data)
+
+
+def open_log(config: WitnessConfig) -> Log:
+    """The configured log. Raises ConfigInvalid, or LogRefused when it must not run."""
+    quorum = None if config.quorum is None else _policy(config.quorum)
+    keys = _private_keys(config.log_key, "log_key")
+    return Log(config.data, config.origin, keys, _now, config.database, quorum)
+
+
 def serve(
     config: WitnessConfig,
     stop: threading.Event,
@@ -184,9 +267,9 @@ def serve(
 ) -> None:
     """Serves until `stop` is set. Calls `ready(grpc port, http port)` once both listen.
 
-    Raises ConfigInvalid, or LogRefused when the log must not run.
+    Raises ConfigInvalid, or LogRefused when the log must not run, or not any more.
     """
-    log = Log(config.data, config.origin, _log_key(config.log_key), _now, config.database)
+    log = open_log(config)
     try:
         sequencer = Sequencer(log)
         try:
@@ -209,25 +292,72 @@ def _serve(
         operator_keys = config.operator_keys
     except (EncodingError, KeyInvalid) as error:
         raise ConfigInvalid(f"operator_keys: {error}") from error
-    registry = Registry(log.database, config.members, config.space, operator_keys)
-    service = Service(log, sequencer, Admission(registry, _now), identify)
-    server, port = _grpc_server(service, _credentials(config), config.grpc_listen)
-    host, http_port = _address(config.http_listen)
-    public = TileServer(host, http_port, log.public.read)
-    thread = threading.Thread(target=public.serve_forever, name="tiles", daemon=True)
-    server.start()
-    thread.start()
-    try:
-        _log.info(
-            "witness %s serves gRPC on port %d, tiles on port %d", config.participant, port, public.port
-        )
+    with ExitStack() as running:
+        cosigner, quorum = _cosigner(config, log), _quorum(config, log)
+        registry = Registry(log.database, config.members, config.space, operator_keys)
+        confirmed = None if quorum is None else quorum.confirmed.is_set
+        service = Service(log, sequencer, Admission(registry, _now), identify, confirmed)
+        server, port = _grpc_server(service, _credentials(config), config.grpc_listen)
+        public = TileServer(*_address(config.http_listen), log.read, cosigner)
+        running.callback(public.server_close)
+        _start_http(public, "tiles", running)
+        if config.metrics_listen is not None:
+            metrics = Metrics(log, sequencer, quorum)
+            _start_http(MetricsServer(*_address(config.metrics_listen), metrics), "metrics", running)
+        for part in (quorum, _retention(config, log)):
+            if part is not None:
+                part.start()
+                running.callback(part.close)
+        server.start()
+        running.callback(lambda: server.stop(grace=5).wait())
+        running.callback(service.stop)
+        _log.info("%s serves gRPC on port %d, tiles on port %d", config.participant, port, public.port)
         ready(port, public.port)
-        stop.wait()
-    finally:
-        service.stop()
-        server.stop(grace=5).wait()
-        public.shutdown()
-        public.server_close()
+        _until(stop, quorum)
+
+
+def _until(stop: threading.Event, quorum: Quorum | None) -> None:
+    while not stop.wait(0.5):
+        if quorum is not None and quorum.contradicted.is_set():
+            raise LogRefused("a witness holds a later tree of this log: a rollback, or a fork; see fsck")
+
+
+def _start_http(server: ThreadingHTTPServer, name: str, running: ExitStack) -> None:
+    threading.Thread(target=server.serve_forever, name=name, daemon=True).start()
+    running.callback(server.shutdown)
+
+
+def _cosigner(config: WitnessConfig, log: Log) -> Cosigner | None:
+    named = (config.cosigner_name, config.cosigner_key, config.cosigns)
+    name, key, cosigns = named
+    if name is None or key is None or cosigns is None:
+        if any(part is not None for part in named):
+            raise ConfigInvalid("cosigner_name, cosigner_key and cosigns are set together or not at all")
+        return None
+    try:
+        return Cosigner(name, _private_keys(key, "cosigner_key"), _policy(cosigns), log.database, _now)
+    except PolicyInvalid as error:
+        raise ConfigInvalid(f"{cosigns}: {error}") from error
+
+
+def _quorum(config: WitnessConfig, log: Log) -> Quorum | None:
+    if config.quorum is None or not log.needs_quorum:
+        return None
+    try:
+        return Quorum(log, _policy(config.quorum), _now)
+    except PolicyInvalid as error:
+        raise ConfigInvalid(f"{config.quorum}: {error}") from error
+
+
+def _retention(config: WitnessConfig, log: Log) -> Retention | None:
+    return None if config.retain_days is None else Retention(log.database, config.retain_days, _now)
+
+
+def _policy(path: Path) -> Policy:
+    try:
+        return policies.parse(_file(path).decode())
+    except (UnicodeDecodeError, PolicyInvalid) as error:
+        raise ConfigInvalid(f"{path}: {error}") from error
 
 
 def _grpc_server(
@@ -261,17 +391,17 @@ def _credentials(config: WitnessConfig) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
 
 
-def _log_key(path: Path) -> PrivateKey:
+def _private_keys(path: Path, what: str) -> PrivateKeys:
     pem = _file(path)
     if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigInvalid(f"log_key: {path} may be read by others; chmod 600 it")
+        raise ConfigInvalid(f"{what}: {path} may be read by others; chmod 600 it")
     try:
-        key = PrivateKey.from_pem(pem)
+        keys = PrivateKeys.from_pem(pem)
     except KeyInvalid as error:
-        raise ConfigInvalid(f"log_key: {path}: {error}") from error
-    if key.public.algorithm != ED25519:
-        raise ConfigInvalid("log_key: checkpoints are signed with Ed25519")
-    return key
+        raise ConfigInvalid(f"{what}: {path}: {error}") from error
+    if keys.keys[0].public.algorithm != ED25519:
+        raise ConfigInvalid(f"{what}: checkpoints are signed with Ed25519, and ML-DSA-44 beside it")
+    return keys
 
 
 def _file(path: Path) -> bytes:

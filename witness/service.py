@@ -9,8 +9,10 @@ import hashlib
 import logging
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -39,7 +41,12 @@ DOMAIN = "bayspace.witness"
 LARGEST_BATCH = 64
 LARGEST_ENVELOPE = 128 * 1024
 LONGEST_WAIT = 30.0
+THREADS = 32
+# A call holds one of the server's 32 threads; no member, and no kind of waiting, may hold all of them.
+MOST_CALLS_EACH = 16
+MOST_WAITING_CALLS = 16
 MOST_WATCHERS = 8
+MOST_WATCHERS_EACH = 2
 
 # The participant id behind a call; raises `Refusal` for a caller without one.
 PeerIdentity = Callable[[grpc.ServicerContext], str]
@@ -117,13 +124,55 @@ class Admission:
         return Submission(digest, submission.envelope, submission.tag)
 
 
-class Service(witness_pb2_grpc.WitnessServicer):
-    """One log behind gRPC."""
+class Places:
+    """Counts who holds how many of a limited number of places. Raises Refusal when there is none left."""
 
-    def __init__(self, log: Log, sequencer: Sequencer, admission: Admission, identify: PeerIdentity) -> None:
+    def __init__(self, each: int, in_all: int) -> None:
+        self._each, self._in_all = each, in_all
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, member: str) -> Iterator[None]:
+        """A place for `member`, until the block ends."""
+        self.take(member)
+        try:
+            yield
+        finally:
+            self.leave(member)
+
+    def take(self, member: str) -> None:
+        """One more place."""
+        with self._lock:
+            if self._held[member] >= self._each or self._held.total() >= self._in_all:
+                raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "Too many calls at once; try again.")
+            self._held[member] += 1
+
+    def leave(self, member: str) -> None:
+        """One place less."""
+        with self._lock:
+            self._held[member] -= 1
+            if not self._held[member]:
+                del self._held[member]
+
+
+class Service(witness_pb2_grpc.WitnessServicer):
+    """One log behind gRPC. confirmed: whether the quorum has seen the log since its start."""
+
+    def __init__(
+        self,
+        log: Log,
+        sequencer: Sequencer,
+        admission: Admission,
+        identify: PeerIdentity,
+        confirmed: Callable[[], bool] | None = None,
+    ) -> None:
         self._log, self._sequencer, self._admission = log, sequencer, admission
         self._identify = identify
-        self._watchers, self._watching = 0, threading.Lock()
+        self._confirmed = confirmed or (lambda: True)
+        self._calls = Places(MOST_CALLS_EACH, THREADS)
+        self._waits = Places(MOST_WAITING_CALLS, MOST_WAITING_CALLS)
+        self._watches = Places(MOST_WATCHERS_EACH, MOST_WATCHERS)
         self._stopped = False
 
     def stop(self) -> None:
@@ -134,58 +183,63 @@ class Service(witness_pb2_grpc.WitnessServicer):
         self, request: pb.SubmitBatchRequest, context: grpc.ServicerContext
     ) -> pb.SubmitBatchResponse:
         """Records what is in order and says of the rest why not."""
-        return _guarded(context, lambda: self._submit(self._member(context), request, context))
+        return self._for_member(context, lambda peer: self._submit(peer, request, context))
 
     def AwaitProof(  # noqa: N802
         self, request: pb.AwaitProofRequest, context: grpc.ServicerContext
     ) -> pb.AwaitProofResponse:
         """Proves an entry as soon as it is in a published checkpoint."""
-        return _guarded(context, lambda: self._await(self._member(context), request, context))
+        return self._for_member(context, lambda _peer: self._await(request, context))
 
     def GetBundle(  # noqa: N802
         self, request: pb.GetBundleRequest, context: grpc.ServicerContext
     ) -> pb.GetBundleResponse:
         """The envelope and its proof, for a party."""
-        return _guarded(context, lambda: self._bundle(self._member(context), request.envelope_digest))
+        return self._for_member(context, lambda peer: self._bundle(peer, request.envelope_digest, context))
 
     def GetCheckpoint(  # noqa: N802
         self, request: pb.GetCheckpointRequest, context: grpc.ServicerContext
     ) -> pb.GetCheckpointResponse:
-        """The published checkpoint."""
+        """The newest checkpoint that counts; before there is one, the published."""
         del request
-
-        def answer() -> pb.GetCheckpointResponse:
-            self._member(context)
-            return pb.GetCheckpointResponse(checkpoint=str(self._log.head))
-
-        return _guarded(context, answer)
+        return self._for_member(
+            context, lambda _peer: pb.GetCheckpointResponse(checkpoint=self._log.read("checkpoint").decode())
+        )
 
     def WatchCheckpoints(  # noqa: N802
         self, request: pb.WatchCheckpointsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.WatchCheckpointsResponse]:
-        """The published checkpoint and each newer one, until the caller or the server ends it."""
+        """The checkpoint that counts and each newer one, until the caller or the server ends it."""
         del request
-        _guarded(context, lambda: self._enter_watch(self._member(context)))
+        peer = _guarded(context, lambda: self._enter_watch(context))
         try:
             yield from self._checkpoints(context)
         finally:
-            with self._watching:
-                self._watchers -= 1
+            self._watches.leave(peer)
 
-    def _enter_watch(self, _peer: str) -> None:
-        with self._watching:
-            if self._watchers >= MOST_WATCHERS:  # each holds a thread
-                raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "Too many callers watch already.")
-            self._watchers += 1
+    def _enter_watch(self, context: grpc.ServicerContext) -> str:
+        peer = self._member(context)
+        self._watches.take(peer)
+        return peer
 
     def _checkpoints(self, context: grpc.ServicerContext) -> Iterator[pb.WatchCheckpointsResponse]:
         last: note.Note | None = None
         while context.is_active() and not self._stopped:
-            head = self._log.head
-            if head != last:
-                last = head
+            head = self._log.witnessed
+            if head is not None and head != last:
                 yield pb.WatchCheckpointsResponse(checkpoint=str(head))
+            last = head
             self._log.wait_newer(head, timeout=0.5)
+
+    def _for_member(self, context: grpc.ServicerContext, answer: Callable[[str], R]) -> R:
+        """The answer for the member that calls, who holds a place meanwhile."""
+
+        def answered() -> R:
+            peer = self._member(context)
+            with self._calls.taken(peer):
+                return answer(peer)
+
+        return _guarded(context, answered)
 
     def _member(self, context: grpc.ServicerContext) -> str:
         """The caller's id, when the newest member list has it. Certificates outlive memberships."""
@@ -204,7 +258,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
             )
         answers = [self._admit(peer, submission) for submission in request.submissions]
         admitted = [answer for answer in answers if isinstance(answer, Submission)]
-        indexes = iter(self._record(admitted, context) if admitted else ())
+        indexes = iter(self._record(peer, admitted, context) if admitted else ())
         return pb.SubmitBatchResponse(
             receipts=[
                 pb.Receipt(index=next(indexes)) if isinstance(a, Submission) else pb.Receipt(rejection=a)
@@ -218,9 +272,13 @@ class Service(witness_pb2_grpc.WitnessServicer):
         except VerificationFailed as error:
             return pb.Rejection(reason=_REASONS[error.code], sentence=error.sentence)
 
-    def _record(self, admitted: Sequence[Submission], context: grpc.ServicerContext) -> list[int]:
+    def _record(self, peer: str, admitted: Sequence[Submission], context: grpc.ServicerContext) -> list[int]:
+        if not self._confirmed():  # what was restored may be older than what witnesses have seen
+            raise Refusal(
+                code_pb2.UNAVAILABLE, "quorum", "The quorum has not confirmed this log since its start."
+            )
         try:
-            return self._sequencer.submit(admitted).result(_patience(context))
+            return self._sequencer.submit(admitted, peer).result(_patience(context))
         except Busy as error:
             raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "The witness is busy; try again.") from error
         except FutureTimeout as error:
@@ -231,32 +289,38 @@ class Service(witness_pb2_grpc.WitnessServicer):
             _log.exception("the log refused an append")
             raise Refusal(code_pb2.UNAVAILABLE, "log", "The log does not take entries now.") from error
 
-    def _await(
-        self, _peer: str, request: pb.AwaitProofRequest, context: grpc.ServicerContext
-    ) -> pb.AwaitProofResponse:
+    def _await(self, request: pb.AwaitProofRequest, context: grpc.ServicerContext) -> pb.AwaitProofResponse:
         if request.WhichOneof("entry") == "index":
-            return pb.AwaitProofResponse(proof=self._prove(request.index, _patience(context)))
+            return pb.AwaitProofResponse(proof=self._prove(request.index, context))
         index = self._database.indexes([request.envelope_digest]).get(request.envelope_digest)
         if index is None:
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such envelope is recorded here.")
-        return pb.AwaitProofResponse(proof=self._prove(index, _patience(context)))
+        return pb.AwaitProofResponse(proof=self._prove(index, context))
 
-    def _bundle(self, peer: str, digest: bytes) -> pb.GetBundleResponse:
+    def _bundle(self, peer: str, digest: bytes, context: grpc.ServicerContext) -> pb.GetBundleResponse:
         data = self._database.envelope(digest)
         # The same answer to strangers as for nothing, so that digests cannot be probed.
         if data is None or peer not in _parties(data):
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such envelope of the caller's is recorded here.")
         index = self._database.indexes([digest])[digest]
-        return pb.GetBundleResponse(envelope=data, proof=self._prove(index, LONGEST_WAIT))
+        return pb.GetBundleResponse(envelope=data, proof=self._prove(index, context))
 
     @property
     def _database(self) -> Database:
         return self._log.database
 
-    def _prove(self, index: int, patience: float) -> str:
-        self._log.wait(index + 1, patience)
+    def _prove(self, index: int, context: grpc.ServicerContext) -> str:
+        if index >= self._log.witnessed_size:
+            with self._waits.taken(""):
+                self._log.wait(index + 1, _patience(context))
         if index >= self._log.size:
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such entry is published yet.")
+        if index >= self._log.witnessed_size:
+            raise Refusal(
+                code_pb2.UNAVAILABLE,
+                "quorum",
+                "It is recorded; too few witnesses have cosigned it yet.",
+            )
         return str(self._log.prove(index))
 
 

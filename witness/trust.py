@@ -1,52 +1,64 @@
 """The trust file: what an auditor must hold independently of any bundle.
 
 The data space, the space operator's public keys, and a C2SP tlog-policy (accepted logs with their verifier
-keys, known witnesses, quorum). People may edit it, so spacing is free; unknown fields are still refused.
+keys, known witnesses, quorum). `require` says from when on logs and parties must sign with an algorithm
+too; what was recorded before verifies with what it has, for ever. People may edit the file, so spacing is
+free; unknown fields are still refused.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from witness import canonical
+from witness.checks import Requirement
 from witness.encoding import b64
-from witness.keys import KeyInvalid, PublicKey
+from witness.keys import SIGNATURE_SIZES, KeyInvalid, PublicKey
 from witness.policy import Policy, PolicyInvalid
 from witness.policy import parse as parse_policy
-from witness.schema import ID, Fields, FormatError
+from witness.schema import ID, Fields, FormatError, items, utc
 
 FORMAT = "bayspace-trust/v1"
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Data space, operator keys, and the text of the tlog-policy."""
+    """Data space, operator keys, the text of the tlog-policy, and which signatures are required when."""
 
     space: str
     operator_keys: tuple[PublicKey, ...]
     policy_text: str
+    require: tuple[Requirement, ...] = ()
 
-    @property
+    @cached_property
     def policy(self) -> Policy:
         """The policy in force."""
         return parse_policy(self.policy_text)
 
     def to_bytes(self) -> bytes:
         """The file, spaced for people."""
-        value = {
+        value: dict[str, Any] = {
             "format": FORMAT,
             "operator_keys": [{"algorithm": k.algorithm, "public": b64(k.raw)} for k in self.operator_keys],
             "policy": self.policy_text.splitlines(),
             "space": self.space,
         }
+        if self.require:
+            value["require"] = [{"algorithm": r.algorithm, "since": utc(r.since)} for r in self.require]
         return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def of_logs(space: str, operator_keys: Sequence[PublicKey], vkeys: Sequence[str]) -> Trust:
+def of_logs(
+    space: str,
+    operator_keys: Sequence[PublicKey],
+    vkeys: Sequence[str],
+    require: Sequence[Requirement] = (),
+) -> Trust:
     """Trust in these logs, without a quorum of witnesses."""
     lines = [*(f"log {vkey}" for vkey in vkeys), "quorum none"]
-    return parse(Trust(space, tuple(operator_keys), "\n".join(lines)).to_bytes())
+    return parse(Trust(space, tuple(operator_keys), "\n".join(lines), tuple(require)).to_bytes())
 
 
 def parse(data: bytes) -> Trust:
@@ -58,6 +70,7 @@ def parse(data: bytes) -> Trust:
                 space=f.text("space", ID),
                 operator_keys=tuple(_key(k) for k in f.items("operator_keys")),
                 policy_text="\n".join(_line(line) for line in f.items("policy")),
+                require=f.optional("require", lambda name: _requirements(f.take(name))) or (),
             )
         if not trust.operator_keys or not trust.policy.logs:
             raise FormatError("the trust file names no operator key, or no log")
@@ -72,6 +85,17 @@ def _key(value: Any) -> PublicKey:
             return PublicKey(f.text("algorithm", ID), f.base64("public"))
         except KeyInvalid as error:
             raise FormatError(f"operator key: {error}") from error
+
+
+def _requirements(value: Any) -> tuple[Requirement, ...]:
+    found = []
+    for item in items(value, "require"):
+        with Fields(item, "require") as f:
+            requirement = Requirement(f.text("algorithm", ID), f.time("since"))
+        if requirement.algorithm not in SIGNATURE_SIZES:
+            raise FormatError("the trust file requires an algorithm that this version does not know")
+        found.append(requirement)
+    return tuple(found)
 
 
 def _line(value: Any) -> str:

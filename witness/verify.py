@@ -16,7 +16,6 @@ from witness.checks import CLOCK_TOLERANCE, CODES, Signed, VerificationFailed, c
 from witness.inclusion import Included, check_inclusion
 from witness.leaf import Leaf
 from witness.members import MemberList, MembersInvalid
-from witness.policy import Policy
 from witness.record import Record, Sensitive, commit, open_disclosures, payload_digest
 from witness.schema import FormatError
 from witness.trust import Trust
@@ -65,7 +64,7 @@ def verify(data: bytes, trust: Trust, *, accept_one_sided: bool = False) -> Veri
     lists = check_members(bundle, trust)
     # 3. Each record by itself: log, signatures, disclosures, openings.
     items = tuple(
-        _check_item(number, item, lists, trust.policy, accept_one_sided)
+        _check_item(number, item, lists, trust, accept_one_sided)
         for number, item in enumerate(bundle.items)
     )
     # 4. No log signed two trees that contradict each other.
@@ -103,21 +102,21 @@ def check_members(bundle: Bundle, trust: Trust) -> list[MemberList]:
 
 
 def _check_item(
-    number: int, item: Item, lists: Sequence[MemberList], policy: Policy, accept_one_sided: bool
+    number: int, item: Item, lists: Sequence[MemberList], trust: Trust, accept_one_sided: bool
 ) -> VerifiedItem:
     try:
-        return _check_record(item, lists, policy, accept_one_sided)
+        return _check_record(item, lists, trust, accept_one_sided)
     except VerificationFailed as failure:
         raise VerificationFailed(failure.code, failure.sentence, number) from failure
 
 
 def _check_record(
-    item: Item, lists: Sequence[MemberList], policy: Policy, accept_one_sided: bool
+    item: Item, lists: Sequence[MemberList], trust: Trust, accept_one_sided: bool
 ) -> VerifiedItem:
     # 3a. An accepted log holds the envelope, under a checkpoint with the required quorum.
-    included = check_inclusion(item.proof, item.envelope.to_bytes(), policy)
+    included = check_inclusion(item.proof, item.envelope.to_bytes(), trust.policy, trust.require)
     # 3b. The parties' keys signed the record and were theirs when it was logged.
-    signed = check_signed(item.envelope, lists, included.leaf.received_at)
+    signed = check_signed(item.envelope, lists, included.leaf.received_at, trust.require)
     if signed.one_sided and not accept_one_sided:
         raise VerificationFailed("one-sided", _one_sided(signed))
     # 3c. What is disclosed and opened is what was signed.

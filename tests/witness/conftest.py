@@ -157,7 +157,10 @@ class Opener:
 
     def __call__(self, **options: object) -> Log:
         self.close()
-        self.log = Log(self.folder, ORIGIN, self.space.log_key, self.space.clock, **options)
+        if not self.folder.exists():
+            self.space.now -= 1  # creating a log reads the clock, which it did not when the vectors were made
+        signing = options.pop("keys", keys.PrivateKeys([self.space.log_key]))
+        self.log = Log(self.folder, ORIGIN, signing, self.space.clock, **options)
         return self.log
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from witness import __main__ as command
 from witness import bundle, canonical, checkpoint, checks, dsse, members, note, record, tlog_proof, trust
-from witness.keys import ML_DSA_44, PrivateKey
+from witness.keys import ML_DSA_44, PrivateKey, PrivateKeys
 from witness.log import Log
 from witness.schema import FormatError
 from witness.verify import VerificationFailed, verify, verify_files
@@ -356,7 +356,7 @@ def test_chain(space, log):
 def test_a_log_that_signed_two_trees(space, log, tmp_path):
     """Same key, same origin, another history: each record holds by itself, together they show the fork."""
     records = [space.seal("query.intent", exchange=record.Exchange(c * 32, 0)) for c in "abc"]
-    other = Log(tmp_path / "other", log.origin, space.log_key, space.clock)
+    other = Log(tmp_path / "other", log.origin, PrivateKeys([space.log_key]), space.clock)
     first = item_of(space, log, records[0])
     same_size = item_of(space, other, records[1])
     item_of(space, other, records[2])

@@ -1,0 +1,137 @@
+"""`witness fsck`: everything the log keeps, read again and compared, with nothing running.
+
+Every entry is hashed from its bundle up: bundles, tiles of all levels, root, signed checkpoint, cosigned
+checkpoint, and the database's sequence and contents. Contradictions that logs signed are an alarm of their
+own. It changes nothing; opening the log before finishes what a crash interrupted, as a start does.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from witness import checkpoint as checkpoints
+from witness import leaf as leaves
+from witness import tiles
+from witness.leaf import LeafInvalid
+from witness.log import Log
+from witness.merkle import leaf_hash
+from witness.tiles import Edge, Tile, TileInvalid
+
+STEP = tiles.WIDTH
+MOST_FINDINGS = 100
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was looked at, what is wrong, and what logs signed that cannot both be true."""
+
+    origin: str
+    size: int
+    contents: int
+    findings: tuple[str, ...]
+    forks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        state = "clean" if not self.findings else f"DAMAGED: {len(self.findings)} findings"
+        lines = [f"{self.origin}: {self.size} entries, {self.contents} contents kept; {state}"]
+        lines += [f"  {finding}" for finding in self.findings]
+        return "\n".join([*lines, *(f"  ALARM: {fork}" for fork in self.forks)])
+
+
+def check(log: Log) -> Report:
+    """Reads everything of an open log that takes no entries meanwhile."""
+    findings: list[str] = []
+    for finding in _findings(log):
+        findings.append(finding)
+        if len(findings) == MOST_FINDINGS:
+            findings.append("there is more; the list ends here")
+            break
+    forks = tuple(
+        f"log {fork.origin} " + ("signed two trees of one size" if fork.proved else "did not show growth")
+        for fork in log.database.forks()
+    )
+    return Report(log.origin, log.size, log.database.count_contents(), tuple(findings), forks)
+
+
+def _findings(log: Log) -> Iterator[str]:
+    size = log.size
+    yield from _check_entries(log, size)
+    yield from _check_tiles(log, size)
+    if log.database.count() != size:
+        yield "the database holds another number of entries than the published tree"
+    head = log.witnessed
+    if head is not None and log.root_at(log.witnessed_size) != checkpoints.parse(head.text).root:
+        yield "the cosigned checkpoint is of another tree"
+
+
+def _check_entries(log: Log, size: int) -> Iterator[str]:
+    """Bundles against the level-0 tiles, against the database, and each content against its leaf."""
+    last = 0
+    for first in range(0, size, STEP):
+        tile = tiles.tile_of(-1, first // STEP, size)
+        entries = _entries(log, tile)
+        rows = log.database.entries(first, first + tile.width)
+        if entries is None or len(entries) != tile.width:
+            yield f"entry bundle {tile.path} is missing or damaged"
+            continue
+        if [(first + i, entry) for i, entry in enumerate(entries)] != [(r[0], r[2]) for r in rows]:
+            yield f"the database and entry bundle {tile.path} differ"
+        for index, digest, entry in rows:
+            problem, last = _check_leaf(digest, entry, last)
+            if problem or not _content_fits(log, digest):
+                yield f"entry {index}: {problem or 'its content is not what its leaf commits to'}"
+
+
+def _check_leaf(digest: bytes, entry: bytes, last: int) -> tuple[str, int]:
+    try:
+        leaf = leaves.parse(entry)
+    except LeafInvalid as error:
+        return str(error), last
+    if leaf.envelope != digest:
+        return "its leaf commits to another envelope than the database says", last
+    if leaf.received_at < last:
+        return "it is older than the entry before it", last
+    return "", leaf.received_at
+
+
+def _content_fits(log: Log, digest: bytes) -> bool:
+    try:
+        content = log.database.envelope(digest)
+    except Exception:  # noqa: BLE001  whatever a damaged ciphertext raises
+        return False
+    return content is None or hashlib.sha256(content).digest() == digest
+
+
+def _check_tiles(log: Log, size: int) -> Iterator[str]:
+    """The tree built again from its entries: every tile, and the root that was signed."""
+    edge = Edge()
+    for first in range(0, size, STEP):
+        entries = _entries(log, tiles.tile_of(-1, first // STEP, size))
+        if entries is None:
+            return  # said already; what follows cannot be built
+        edge, changed = edge.grow([leaf_hash(entry) for entry in entries])
+        for tile, hashes in changed.items():
+            if _final(tile, size) and _read(log, tile) != b"".join(hashes):
+                yield f"{tile.path} is missing, or is not made of the entries"
+    if edge.root != checkpoints.parse(log.head.text).root:
+        yield "the entries do not make the root that the checkpoint signs"
+
+
+def _final(tile: Tile, size: int) -> bool:
+    """Whether this is how the published tree has the tile, and not how it was in between."""
+    return tile == tiles.tile_of(tile.level, tile.n, size)
+
+
+def _read(log: Log, tile: Tile) -> bytes | None:
+    try:
+        return log.read_tile(tile.path)
+    except FileNotFoundError:
+        return None
+
+
+def _entries(log: Log, tile: Tile) -> list[bytes] | None:
+    data = _read(log, tile)
+    try:
+        return None if data is None else tiles.decode_bundle(data)[: tile.width]
+    except TileInvalid:
+        return None
