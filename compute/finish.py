@@ -42,7 +42,8 @@ def finish(plan: Plan, cells: Cells, limits: Limits | None = None) -> pa.Table:
     order = ", ".join([*plan.order_by, *(f"{name} ASC NULLS LAST" for name in dimensions)])
     ordered = f"ORDER BY {order}" if order else ""
     limit = f" LIMIT {plan.limit}" if plan.limit is not None else ""
-    query = select(outputs, "cells", having, ordered + limit)
+    source = "(SELECT DISTINCT * FROM cells)" if plan.unrepeated else "cells"
+    query = select(outputs, source, having, ordered + limit)
     with locked({"cells": pa.table(columns)}, limits or Limits(threads=1)) as connection:
         answer = connection.sql(query).to_arrow_table()
     schema = answer_schema(plan)
@@ -66,9 +67,12 @@ def _column(figure: Figure, table: pa.Table) -> pa.Array:
 
 def _totals(total: Total, table: pa.Table) -> list[Exact]:
     """An exact number for every cell, from its limbs."""
-    limbs = [[int(v) for v in table[name].to_pylist()] for name in total.partials]
+    parts = [[int(v) for v in table[name].to_pylist()] for name in total.partials]
+    shifts = total.shifts or [total.base_bits * i for i in range(len(parts))]
+    signs = total.signs or [1] * len(parts)
     whole = [
-        sum(v << (total.base_bits * i) for i, v in enumerate(values)) for values in zip(*limbs, strict=True)
+        sum(sign * (v << shift) for v, shift, sign in zip(values, shifts, signs, strict=True))
+        for values in zip(*parts, strict=True)
     ]
     return [Fraction(v, 10**total.scale) for v in whole] if total.scale else list(whole)
 
@@ -97,7 +101,7 @@ def _sum(n: Exact, s: Exact) -> Exact | None:
 
 
 def _average(n: Exact, s: Exact) -> Exact | None:
-    return Fraction(s) / n if n else None
+    return Fraction(s) / n if n > 0 else None  # a count with noise may be negative
 
 
 def _deviations(n: Exact, a: Exact, b: Exact, ab: Exact) -> Fraction:
@@ -123,7 +127,7 @@ def _deviation(sample: int) -> Callable[..., float | None]:
 
 
 def _covariance(sample: int) -> Callable[..., Exact | None]:
-    def function(n: Exact, y: Exact, x: Exact, _yy: Exact, _xx: Exact, yx: Exact) -> Exact | None:
+    def function(n: Exact, y: Exact, x: Exact, yx: Exact) -> Exact | None:
         return _deviations(n, y, x, yx) / (n - sample) if n > sample else None
 
     return function
@@ -137,7 +141,7 @@ def _correlation(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) 
     return math.copysign(math.sqrt(syx * syx / (syy * sxx)), syx) if syy and sxx else math.nan
 
 
-def _slope(n: Exact, y: Exact, x: Exact, _yy: Exact, xx: Exact, yx: Exact) -> Exact | float | None:
+def _slope(n: Exact, y: Exact, x: Exact, xx: Exact, yx: Exact) -> Exact | float | None:
     if not n:
         return None
     sxx = _deviations(n, x, x, xx)
@@ -145,7 +149,7 @@ def _slope(n: Exact, y: Exact, x: Exact, _yy: Exact, xx: Exact, yx: Exact) -> Ex
     return _deviations(n, y, x, yx) / sxx if sxx else math.nan
 
 
-def _intercept(n: Exact, y: Exact, x: Exact, _yy: Exact, xx: Exact, yx: Exact) -> Exact | None:
+def _intercept(n: Exact, y: Exact, x: Exact, xx: Exact, yx: Exact) -> Exact | None:
     sxx = _deviations(n, x, x, xx) if n else 0
     return Fraction(y - _deviations(n, y, x, yx) / sxx * x) / n if sxx else None
 
@@ -156,6 +160,14 @@ def _r2(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) -> Exact 
         return None
     syy, syx = _deviations(n, y, y, yy), _deviations(n, y, x, yx)
     return syx * syx / (syy * sxx) if syy else 1
+
+
+def _squares(n: Exact, a: Exact, aa: Exact) -> Exact | None:
+    return _deviations(n, a, a, aa) if n else None
+
+
+def _crossed(n: Exact, y: Exact, x: Exact, yx: Exact) -> Exact | None:
+    return _deviations(n, y, x, yx) if n else None
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -172,6 +184,27 @@ FUNCTIONS: dict[str, Function] = {
     "regr_slope": _slope,
     "regr_intercept": _intercept,
     "regr_r2": _r2,
-    "regr_count": lambda n, *_: n,
+    "regr_count": _count,
+    "regr_avgy": _average,
+    "regr_avgx": _average,
+    "regr_syy": _squares,
+    "regr_sxx": _squares,
+    "regr_sxy": _crossed,
 }
 """What a `Figure` may be, besides "value": a partial as it is."""
+
+TAKES: dict[str, tuple[str, ...]] = {
+    "covar_pop": ("y", "x", "yx"),
+    "covar_samp": ("y", "x", "yx"),
+    "corr": ("y", "x", "yy", "xx", "yx"),
+    "regr_slope": ("y", "x", "xx", "yx"),
+    "regr_intercept": ("y", "x", "xx", "yx"),
+    "regr_r2": ("y", "x", "yy", "xx", "yx"),
+    "regr_count": (),
+    "regr_avgy": ("y",),
+    "regr_avgx": ("x",),
+    "regr_syy": ("y", "yy"),
+    "regr_sxx": ("x", "xx"),
+    "regr_sxy": ("y", "x", "yx"),
+}
+"""The sums that a function of two columns takes after the number of pairs."""

@@ -157,20 +157,9 @@ class Measure:
 
 
 _WEIGHTED = (
-    "an aggregate reads columns of both parties, which needs weights; those are not available yet. "
-    "Aggregate one party's columns, and group by the other's"
+    "CASE and COALESCE read columns of one party only; add, subtract and multiply those of both, and put the "
+    "other's condition into FILTER (WHERE …)"
 )
-
-
-def guarded(number: Number, condition: Bound) -> Number:
-    """The number where the condition holds, NULL elsewhere: FILTER (WHERE …)."""
-    return replace(
-        number,
-        sql=f"CASE WHEN {condition.sql} THEN {number.sql} END",
-        columns=number.columns | condition.columns,
-        nullable=True,
-        alias="",
-    )
 
 
 def square(number: Number, other: Number) -> Number:
@@ -285,13 +274,14 @@ def _literal(value: int | Decimal) -> Number:
 def _rescaled(numbers: Sequence[Number]) -> list[Number]:
     """The numbers at their largest scale."""
     scale = max((n.scale for n in numbers), default=0)
-    return [_times(n, 10 ** (scale - n.scale), scale) for n in numbers]
+    return [times(n, 10 ** (scale - n.scale), scale) for n in numbers]
 
 
-def _times(number: Number, factor: int, scale: int) -> Number:
+def times(number: Number, factor: int, scale: int) -> Number:
+    """The number times a whole number, as a number of that scale."""
     if factor == 1:
         return number
-    magnitude = number.magnitude * factor
+    magnitude = number.magnitude * abs(factor)
     if magnitude > LIMIT:
         raise QueryError("query.overflow", "this arithmetic can exceed 126 bits; tighten the declared bounds")
     sql = f"({_wide(number, magnitude)} * {_integer(factor)})"

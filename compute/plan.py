@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import rfc8785
 
-from policy_enforcer.disclosure import Disclosure, Level
+from policy_enforcer.disclosure import Disclosure, Fact, Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,14 @@ class Total:
 
     shift is shifts[i], or base_bits * i where there are none. A partial is m* of the sender, w* of the
     receiver, `identities`, or `w0:m1`: over the keys of a cell, the sum of the product of the two.
+    Of a receiver with totals also `all:w0`, `own_rows` and `own_keys`: over its group, matched or not.
     """
 
     partials: tuple[str, ...]  # without shifts: limbs, from the lowest up
     base_bits: int = 0
     scale: int = 0
     shifts: tuple[int, ...] = ()
+    signs: tuple[int, ...] = ()  # 1 or -1 for each partial; none: all are added
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,11 @@ class Plan:
         fields = {k: v for k, v in asdict(self).items() if k != "reveals"}
         words = {"level": self.level.word, "reveals": [r.as_json() for r in self.reveals]}
         return rfc8785.dumps(_plain({**fields, **words}))
+
+    @property
+    def says_suppressed(self) -> bool:
+        """Is the asker told how many cells were held back?"""
+        return any(event.fact == Fact.SUPPRESSED_CELLS for event in self.reveals)
 
     @property
     def digest(self) -> bytes:

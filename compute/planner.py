@@ -10,19 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import cast
 
 from sqlglot import exp
 
+from compute import listing, masking
 from compute.dataset import Column, DatasetInfo, checked
 from compute.demands import demanded, hiding
 from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound, Leaf, Scalar, quoted
 from compute.facts import Notes, Prepared
-from compute.measures import LIMIT, Measure, Number, Unbounded, guarded, square
-from compute.plan import Dimension, Figure, Output, Partial, Plan, Side, Total
+from compute.finish import TAKES
+from compute.measures import Measure, Unbounded
+from compute.plan import Dimension, Output, Plan, Side, Total
+from compute.products import (
+    IDENTITIES,
+    ROWS,
+    WEIGHT_CAPACITY,
+    Binder,
+    Mixed,
+    Partials,
+    Products,
+    multiplied,
+    together,
+)
 from compute.protocols import PROTOCOLS
 from compute.protocols.base import Protocol
 from compute.sql import Item, Source, Statement, parse
@@ -30,7 +43,7 @@ from compute.types import FLOAT64, HUGE, INT64, Type, parse_type
 from policy_enforcer.disclosure import Level
 from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 
-JOINT_CELLS = (4096, 2048, 1024, 512, 256, 128, 64)
+JOINT_CELLS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8)
 """Most cells of a joint answer: receiver groups x sender groups. The flooding bound and the receiver's
 memory grow with it, so the largest of these that the protocol can hold is planned."""
 
@@ -62,10 +75,35 @@ def prepare(
 
     `demands`: by `participant.dataset`, what the policy of the agreement demands of a release.
     """
+    with suppress(QueryError):
+        # Rows that share a key are counted where they can be; with weights if the owner's policy allows it.
+        counted = _prepared(sql, asker, catalogue, protocols, demands, repeats=True)
+        receiver, sender = counted.plan.receiver, counted.plan.sender.dataset
+        allowed = demands.get(sender, NOTHING_DEMANDED).weighted
+        if receiver is None or not (receiver.repeats and receiver.weights) or allowed:
+            return counted
+    return _prepared(sql, asker, catalogue, protocols, demands, repeats=False)
+
+
+def _prepared(
+    sql: str,
+    asker: str,
+    catalogue: Mapping[str, DatasetInfo],
+    protocols: Sequence[Protocol],
+    demands: Mapping[str, Obligations],
+    *,
+    repeats: bool,
+) -> Prepared:
+    """`prepare`, counting how many of the asker's rows share a key, or relying on none doing so."""
     statement = parse(sql)
-    infos = tuple(_dataset(source, catalogue) for source in statement.sources)
+    infos = tuple(_seen(_dataset(source, catalogue), demands) for source in statement.sources)
     scope = _Scope(statement.sources, infos, frozenset(name.name.casefold() for name in statement.using))
-    return _Planner(statement, scope, asker, demands).prepared(protocols)
+    return _Planner(statement, scope, asker, demands, repeats=repeats).prepared(protocols)
+
+
+def _seen(info: DatasetInfo, demands: Mapping[str, Obligations]) -> DatasetInfo:
+    """The dataset under the masks of its owner's policy."""
+    return masking.described(info, demands.get(info.full_name, NOTHING_DEMANDED).masking)
 
 
 def _dataset(source: Source, catalogue: Mapping[str, DatasetInfo]) -> DatasetInfo:
@@ -88,9 +126,16 @@ class _Scope:
     infos: tuple[DatasetInfo, ...]
     using: frozenset[str]  # USING makes one column of two, and the left one stands for it
     first: int | None = None  # the dataset whose column is meant where both have one of that name
+    optional: int | None = None  # the dataset whose columns are NULL where LEFT JOIN found no row of it
 
     def column(self, node: exp.Column) -> tuple[DatasetInfo, Column]:
         """The one column that a name means."""
+        info, column = self._named(node)
+        if self.optional is not None and info is self.infos[self.optional]:
+            column = replace(column, nullable=True)
+        return info, column
+
+    def _named(self, node: exp.Column) -> tuple[DatasetInfo, Column]:
         places = [i for i in range(len(self.infos)) if self._qualifies(i, node)]
         if not places:
             raise QueryError(
@@ -131,68 +176,29 @@ def _column(info: DatasetInfo, name: str) -> Column | None:
     return exact or (folded[0] if len(folded) == 1 else None)
 
 
-@dataclass(slots=True)
-class _Partials:
-    """Partials and figures while they are collected; equal ones are shared."""
-
-    rows_bound: int
-    capacity: int
-    partials: dict[tuple[str, str], Partial] = field(default_factory=dict)
-    figures: dict[tuple[str, tuple[Total, ...]], Figure] = field(default_factory=dict)
-
-    def add(self, sql: str, scale: int, row_bound: int, function: str = "sum", kind: str = "integer") -> str:
-        name = f"m{len(self.partials)}"
-        return self.partials.setdefault(
-            (function, sql), Partial(name, sql, scale, row_bound, function, kind)
-        ).name
-
-    def total(self, number: Number) -> Total:
-        """The sum of a number, in as many limbs as keep each within the capacity."""
-        rows = max(1, self.rows_bound)
-        bits = self.capacity.bit_length() - 1 - rows.bit_length()
-        if bits < 8:
-            raise QueryError(
-                "query.overflow", "a dataset's declared number of rows leaves no room for exact sums"
-            )
-        if number.magnitude * rows < self.capacity:
-            return Total((self.add(number.sql, number.scale, number.magnitude),), 0, number.scale)
-        limbs, rest, shift = [], number.magnitude, 0
-        while rest:
-            last = rest < 2**bits
-            shifted = f"({number.sql} // {_power(shift)})" if shift else f"({number.sql})"
-            limb = shifted if last else f"({shifted} % {_power(bits)})"
-            kind = "HUGEINT" if bits >= 63 else "BIGINT"
-            limbs.append(self.add(f"CAST({limb} AS {kind})", number.scale, min(rest, 2**bits - 1)))
-            rest, shift = rest >> bits, shift + bits
-        return Total(tuple(limbs), bits, number.scale)
-
-    def figure(self, function: str, totals: Sequence[Total], kind: Type) -> Bound:
-        """One aggregate of the answer, as an expression over released cells."""
-        name = f"f{len(self.figures)}"
-        key = (function, tuple(totals))
-        found = self.figures.setdefault(key, Figure(name, function, tuple(totals), str(kind)))
-        return Bound(found.name, kind, frozenset({RELEASED}), frozenset())
-
-
-def _power(bits: int) -> str:
-    return f"CAST({2**bits} AS {'HUGEINT' if bits >= 63 else 'BIGINT'})"
-
-
-_IDENTITIES = Total(("identities",))
-
-
 class _Planner:
     """One question on its way to a plan."""
 
     def __init__(
-        self, statement: Statement, scope: _Scope, asker: str, demands: Mapping[str, Obligations]
+        self,
+        statement: Statement,
+        scope: _Scope,
+        asker: str,
+        demands: Mapping[str, Obligations],
+        *,
+        repeats: bool,
     ) -> None:
         self._statement, self._asker, self._join_kind = statement, asker, statement.join
         self._left, self._right = scope.infos[0], scope.infos[-1]
         # Rows of the asker are counted here, wherever its dataset is the one whose rows are kept.
         self._own_rows = self._join_kind != "inner" and self._left.participant == asker
         self._both = scope  # what ON may name
-        self._scope = replace(scope, first=0) if statement.join in ("semi", "anti") else scope
+        self._scope = {
+            "inner": scope,
+            "semi": replace(scope, first=0),
+            "anti": replace(scope, first=0),
+            "left": replace(scope, optional=1),
+        }[statement.join]
         self._notes = Notes()
         self._sender, self._receiver = _roles(scope.infos, asker)
         self._demands = demands.get(self._sender.full_name, NOTHING_DEMANDED)
@@ -201,17 +207,27 @@ class _Planner:
         self._dimensions: list[tuple[Bound, Dimension]] = []
         self._counts_own = False  # a figure counts rows of the asker, so each must be there once
         joint = self._receiver is not None
-        self._partials = _Partials(self._sender.rows_bound, _JOINT_CAPACITY if joint else _OWN_CAPACITY)
+        self._repeats = repeats
+        capacity = _JOINT_CAPACITY if joint else _OWN_CAPACITY
+        self._partials = Partials("m", self._sender.rows_bound, capacity)
+        self._own = Partials("w", self._receiver.rows_bound if self._receiver else 1, WEIGHT_CAPACITY)
+        self._products = Products(self._partials, self._own)
 
     # --- the query's clauses, in the order in which they mean something
 
     def prepared(self, protocols: Sequence[Protocol]) -> Prepared:
         """Bind every clause and choose a protocol."""
         self._conditions()
-        if self._join_kind in ("anti", "left"):
-            raise QueryError("query.join", "LEFT and ANTI JOIN are not available; write JOIN or SEMI JOIN")
+        if self._receiver is not None and listing.asked(self._statement, _AGGREGATES):
+            return self._listed(protocols)
+        if self._statement.unrepeated:
+            raise QueryError(
+                "query.construct", "DISTINCT is for lists of rows; GROUP BY shows each group once"
+            )
+        self._multiplicities()
         for number, node in enumerate(self._grouping(), 1):
             self._dimension(node, f"GROUP BY item {number}")
+        self._left_join_answers()
         outputs = [self._output(i, item) for i, item in enumerate(self._statement.select, 1)]
         having = self._having()
         if not self._dimensions and not self._partials.figures:
@@ -221,8 +237,89 @@ class _Planner:
         draft = demanded(draft, self._sender, self._demands)
         chosen, final = _choose(draft, self._scope.infos, protocols)
         final = hiding(final, self._demands)
+        self._note_weights()
         uses = {info.full_name: self._notes.uses(info.full_name) for info in self._scope.infos}
         return Prepared(final, chosen, self._scope.infos, uses, self._notes.literals_on_total)
+
+    def _multiplicities(self) -> None:
+        """How often one key may occur on each side, now that the keys are known."""
+        if self._receiver is None:
+            return
+        unique = [
+            _any_unique(info, keys)
+            for info, keys in zip(self._sides(), zip(*self._keys, strict=True), strict=True)
+        ]
+        semi, mine = self._join_kind == "semi", self._own_rows
+        repeats = self._repeats and not unique[0] and (mine or self._join_kind == "inner")
+        self._own.rows_bound = 1 if unique[0] else self._receiver.rows_bound
+        self._products = Products(
+            self._partials,
+            self._own,
+            repeats=repeats,
+            unique=unique[1],
+            exists=semi and mine,
+            outer=self._join_kind if mine and self._join_kind in ("left", "anti") else "",
+        )
+
+    def _left_join_answers(self) -> None:
+        """What a LEFT JOIN can be grouped by: only one party can tell which rows have no match."""
+        if self._join_kind != "left":
+            return
+        sides = frozenset[str]().union(*(bound.sides for bound, _ in self._dimensions))
+        if self._own_rows and self._sender.full_name in sides:
+            raise QueryError(
+                "query.left-join",
+                f"a LEFT JOIN that keeps your rows is grouped by your columns only; write JOIN to group by those "
+                f"of {self._sender.full_name}, and ask an ANTI JOIN for your rows without a match",
+            )
+        if not self._own_rows and self._right.full_name not in sides:
+            raise QueryError(
+                "query.left-join",
+                f"without a column of yours in GROUP BY this LEFT JOIN changes nothing about {self._left.full_name}: "
+                "ask without the join, or group by columns of yours, or write JOIN or ANTI JOIN",
+            )
+
+    def _sides(self) -> tuple[DatasetInfo, DatasetInfo]:
+        assert self._receiver is not None
+        return self._receiver, self._sender
+
+    def _note_weights(self) -> None:
+        """All measures of a sum under weights are weighted: the asker's connector learns each of them."""
+        for info in self._scope.infos if self._weights() else ():
+            columns = [use.column for use in self._notes.uses(info.full_name) if use.aggregated]
+            self._notes.marked([(info.full_name, column) for column in columns], "weighted")
+
+    def _weights(self) -> tuple[str, ...]:
+        """The receiver's partials that enter the sums: the others need nothing but which rows matched."""
+        sender_groups = any(self._sender.full_name in bound.sides for bound, _ in self._dimensions)
+        names = [partial.name for partial in self._own.partials.values()]
+        return tuple(name for name in names if sender_groups or name in self._products.weights)
+
+    def _listed(self, protocols: Sequence[Protocol]) -> Prepared:
+        """A list query: every clause bound, and the protocol for lists."""
+        assert self._receiver is not None
+        if self._join_kind in ("anti", "left"):
+            raise QueryError("query.join", "rows without a match cannot be listed; write JOIN or SEMI JOIN")
+        found = listing.Listing(self._statement, self._sender, self._listed_row, self._notes)
+        outputs = [found.output(i, item.node, item.name) for i, item in enumerate(self._statement.select, 1)]
+        order = [self._ordering(i, outputs, found) for i in range(len(self._statement.order))]
+        self._dimensions = found.dimensions
+        wanted = self._join_kind == "semi" and self._right is self._receiver
+        draft = listing.planned(self._draft(outputs, None, order), self._statement, wanted)
+        chosen, final = _choose(draft, self._scope.infos, protocols)
+        final = hiding(final, self._demands)
+        uses = {info.full_name: self._notes.uses(info.full_name) for info in self._scope.infos}
+        return Prepared(final, chosen, self._scope.infos, uses, self._notes.literals_on_total)
+
+    def _listed_row(self, node: exp.Expr, part: str) -> Bound:
+        """An expression over the rows of one side; a key that USING made one column is the asker's."""
+        place = next(i for i, info in enumerate(self._both.infos) if info is self._receiver)
+        alias = self._both.sources[place].alias
+        node = listing.own_column(node, self._statement.using, alias) if self._join_kind == "inner" else node
+        bound = self._rows(part).bound(node)
+        self._visible(bound.sides, part)
+        listing.not_a_key(bound, self._sender, [theirs for _, theirs in self._keys], part)
+        return bound
 
     def _conditions(self) -> None:
         for name in self._statement.using:
@@ -410,10 +507,14 @@ class _Planner:
         node = self._statement.having
         return self._answer("HAVING", aliases=True).predicate(node).sql if node is not None else None
 
-    def _ordering(self, place: int, outputs: Sequence[tuple[Output, Bound]]) -> str:
+    def _ordering(
+        self, place: int, outputs: Sequence[tuple[Output, Bound]], rows: listing.Listing | None = None
+    ) -> str:
         order = self._statement.order[place]
         part = f"ORDER BY item {place + 1}"
         named = _named_output(order.node, outputs, part)
+        if named is None and rows is not None:
+            named = rows.ordered(place + 1, order.node)
         bound = named or self._answer(part, aliases=True).bound(order.node)
         direction = "DESC" if order.descending else "ASC"
         return f"{bound.sql} {direction} NULLS {'FIRST' if order.nulls_first else 'LAST'}"
@@ -467,7 +568,7 @@ class _Planner:
     def _ungrouped(self) -> str:
         if any(_has_aggregate(i.node) for i in self._statement.select) or self._dimensions:
             return "a column is neither aggregated nor in GROUP BY; add it to GROUP BY or aggregate it"
-        return "rows cannot be listed, only aggregates are answered; use COUNT, SUM or AVG with GROUP BY"
+        return "rows are listed where two datasets are joined only; use COUNT, SUM or AVG with GROUP BY"
 
     def _matching(self, node: exp.Expr, part: str) -> Bound | None:
         """The dimension that this expression repeats."""
@@ -487,16 +588,16 @@ class _Planner:
     # --- aggregates
 
     def _aggregate(self, node: exp.Expr, condition: exp.Expr | None, part: str) -> Bound:
-        self._visible({self._scope.column(c)[0].full_name for c in node.find_all(exp.Column)}, part)
+        read = [part for part in (node, condition) if part is not None]
+        sides = {self._scope.column(c)[0].full_name for n in read for c in n.find_all(exp.Column)}
+        self._visible(sides, part)
+        self._left_join_reads(read, sides, part)
         keep = self._condition_of(condition, part)
         if isinstance(node, exp.Count):
             return self._count(node, keep, part)
         if isinstance(node, exp.CountIf):
-            inner = self._condition_of(node.this, part)
-            assert inner is not None
-            both = inner if keep is None else replace(inner, sql=f"({inner.sql} AND {keep.sql})")
             self._note_rows()
-            return self._count_rows(both, part)
+            return self._count_rows([self._condition_of(node.this, part), keep], part)
         if isinstance(node, exp.Min | exp.Max):
             return self._extreme(node, keep, part)
         if type(node) in _PAIRS:
@@ -510,66 +611,69 @@ class _Planner:
                 raise
             return self._native(node.this, function, keep, part, unbounded)
 
+    def _left_join_reads(self, nodes: Sequence[exp.Expr], sides: set[str], part: str) -> None:
+        """In a LEFT JOIN, what an aggregate reads of the right dataset is NULL where nothing matched."""
+        if self._join_kind != "left" or self._right.full_name not in sides:
+            return
+        if not self._own_rows:
+            raise QueryError(
+                "query.left-join",
+                f"in {part}: a LEFT JOIN that keeps the rows of {self._left.full_name} aggregates their columns; "
+                "group by yours, or write JOIN to aggregate both",
+            )
+        strange = {type(found) for node in nodes for found in node.walk()} - _NULL_FOR_NULLS
+        if strange:
+            raise QueryError(
+                "query.left-join",
+                f"in {part}: in a LEFT JOIN an aggregate over columns of {self._right.full_name} takes columns, "
+                "numbers, + - * and comparisons, which are NULL where nothing matched; write coalesce(SUM(x), 0) "
+                "for a default, or JOIN for anything else",
+            )
+
     def _condition_of(self, node: exp.Expr | None, part: str) -> Bound | None:
         """A predicate inside an aggregate: noted, so that a policy can forbid it."""
         if node is None:
             return None
         with self._notes.predicate_inside_aggregate():
-            bound = self._rows(part).predicate(node)
-        self._must_be_senders(bound.sides, part)
-        return bound
+            return self._rows(part).predicate(node)
 
     def _argument(self, node: exp.Expr, part: str) -> Bound:
         """What an aggregate other than a sum is over: any expression over rows."""
         with self._notes.inside_aggregate():
             return self._rows(part).bound(node)
 
-    def _must_be_senders(self, sides: Iterable[str], part: str) -> None:
-        if any(side != self._sender.full_name for side in sides):
-            raise QueryError(
-                "query.weighted-not-available",
-                f"in {part}: an aggregate over {self._asker}'s own columns needs weights, which are not "
-                f"available yet; aggregate columns of {self._sender.full_name}, or group by your own columns",
-            )
-
     def _count(self, node: exp.Count, keep: Bound | None, part: str) -> Bound:
         if node.this is None or isinstance(node.this, exp.Star):
             self._note_rows()
-            return self._count_rows(keep, part)
+            return self._count_rows([keep], part)
         if isinstance(node.this, exp.Distinct):
             return self._count_distinct(node.this.expressions, keep, part)
+        if len({self._scope.column(c)[0].full_name for c in node.find_all(exp.Column)}) > 1:
+            mixed = self._measured(node.this, "count", keep, part)
+            return self._figure("count", [self._products.count(mixed)], INT64)
         bound = self._argument(node.this, part)
         self._notes.aggregated(bound.columns, "count")
         if bound.sides != {self._sender.full_name}:
-            self._note_rows()  # a literal, or the asker's key: rows of the sender are counted
-        if keep is None and self._key_side(bound) is not None:  # after the join it is never NULL
-            return self._count_rows(None, part)
-        if bound.nullable or keep is not None:
-            self._must_be_senders(bound.sides, part)
-        if not bound.nullable:
-            return self._count_rows(keep, part)
-        present = f"({bound.sql} IS NOT NULL)"
-        condition = present if keep is None else f"({keep.sql} AND {present})"
-        return self._count_rows(replace(bound, sql=condition), part)
+            self._note_rows()  # a literal, or the asker's column: rows of the sender are counted
+        matched_key = self._join_kind in ("inner", "semi") and self._key_side(bound) is not None
+        if not bound.nullable or matched_key:  # after the join a key is never NULL
+            return self._count_rows([keep], part)
+        present = replace(bound, sql=f"({bound.sql} IS NOT NULL)")
+        return self._count_rows([keep, present], part)
 
     def _note_rows(self) -> None:
         """Counting rows is a use of the column `*`: policies name it like any other measure."""
         self._notes.aggregated([(self._sender.full_name, "*")], "count")
 
-    def _count_rows(self, keep: Bound | None, part: str) -> Bound:
-        if self._own_rows and (keep is None or self._sender.full_name not in keep.sides):
-            return self._count_own_rows(keep, part)
-        sql = "CAST(1 AS BIGINT)" if keep is None else f"CASE WHEN {keep.sql} THEN 1 ELSE 0 END"
-        return self._partials.figure("count", [Total((self._partials.add(sql, 0, 1),))], INT64)
+    def _count_rows(self, conditions: Sequence[Bound | None], part: str) -> Bound:
+        rows = ROWS
+        for condition in filter(None, conditions):
+            rows = rows.where(condition, self._receiver.full_name if self._receiver else None)
+        return self._figure("count", [self._products.count(rows)], INT64)
 
-    def _count_own_rows(self, keep: Bound | None, part: str) -> Bound:
-        """Rows of the asker: each of its keys is there once, so the keys that matched count the rows."""
-        if keep is not None:
-            raise QueryError(
-                "query.filter", f"in {part}: rows are counted under a condition; put the condition into WHERE"
-            )
-        self._counts_own = True
-        return self._partials.figure("count", [_IDENTITIES], INT64)
+    def _figure(self, function: str, totals: Sequence[Total], kind: Type) -> Bound:
+        self._counts_own |= self._own_rows
+        return self._partials.figure(function, totals, kind)
 
     def _key_side(self, bound: Bound) -> DatasetInfo | None:
         """Whose join key this is, if it is one by itself."""
@@ -597,11 +701,21 @@ class _Planner:
         if keep is None and len(self._keys) == 1 and side is not None:
             # Named by the asker's column or not, keys of the sender are counted.
             self._notes.aggregated([(self._sender.full_name, self._keys[0][1])], "count_distinct")
-            return self._partials.figure("count", [_IDENTITIES], INT64)
+            return self._partials.figure("count", [self._distinct_keys(side)], INT64)
         raise QueryError(
             "query.count-distinct",
             f"in {part}: a joint query counts distinct values of its single join key only, without FILTER; "
             "count others over one dataset, or group by them",
+        )
+
+    def _distinct_keys(self, side: DatasetInfo) -> Total:
+        """How many keys a cell has: those that matched, and the rest where rows without a match are kept."""
+        if self._own_rows and self._join_kind == "anti":
+            return Total(("own_keys", "identities"), 0, 0, (0, 0), (1, -1))
+        return (
+            Total(("own_keys",))
+            if self._own_rows and self._join_kind == "left" and side is self._left
+            else IDENTITIES
         )
 
     def _extreme(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
@@ -618,47 +732,47 @@ class _Planner:
         name = self._partials.add(value, 0, 0, function, str(bound.type))
         return self._partials.figure("value", [Total((name,))], bound.type)
 
-    def _measured(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Number:
-        joint = self._receiver is not None
-        number = Measure(self._rows(part), self._scope.column, self._notes, joint=joint).number(node)
-        if not number.columns:
+    def _measured(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Mixed:
+        receiver = self._receiver.full_name if self._receiver is not None else None
+        joint = receiver is not None
+        measure = Measure(self._rows(part), self._scope.column, self._notes, joint=joint)
+        mixed = Binder(measure, self._scope.column, receiver).bind(node)
+        if not mixed.columns:
             raise QueryError(
                 "query.measure", f"in {part}: an aggregate reads at least one column; use COUNT(*)"
             )
-        self._notes.aggregated(number.columns, function)
-        self._must_be_senders(number.sides, part)
-        return number if keep is None else guarded(number, keep)
-
-    def _present(self, number: Number) -> Total:
-        """How many rows have a value."""
-        if not number.nullable:
-            return Total((self._partials.add("CAST(1 AS BIGINT)", 0, 1),))
-        return Total((self._partials.add(f"CASE WHEN {number.present} THEN 1 ELSE 0 END", 0, 1),))
+        self._notes.aggregated(mixed.columns, function)
+        if all(dataset == receiver for dataset, _ in mixed.columns):
+            self._note_rows()  # a sum of the asker's own values counts the sender's rows
+        return mixed if keep is None else mixed.where(keep, receiver)
 
     def _exact(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Bound:
-        number = self._measured(node, _POLICY_WORDS[function], keep, part)
+        number, products = self._measured(node, _POLICY_WORDS[function], keep, part), self._products
         if function == "sum":
             # Only whether there was any value matters; where none can be NULL, the cell's count tells.
-            count = self._present(number) if number.nullable else _IDENTITIES
-            return self._partials.figure("sum", [count, self._partials.total(number)], _sum_type(number))
-        totals = [self._present(number), self._partials.total(number)]
+            matched = self._join_kind in ("inner", "semi")
+            count = IDENTITIES if matched and not number.conditional else products.count(number)
+            return self._figure("sum", [count, products.total(number)], _sum_type(number))
+        totals = [products.count(number), products.total(number)]
         if function != "avg":
-            totals.append(self._partials.total(_checked(square(number, number))))
-        return self._partials.figure(function, totals, FLOAT64)
+            totals.append(products.total(multiplied(number, number)))
+        return self._figure(function, totals, FLOAT64)
 
     def _paired(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
-        """COVAR, CORR, REGR over two columns of one party: y first, as in SQL; a NULL in either skips."""
+        """COVAR, CORR, REGR: y first, as in SQL; a NULL in either skips the pair."""
         function = _PAIRS[type(node)]
         word = _POLICY_WORDS[function]
-        y, x = (self._measured(arg, word, keep, part) for arg in (node.this, node.expression))
-        if len(y.sides | x.sides) > 1:
-            raise QueryError("query.weighted-not-available", f"in {part}: both columns must be of one party")
-        both = f"({y.present} AND {x.present})"
-        y, x = (replace(n, sql=f"CASE WHEN {both} THEN {n.sql} END", nullable=True, alias="") for n in (y, x))
-        count = Total((self._partials.add(f"CASE WHEN {both} THEN 1 ELSE 0 END", 0, 1),))
-        products = [_checked(square(a, b)) for a, b in ((y, y), (x, x), (y, x))]
-        totals = [count, *(self._partials.total(n) for n in (y, x, *products))]
-        return self._partials.figure(function, totals, INT64 if function == "regr_count" else FLOAT64)
+        y, x = together(*(self._measured(arg, word, keep, part) for arg in (node.this, node.expression)))
+        sums = {
+            "y": lambda: y,
+            "x": lambda: x,
+            "yy": lambda: multiplied(y, y),
+            "xx": lambda: multiplied(x, x),
+            "yx": lambda: multiplied(y, x),
+        }
+        totals = [self._products.count(y)]
+        totals += [self._products.total(sums[name]()) for name in TAKES[function]]
+        return self._figure(function, totals, INT64 if function == "regr_count" else FLOAT64)
 
     def _native(
         self, node: exp.Expr, function: str, keep: Bound | None, part: str, unbounded: Unbounded
@@ -699,29 +813,41 @@ class _Planner:
             parameters={},
             reveals=(),
             figures=tuple(self._partials.figures.values()),
+            join=self._join_kind,
         )
 
     def _side(self, info: DatasetInfo) -> Side:
         sender = info is self._sender
-        partials = tuple(self._partials.partials.values())
+        partials = tuple((self._partials if sender else self._own).partials.values())
+        keys = tuple(pair[1 if sender else 0] for pair in self._keys)
+        weights = () if sender else self._weights()
+        bounds = [p.row_bound * self._own.rows_bound for p in partials if p.name in weights]
+        left = info is self._left and self._join_kind in ("left", "anti")
         return Side(
             dataset=info.full_name,
-            keys=tuple(pair[1 if sender else 0] for pair in self._keys),
+            keys=keys,
             filters=tuple(self._filters[info.full_name]),
             dimensions=tuple(d for bound, d in self._dimensions if bound.sides == {info.full_name}),
-            partials=partials if sender else (),
-            keys_bound=info.keys_bound,
+            partials=partials,
+            keys_bound=info.keys_bound + (left and sender),  # one place more: for the rows without a key
             rows_bound=info.rows_bound,
-            distinct=self._counts_once(info, partials),
+            distinct=self._counts_once(info),
+            weights=weights,
+            weight_bound=max(1, *bounds) if bounds else None,
+            repeats=not sender and self._products.repeats,
+            unique=any(column.unique for name in keys if (column := info.column(name)) is not None),
+            kept=left and sender,
+            totals=left and not sender,
+            optional=not sender and not left and self._join_kind == "left",
         )
 
-    def _counts_once(self, info: DatasetInfo, partials: Sequence[Partial]) -> bool:
+    def _counts_once(self, info: DatasetInfo) -> bool:
         """Does it make no difference how many rows of this side share a key?"""
-        if info is self._sender:
+        if info is self._sender or self._own.partials:
             return False
         if self._join_kind in ("semi", "anti"):
             return info is self._right or not self._counts_own
-        return not partials and not self._counts_own
+        return not self._partials.partials and not self._counts_own
 
 
 def _roles(infos: Sequence[DatasetInfo], asker: str) -> tuple[DatasetInfo, DatasetInfo | None]:
@@ -763,7 +889,12 @@ def _named_output(node: exp.Expr, outputs: Sequence[tuple[Output, Bound]], part:
     return None
 
 
-def _sum_type(number: Number) -> Type:
+def _any_unique(info: DatasetInfo, keys: Iterable[str]) -> bool:
+    """Is some part of a key declared to occur once?"""
+    return any((column := info.column(key)) is not None and column.unique for key in keys)
+
+
+def _sum_type(number: Mixed) -> Type:
     if number.inexact:
         return FLOAT64
     if number.scale > 30:
@@ -771,12 +902,6 @@ def _sum_type(number: Number) -> Type:
             "query.overflow", "a sum has more than 30 digits after the point; multiply fewer decimals"
         )
     return Type("decimal", 38, number.scale) if number.scale else HUGE
-
-
-def _checked(number: Number) -> Number:
-    if number.magnitude > LIMIT:
-        raise QueryError("query.overflow", "a square can exceed 126 bits; ask the owner for tighter bounds")
-    return number
 
 
 _FUNCTIONS: dict[type[exp.Expr], str] = {
@@ -788,6 +913,16 @@ _FUNCTIONS: dict[type[exp.Expr], str] = {
     exp.StddevSamp: "stddev_samp",
     exp.StddevPop: "stddev_pop",
 }
+_NULL_FOR_NULLS: set[type[exp.Expr]] = {
+    *(exp.Column, exp.Identifier, exp.Literal, exp.Paren, exp.Neg, exp.Add, exp.Sub, exp.Mul, exp.Distinct),
+    *(exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between, exp.In, exp.Like, exp.ILike, exp.And),
+    *(exp.Cast, exp.DataType, exp.Boolean),
+    *_FUNCTIONS,
+    *(exp.Count, exp.CountIf, exp.CovarPop, exp.CovarSamp, exp.Corr, exp.RegrSlope, exp.RegrIntercept),
+    *(exp.RegrR2, exp.RegrCount),
+}
+"""What is NULL, and no condition that holds, where all columns are NULL."""
+
 _PAIRS: dict[type[exp.Expr], str] = {
     exp.CovarPop: "covar_pop",
     exp.CovarSamp: "covar_samp",
@@ -796,6 +931,11 @@ _PAIRS: dict[type[exp.Expr], str] = {
     exp.RegrIntercept: "regr_intercept",
     exp.RegrR2: "regr_r2",
     exp.RegrCount: "regr_count",
+    exp.RegrAvgy: "regr_avgy",
+    exp.RegrAvgx: "regr_avgx",
+    exp.RegrSyy: "regr_syy",
+    exp.RegrSxx: "regr_sxx",
+    exp.RegrSxy: "regr_sxy",
 }
 _AGGREGATES: tuple[type[exp.Expr], ...] = (exp.Count, exp.CountIf, exp.Min, exp.Max, *_FUNCTIONS, *_PAIRS)
 _POLICY_WORDS = {name: name.split("_")[0] for name in (*_FUNCTIONS.values(), *_PAIRS.values())}
@@ -806,11 +946,17 @@ def _choose(
 ) -> tuple[Protocol, Plan]:
     """The cheapest protocol that both datasets tolerate and that the sums fit."""
     joint = draft.receiver is not None
-    able = [p for p in protocols if p.joint == joint and "aggregate" in p.kinds]
+    able = [p for p in protocols if p.joint == joint and draft.kind in p.kinds]
+    if draft.noise is not None:
+        able = [p for p in able if "noise" in p.gates]
     limit = min(info.disclosure for info in infos)
     tolerated = [p for p in able if not joint or p.level <= limit]
     if not tolerated:
         raise _no_protocol(able, infos, limit)
+    if draft.receiver is not None and draft.receiver.partials:
+        tolerated = [p for p in tolerated if p.weighted]
+        if not tolerated:
+            raise _unweighted([p for p in able if p.weighted], infos, draft)
     candidates, refusals = [], []
     for protocol in tolerated:
         try:
@@ -838,7 +984,23 @@ def _of(draft: Plan, protocol: Protocol) -> Plan:
         protocol_version=protocol.version,
         level=protocol.level,
         parameters=protocol.parameters(draft.receiver, draft.sender, draft.maximum_cells),
-        reveals=protocol.reveals,
+        reveals=protocol.reveals + (protocol.reveals_weighted if _weighs(draft) else ()),
+    )
+
+
+def _weighs(plan: Plan) -> bool:
+    return plan.receiver is not None and bool(plan.receiver.weights)
+
+
+def _unweighted(able: Sequence[Protocol], infos: Sequence[DatasetInfo], draft: Plan) -> QueryError:
+    needed = min(protocol.level for protocol in able).word if able else "receiver"
+    names = ", ".join(protocol.name for protocol in able) or "psi_aggregate"
+    strict = ", ".join(f"{i.full_name} ({i.disclosure.word})" for i in infos if i.disclosure.word != needed)
+    return QueryError(
+        "query.weighted-not-available",
+        f"an aggregate reads {draft.asker}'s own columns, which needs {names} at disclosure level "
+        f"{needed!r}; too strict: {strict}. Ask for an offer at that level, or aggregate columns of "
+        f"{draft.sender.dataset} and group by your own",
     )
 
 

@@ -83,6 +83,7 @@ class Statement:
     having: exp.Expr | None
     order: tuple[Ordering, ...]
     limit: int | None
+    unrepeated: bool = False  # SELECT DISTINCT
 
 
 _THIS = frozenset({"this"})
@@ -92,7 +93,9 @@ _LIST = frozenset({"this", "expressions"})
 # Every node that may appear, with the arguments it may carry. What a node carries beyond these is
 # refused too: that is where sqlglot keeps TABLESAMPLE, PIVOT, QUALIFY, ESCAPE and the like.
 _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
-    exp.Select: frozenset({"expressions", "from_", "joins", "where", "group", "having", "order", "limit"}),
+    exp.Select: frozenset(
+        {"expressions", "from_", "joins", "where", "group", "having", "order", "limit", "distinct"}
+    ),
     exp.From: _THIS,
     exp.Join: frozenset({"this", "on", "using", "kind", "side"}),
     exp.Table: frozenset({"this", "db", "alias"}),
@@ -189,6 +192,11 @@ _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
     exp.RegrIntercept: _BINARY,
     exp.RegrR2: _BINARY,
     exp.RegrCount: _BINARY,
+    exp.RegrAvgy: _BINARY,
+    exp.RegrAvgx: _BINARY,
+    exp.RegrSyy: _BINARY,
+    exp.RegrSxx: _BINARY,
+    exp.RegrSxy: _BINARY,
 }
 _ANONYMOUS = frozenset({"date_part", "datepart"})
 
@@ -250,6 +258,7 @@ def parse(sql: str) -> Statement:
         having=_inner(select, "having"),
         order=_order(select),
         limit=_limit(select),
+        unrepeated=bool(select.args.get("distinct")),
     )
 
 

@@ -6,7 +6,7 @@ The decision says *whether*; these figures say *how*. A runtime that cannot meet
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from typing import Literal
@@ -38,6 +38,9 @@ class Obligations:
     complementary: bool = False  # hold back a second cell where a margin would give the first
     suppressions_hidden: bool = False  # nobody is told how many cells were held back
     noise: NoiseDemand | None = None
+    weighted: bool = False  # the asker's values may weight what is summed
+    masking: Mapping[str, str] = field(default_factory=dict)  # column -> what stands in for its values
+    mask_salt: bytes = field(default=b"", repr=False)  # of one agreement, its owner's alone
 
 
 def obligations(policy: Policy) -> Obligations:
@@ -56,6 +59,8 @@ def obligations(policy: Policy) -> Obligations:
         complementary=suppressions is not None and suppressions.complementary,
         suppressions_hidden=suppressions is not None and suppressions.count == "hidden",
         noise=None if noise is None else NoiseDemand(noise.mechanism, billionths(noise.rho_per_query)),
+        weighted=analysis.weighted,
+        masking=policy.masking,
     )
 
 

@@ -153,17 +153,11 @@ HOSTILE = {
     f"SELECT count(*) FROM {T} i JOIN hk-bank.credit c ON i.company = c.branch": "query.key-mismatch",
     f"SELECT count(*) FROM {T} i JOIN hk-bank.credit c USING (days)": "query.unknown-column",
     f"SELECT company FROM {JOIN} GROUP BY company": "query.ambiguous-column",
-    f"SELECT avg(c.score) FROM {JOIN}": "query.weighted-not-available",
-    f"SELECT sum(c.score * i.days) FROM {JOIN}": "query.weighted-not-available",
     f"SELECT sum(CASE WHEN c.active THEN i.days END) FROM {JOIN}": "query.weighted-not-available",
-    f"SELECT count(*) FILTER (WHERE c.active) FROM {JOIN}": "query.weighted-not-available",
-    f"SELECT corr(c.score, i.days) FROM {JOIN}": "query.weighted-not-available",
-    f"SELECT count(c.score) FROM {JOIN}": "query.weighted-not-available",
     f"SELECT min(i.days) FROM {JOIN}": "query.extreme-joint",
     f"SELECT count(DISTINCT i.industry) FROM {JOIN}": "query.count-distinct",
     f"SELECT sum(i.big) FROM {JOIN}": "query.bounds-missing",
     f"SELECT avg(i.loose) FROM {JOIN}": "query.bounds-missing",
-    "SELECT sum(c.score) FROM hk-bank.credit c SEMI JOIN sz-trade.invoices i USING (company)": "query.weighted-not-available",
 }
 
 
