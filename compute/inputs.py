@@ -28,18 +28,21 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class LocalInput:
-    """One side of a join after its local part. In a list query every row is a group of its own."""
+    """One side of a join after its local part. In a list query `labels` has a row for each of its rows.
+
+    A list query's `cells` has their `key` alone.
+    """
 
     keys: pa.LargeBinaryArray  # canonical key bytes, n <= side.keys_bound
+    # A kept sender's rows without a key have the key `len(keys)`, whose place in the padded set is a dummy's.
     cells: pa.Table  # key: int32 into keys; group: int32 into labels; m0, m1, ...: int64; rows: int64
     labels: pa.Table  # one row per group; columns are the side's dimension names
     groups: int  # rows of labels; 1 with no dimension (labels then has no columns)
-    # A kept sender's rows without a key have the key `len(keys)`, whose place in the padded set is a dummy's.
+    # Of a receiver with totals, `labels` also has own_rows and own_keys: what a group has in all, matched or not.
+    absent: pa.Table | None = None  # LEFT JOIN: one row, the label of a row that is not there
 
 
 @dataclass(frozen=True, slots=True)
-    # Of a receiver with totals, `labels` also has own_rows and own_keys: what a group has in all, matched or not.
-    absent: pa.Table | None = None  # LEFT JOIN: one row, the label of a row that is not there
 class Context:
     """What the session hands a role besides its input."""
 
@@ -48,6 +51,7 @@ class Context:
     entropy: Entropy
     progress: Progress
     minimum_group: int  # keys a receiver's group must have before anything about it is answered; 0: any
+    complementary: bool = False  # the owner holds back a second cell where a margin would give the first
 
 
 @dataclass(frozen=True, slots=True)
