@@ -29,7 +29,7 @@ $(VENV)/.python: pyproject.toml constraints.txt
 	@echo "setting up $(VENV): Python packages (one to three minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) maturin
-	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], *p["optional-dependencies"]["postgres"], sep="\n")' > $(VENV)/requirements.txt
+	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], *p["optional-dependencies"]["postgres"], *p["optional-dependencies"]["console"], sep="\n")' > $(VENV)/requirements.txt
 	@$(PIP) -r $(VENV)/requirements.txt
 	@touch $@
 
