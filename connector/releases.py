@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from compute.errors import PeerViolation
+from compute.protocols._aggregate import WEIGHT_FIGURES
 from compute.protocols._release import RELEASE_BYTES
 from compute.protocols.base import Frame
 from witness import bundle
@@ -27,17 +28,20 @@ MOST_SEALED = RELEASE_BYTES + (1 << 20)
 
 
 class _Envelope:
-    """What both ends note: the sealed bytes' digest and the receiver's commitment to its masks."""
+    """What both ends note: the sealed bytes' digest, and what the receiver commits to and attests."""
 
     def __init__(self, sid: bytes) -> None:
         self._sid = sid
         self._sealed = hashlib.sha256(b"bayspace sealed release v1\0")
         self._masks: str | None = None
+        self.largest_weight: int | None = None  # the receiver's word, where the plan has weights
 
     def observe(self, frame: Frame | None) -> None:
-        """Note the receiver's commitment to its mask totals when it goes by (protocols.md)."""
+        """Note the receiver's commitment to its mask totals, and what it attests of its weights."""
         if frame is not None and frame.kind == "selection-commitment":
             self._masks = frame.body.hex()
+        if frame is not None and frame.kind == WEIGHT_FIGURES:
+            self.largest_weight = int.from_bytes(frame.body, "big")
 
     def digests(self, transcript: bytes) -> dict[str, str]:
         """The unsalted digests the release record states."""
