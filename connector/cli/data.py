@@ -284,6 +284,18 @@ def convert(
         out.write_text(text, encoding="utf-8")
 
 
+@policies.command()
+def schema(out: Annotated[Path | None, typer.Option(help="write to this file")] = None) -> None:
+    """The JSON Schema of the YAML form: editors complete and check policies with it."""
+    from policy_enforcer.model import json_schema
+
+    text = jsonlib.dumps(json_schema(), ensure_ascii=False, indent=2)
+    if out is None:
+        say(text)
+    else:
+        out.write_text(text + "\n", encoding="utf-8")
+
+
 def _described(description: Path) -> Any:
     from connector.datasets import load
 
