@@ -10,14 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from compute.inputs import WeightFigures
 from compute.plan import Plan
 from compute.session import session_id
 from connector.contract import Agreement
 from connector.opening import Acceptance, Opening
 from connector.records import DONE, Statement
 from policy_enforcer import disclosure as d
+from policy_enforcer.privacy import rho
 from witness import bundle
 from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Reveal, Sensitive, commit
+
+WEIGHTS_FEWEST, WEIGHTS_LARGEST = "weights-fewest", "weights-largest-per-mille"
+"""Figures about the asker's weights in a release record: as the owner counted, and as the asker attests."""
 
 SESSION_VERSION = "bayspace query v1"
 
@@ -83,6 +88,26 @@ class Terms:
         """These terms with what the owner says of itself."""
         return replace(self, owner=replace(self.owner, build=acceptance.build, clock=acceptance.clock))
 
+    @property
+    def counted(self) -> set[str]:
+        """What the release record counts: nobody signs for another figure."""
+        return set(self.figures(0, 0))
+
+    def figures(self, released: int, suppressed: int, weights: WeightFigures | None = None) -> dict[str, int]:
+        """The counts in the release record. Of a list, the power of two that its keys fit into."""
+        hidden = self.plan is not None and not self.plan.says_suppressed
+        told = {} if hidden else {"cells-suppressed": suppressed}
+        if self.plan is not None and self.plan.receiver is not None and self.plan.receiver.weights:
+            found = weights or WeightFigures(0, 0)
+            told |= {WEIGHTS_FEWEST: found.fewest, WEIGHTS_LARGEST: found.largest}
+        return {**self.counts(released), **told}
+
+    def counts(self, released: int) -> dict[str, int]:
+        """Those of them that the asker can count, too."""
+        if self.plan is not None and self.plan.kind == "list":
+            return {"keys-listed-at-most": 1 << (released - 1).bit_length() if released else 0}
+        return {"cells-released": released}
+
     # --- the records ----------------------------------------------------------------------------------
 
     def intent(self, sid: bytes) -> Statement:
@@ -100,7 +125,8 @@ class Terms:
         sides = {"sender-keys-bound": plan.sender.keys_bound, "sender-rows-bound": plan.sender.rows_bound}
         if plan.receiver is not None:
             sides["receiver-keys-bound"] = plan.receiver.keys_bound
-        return self._statement("query.intent", Exchange(self.opening.exchange, 0), DONE, data, figures=sides)
+        exchange = Exchange(self.opening.exchange, 0)
+        return self._statement("query.intent", exchange, DONE, data, figures=sides, spent=self._spent())
 
     def release(
         self, sid: bytes, previous: str, committed: str, digests: dict[str, str], figures: dict[str, int]
@@ -114,7 +140,7 @@ class Terms:
             reveals=self._reveals(),
         )
         exchange = Exchange(self.opening.exchange, 1, previous)
-        return self._statement("query.release", exchange, DONE, data, figures=figures)
+        return self._statement("query.release", exchange, DONE, data, figures=figures, spent=self._spent())
 
     def result(self, previous: str, committed: str, clock: int) -> Statement:
         """The asker's own assertion about the table it ended up with."""
@@ -137,6 +163,11 @@ class Terms:
         statement = self._statement("query.failure", exchange, Outcome("failed", code), Data())
         return replace(statement, parties=self._parties(first=author))
 
+    def _spent(self) -> dict[str, str] | None:
+        """The privacy loss (zCDP) that the plan's noise costs, as it was charged."""
+        noise = self.plan.noise if self.plan is not None else None
+        return None if noise is None else {"rho": rho(noise.loss)}
+
     # --- shared parts ---------------------------------------------------------------------------------
 
     def _statement(
@@ -146,6 +177,7 @@ class Terms:
         outcome: Outcome,
         data: Data,
         figures: dict[str, int] | None = None,
+        spent: dict[str, str] | None = None,
     ) -> Statement:
         return Statement(
             event=event,
@@ -168,6 +200,7 @@ class Terms:
                 transfer_basis=self.agreement.transfer_basis,
                 filing_number=self.agreement.filing_number,
                 figures=figures or None,
+                budget=spent,
             ),
         )
 

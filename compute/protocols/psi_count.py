@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from compute.errors import PeerViolation, QueryError
+from compute.errors import DataError, PeerViolation, QueryError
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
 from compute.plan import Partial, Plan, Side
 from compute.protocols import _aggregate as aggregate
@@ -43,10 +43,13 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
 def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
     """S's side."""
     assert isinstance(own, LocalInput)
+    if context.plan.noise is not None:
+        raise DataError("data.without-noise", "a figure of this plan carries no noise; nothing is released")
     found = yield from overlap.count(context, own)
     gated = Gated(context.plan, gate)
     allowed = bool(gated(np.array([[found.size]], np.int64))[0, 0])
-    yield from send_release(_RELEASE.pack(gated.suppressed, found.size if allowed else 0))
+    told = gated.suppressed if context.plan.says_suppressed else 0
+    yield from send_release(_RELEASE.pack(told, found.size if allowed else 0))
     return Summary(int(allowed and found.size > 0), gated.suppressed)
 
 
@@ -59,8 +62,23 @@ def _table(plan: Plan, counts: list[int]) -> pa.Table:
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
     assert receiver is not None
-    grouped = receiver.dimensions or sender.dimensions or receiver.totals or sender.kept
-    if grouped or receiver.partials or not all(_counts_keys(p, sender) for p in sender.partials):
+    # Only what is named here is done: whatever else a side says, groups and weights included, refuses.
+    plain = [
+        Side(
+            s.dataset,
+            s.keys,
+            s.filters,
+            (),
+            s.partials,
+            s.keys_bound,
+            s.rows_bound,
+            s.distinct,
+            unique=s.unique,
+        )
+        for s in (receiver, sender)
+    ]
+    counted = not receiver.partials and all(_counts_keys(p, sender) for p in sender.partials)
+    if [receiver, sender] != plain or not counted:
         raise QueryError("plan.not-a-count", "psi_count answers COUNT over keys that do not repeat only")
     return {}
 

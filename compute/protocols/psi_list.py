@@ -69,7 +69,8 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
     allowed = bool(gated(np.array([[found.size]], np.int64))[0, 0])
     scalar = context.entropy(32)
     yield from _send_rows(context, layout, own, found, kept, scalar if allowed else None)
-    yield from send_release(_HEAD.pack(gated.suppressed) + _matches(context, found, kept, scalar, allowed))
+    told = gated.suppressed if context.plan.says_suppressed else 0
+    yield from send_release(_HEAD.pack(told) + _matches(context, found, kept, scalar, allowed))
     return Summary(found.size if allowed else 0, gated.suppressed)
 
 

@@ -21,15 +21,19 @@ from compute.selection_sum import CellSums, Parameters, ReceiverGroup, Shape, Su
 from compute.session import Transcript
 from policy_enforcer.disclosure import Party
 
-PROTOCOLS = ["psi_aggregate", "private_join_and_compute", "single_domain"]
+PROTOCOLS = ["psi_aggregate", "private_join_and_compute", "single_domain", "psi_list", "psi_count"]
+OVERLAPS = ["psi_list", "psi_count"]
 LEFT = [(f"k{i}", "ab"[i % 2]) for i in range(8)]
 RIGHT = [(f"k{i}", "xy"[i % 2], i) for i in range(3, 12)]
 
 
 @pytest.fixture(scope="session")
-def run(kit, scene):
+def run(kit, scene, overlap_scene):
     def run(protocol, touch=lambda _, sent: [sent], transcript=True):
-        made = scene(protocol, LEFT, RIGHT) if protocol != "single_domain" else single(kit)
+        if protocol == "single_domain":
+            made = single(kit)
+        else:
+            made = (overlap_scene if protocol in OVERLAPS else scene)(protocol, LEFT, RIGHT)
         roles = made.roles()
         if transcript:
             chains = (Transcript(b"s" * 32, party) for party in Party)
@@ -109,7 +113,9 @@ def assert_nothing_released(victim, outcome, after):
 def over(name, honest, target):
     """The victim's role has read all it reads: its session refuses whatever follows (connector)."""
     later = {sent.author for sent in honest[target + 1 :]}
-    return (name == "duplicate" and honest[target].author not in later) or (name == "reflect" and not later)
+    return (name == "duplicate" and honest[target].author not in later) or (
+        name == "reflect" and later <= {honest[target].author}
+    )
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
