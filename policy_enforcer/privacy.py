@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 
-from policy_enforcer.model import Analysis, Policy
+from policy_enforcer.model import Analysis, Policy, plain
 from policy_enforcer.problems import Path
 
 BILLION = 10**9
@@ -18,9 +18,14 @@ MOST_LOSS = 2**53
 Contradiction = tuple[Path, str, str | None]
 
 
-def billionths(rho: Decimal) -> int:
+def billionths(number: Decimal) -> int:
     """A loss in billionths of rho. INVARIANT: the policy loaded, so it is a whole number of them."""
-    return int(rho * BILLION)
+    return int(number * BILLION)
+
+
+def rho(loss: int) -> str:
+    """A loss as policies and evidence write it; less than nothing is nothing."""
+    return plain(Decimal(max(0, loss)).scaleb(-9))
 
 
 def words_apart(policy: Policy) -> Iterator[Contradiction]:
@@ -76,11 +81,11 @@ def _losses(analysis: Analysis) -> Iterator[Contradiction]:
     budgets = [("budget", noise.budget.rho)]
     if noise.dataset_budget is not None:
         budgets.append(("dataset_budget", noise.dataset_budget.rho))
-    for word, rho in (("rho_per_query", noise.rho_per_query), *budgets):
-        loss = rho * BILLION
+    for word, number in (("rho_per_query", noise.rho_per_query), *budgets):
+        loss = number * BILLION
         if loss != int(loss) or not 0 < loss <= MOST_LOSS:
             sentence = "privacy loss is a positive number with at most nine digits after the point"
             yield ("analysis", "noise", word), sentence, None
-    for word, rho in budgets:
-        if rho < noise.rho_per_query:
+    for word, number in budgets:
+        if number < noise.rho_per_query:
             yield ("analysis", "noise", word), "the budget does not suffice for a single query", None
