@@ -146,8 +146,9 @@ class Fork:
 
     @property
     def digest(self) -> bytes:
-        """What tells one contradiction from another."""
-        return hashlib.sha256(f"{self.first}\n{self.second}".encode()).digest()
+        """What tells one contradiction from another: the two texts, however often they were signed."""
+        texts = (signed.partition("\n\n")[0] for signed in (self.first, self.second))
+        return hashlib.sha256("\n\n".join(texts).encode()).digest()
 
 
 @dataclass(frozen=True)
@@ -325,8 +326,8 @@ class Database:
         """Compare-and-swap of the newest cosigned checkpoint; False when it is not `old` any more."""
         with self._engine.begin() as connection:
             if old is None:
-                statement = _first_cosigned(connection, origin, size, checkpoint)
-                return bool(connection.execute(statement).rowcount == 1)
+                values = {"origin": origin, "size": size, "checkpoint": checkpoint}
+                return bool(connection.execute(_insert_new(connection, _cosigned, values)).rowcount == 1)
             where = (_cosigned.c.origin == origin, _cosigned.c.checkpoint == old)
             changes = {"size": size, "checkpoint": checkpoint}
             return bool(connection.execute(update(_cosigned).where(*where).values(**changes)).rowcount == 1)
@@ -334,15 +335,12 @@ class Database:
     def keep_fork(self, fork: Fork) -> bool:
         """Keeps the proof of a contradiction; False when it is kept already, or when there are plenty."""
         with self._engine.begin() as connection:
-            same = connection.execute(select(_forks.c.origin).where(_forks.c.digest == fork.digest)).first()
             many = select(func.count()).select_from(_forks).where(_forks.c.origin == fork.origin)
-            if same or (connection.execute(many).scalar_one() >= MOST_FORKS):
+            if connection.execute(many).scalar_one() >= MOST_FORKS:
                 return False
             values = {f.name: getattr(fork, f.name) for f in fields(fork)}
-            connection.execute(
-                insert(_forks).values(**{**values, "proved": int(fork.proved)}, digest=fork.digest)
-            )
-            return True
+            values |= {"proved": int(fork.proved), "digest": fork.digest}
+            return bool(connection.execute(_insert_new(connection, _forks, values)).rowcount == 1)
 
     def forks(self) -> list[Fork]:
         """Every contradiction kept, oldest first."""
@@ -366,11 +364,10 @@ class Database:
             return connection.execute(query).scalar_one_or_none()
 
 
-def _first_cosigned(connection: Connection, origin: str, size: int, checkpoint: str) -> Any:
-    """The first cosigned checkpoint of a log, unless another request came first."""
+def _insert_new(connection: Connection, table: Table, values: dict[str, Any]) -> Any:
+    """Inserts a row unless its key is there: of two at once, one comes first."""
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    values = {"origin": origin, "size": size, "checkpoint": checkpoint}
-    return dialect.insert(_cosigned).values(**values).on_conflict_do_nothing()
+    return dialect.insert(table).values(**values).on_conflict_do_nothing()
 
 
 _ONCE = bytes(12)

@@ -71,15 +71,21 @@ class HttpWitness:
         self._prefix = parts.path.rstrip("/")
 
     def __call__(self, method: str, path: str, body: bytes) -> Reply:
-        """One request. Raises OSError."""
+        """One request, repeated when the witness has closed a kept connection. Raises OSError."""
+        kept = self._connection.sock is not None
         try:
-            self._connection.request(method, f"{self._prefix}/{path}", body or None)
-            answer = self._connection.getresponse()
-            content = answer.read(LARGEST_REQUEST)
-            return Reply(answer.status, answer.getheader("Content-Type", ""), content)
+            return self._once(method, path, body)
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
+            if kept:
+                return self(method, path, body)
             raise OSError(f"no answer ({type(error).__name__})") from error
+
+    def _once(self, method: str, path: str, body: bytes) -> Reply:
+        self._connection.request(method, f"{self._prefix}/{path}", body or None)
+        answer = self._connection.getresponse()
+        content = answer.read(LARGEST_REQUEST)
+        return Reply(answer.status, answer.getheader("Content-Type", ""), content)
 
 
 class Asked:
@@ -250,7 +256,9 @@ class Quorum:
         same = checkpoints.parse(note.parse(theirs).text).size == self._log.size
         fork = Fork(self._log.origin, same, theirs, mine, self._clock())
         self._log.refuse()
+        if self.contradicted.is_set():
+            return
+        self.contradicted.set()
         self._log.database.keep_fork(fork)
         _log.error("ALARM: a witness holds a tree of this log that the present one contradicts: a rollback")
         self._alarm(fork)
-        self.contradicted.set()

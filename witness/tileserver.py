@@ -85,8 +85,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND)
             return
         body = self._body()
-        if body is not None:
-            self._send(self.server.cosigner.add_checkpoint(body))
+        if body is None:
+            return
+        try:
+            answer = self.server.cosigner.add_checkpoint(body)
+        except Exception:  # noqa: BLE001  a full disk, say: nothing unforeseen reaches the wire in its own words
+            _log.exception("a checkpoint could not be cosigned")
+            answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n")
+        self._send(answer)
 
     def _body(self) -> bytes | None:
         length = self.headers.get("Content-Length", "")

@@ -1,0 +1,348 @@
+"""A log and its witnesses: nothing counts before the quorum cosigned; a log that was set back stops."""
+
+import contextlib
+import hashlib
+import shutil
+import socket
+import time
+
+import pytest
+from cryptography import x509
+
+from tests.witness.test_service import TAG, Running, authority, signed, urn
+from witness import __main__ as command
+from witness import checkpoint, cosignature, members, note, policy, server, tlog_proof
+from witness.checks import VerificationFailed
+from witness.cosigner import Cosigner
+from witness.database import Database
+from witness.fsck import check
+from witness.inclusion import check_inclusion
+from witness.keys import PrivateKeys
+from witness.log import LogRefused, Submission
+from witness.merkle import ProofInvalid
+from witness.policy import PolicyInvalid
+from witness.quorum import Quorum, Reply
+
+__all__ = ["authority"]
+NOW = 1_767_225_600_000
+
+
+def some(count, first=0):
+    envelopes = [b"envelope %d" % n for n in range(first, first + count)]
+    return [Submission(hashlib.sha256(data).digest(), data, bytes(32)) for data in envelopes]
+
+
+def keys_of(seed):
+    return PrivateKeys.generate(lambda size: seed.encode().ljust(size, b"."))
+
+
+class Town:
+    """Three witnesses in memory, each behind a call that can fail or lie, and one log's quorum of two."""
+
+    def __init__(self, folder, log_vkeys, quorum="2"):
+        self.databases, self.cosigners, self.broken = [], {}, {}
+        lines = []
+        logs = policy.parse("\n".join([*(f"log {key}" for key in log_vkeys), "quorum none"]))
+        for name in ("a", "b", "c"):
+            database = Database(f"sqlite:///{folder / name}.sqlite")
+            self.databases.append(database)
+            made = Cosigner(f"{name}.example/w", keys_of(name), logs, database, lambda: NOW)
+            url = f"http://{name}.example"
+            self.cosigners[url] = made
+            lines.append(f"witness {name} {made.vkeys[1]} {url}")
+        self.policy = policy.parse("\n".join([*lines, f"group g {quorum} a b c", "quorum g"]))
+
+    def connect(self, url):
+        def call(method, path, body):
+            if (broken := self.broken.get(url)) is not None:
+                return broken(method, path, body)
+            cosigner = self.cosigners[url]
+            if method == "POST":
+                answer = cosigner.add_checkpoint(body)
+                return Reply(int(answer.status), answer.content_type, answer.body)
+            found = cosigner.checkpoint(path.partition("/")[0])
+            return Reply(404 if found is None else 200, "text/plain", found or b"")
+
+        return call
+
+    def close(self):
+        for database in self.databases:
+            database.close()
+
+
+def silent(*_):
+    raise OSError("no answer")
+
+
+@contextlib.contextmanager
+def asking(log, town, alarms=None):
+    quorum = Quorum(
+        log, town.policy, lambda: NOW, town.connect, (alarms if alarms is not None else []).append
+    )
+    quorum.start()
+    try:
+        yield quorum
+    finally:
+        quorum.close()
+
+
+@pytest.fixture
+def town(open_log, tmp_path):
+    vkeys = open_log().vkeys
+    made = Town(tmp_path, vkeys)
+    open_log.close()
+    yield made
+    made.close()
+
+
+def test_entries_count_once_the_quorum_cosigned(open_log, town):
+    log = open_log(quorum=town.policy)
+    assert log.append(some(3)) == [0, 1, 2]
+    assert (log.size, log.witnessed_size, log.witnessed) == (3, 0, None)
+    with pytest.raises(ProofInvalid, match="witnessed"):
+        log.prove(0)
+    with asking(log, town) as quorum:
+        log.wait(3, 10)
+        assert quorum.confirmed.wait(5)
+        assert log.witnessed_size == 3
+        town.broken["http://c.example"] = silent  # two of three are enough
+        log.append(some(5, 3))
+        log.wait(8, 10)
+        proof = log.prove(7)
+        assert len(town.policy.cosigners(proof.checkpoint)) >= 2
+        assert checkpoint.parse(log.read("checkpoint").decode().partition("\n\n")[0] + "\n").size == 8
+    log = open_log(quorum=town.policy)  # and after a restart
+    assert log.witnessed_size == 8
+    assert check(log).findings == ()
+
+
+def test_too_few_witnesses_mean_not_witnessed(open_log, town):
+    for url in ("http://a.example", "http://b.example"):
+        town.broken[url] = silent
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    with asking(log, town) as quorum:
+        log.wait(3, 0.6)
+        assert log.witnessed_size == 0
+        assert not quorum.confirmed.is_set()
+        assert set(quorum.failing) == {"http://a.example", "http://b.example"}
+        del town.broken["http://a.example"]
+        log.wait(3, 10)
+        assert log.witnessed_size == 3
+
+
+def lying_signature(_method, _path, body):
+    text = body.decode().partition("\n\n")[2].partition("\n\n")[0] + "\n"
+    forger = keys_of("forger")
+    line = cosignature.sign(text, forger.keys[1], "a.example/w", NOW // 1000)
+    honest = cosignature.cosigner_key("a.example/w", keys_of("a").keys[1])
+    return Reply(200, "text/plain", str(note.NoteSignature(line.name, honest.id, line.signature)).encode())
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lying_signature,
+        lambda *_: Reply(200, "text/plain", b""),
+        lambda *_: Reply(200, "text/plain", b"\xff"),
+        lambda *_: Reply(500, "text/html", b"<h1>"),
+        lambda *_: Reply(409, "text/x.tlog.size", b"x"),
+        lambda *_: Reply(409, "text/x.tlog.size", b"1\n"),  # for ever
+        lambda *_: Reply(409, "text/plain", b"3\n"),
+        lambda *_: Reply(422, "text/plain", b""),
+        lambda *_: Reply(409, "text/x.tlog.size", b"999\n"),  # larger than the log, without proof
+    ],
+)
+def test_one_witness_that_lies_counts_for_nothing_and_stops_nobody(open_log, town, lie):
+    town.broken["http://a.example"] = lie
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    with asking(log, town) as quorum:
+        log.wait(3, 10)
+        assert set(town.policy.cosigners(log.witnessed)) == {"b", "c"}
+        assert not quorum.contradicted.is_set()
+        assert log.append(some(1, 3)) == [3]
+
+
+def test_a_log_that_was_set_back_whole_stops_before_it_forks(open_log, town, tmp_path):
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    open_log.close()
+    shutil.copytree(tmp_path / "log", tmp_path / "old")
+    log = open_log(quorum=town.policy)
+    log.append(some(5, 3))
+    with asking(log, town):
+        log.wait(8, 10)
+    open_log.close()
+    shutil.rmtree(tmp_path / "log")
+    (tmp_path / "old").rename(tmp_path / "log")
+
+    alarms = []
+    log = open_log(quorum=town.policy)  # alone it cannot know
+    assert log.size == 3
+    with asking(log, town, alarms) as quorum:
+        assert quorum.contradicted.wait(10)
+        assert not quorum.confirmed.is_set()
+    with pytest.raises(LogRefused):
+        log.append(some(1, 99))
+    assert [fork.origin for fork in alarms] == [log.origin]
+    assert check(log).forks
+
+
+def test_tiles_and_database_set_back_beside_a_witnessed_checkpoint(open_log, town, tmp_path):
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    open_log.close()
+    shutil.copytree(tmp_path / "log", tmp_path / "old")
+    log = open_log(quorum=town.policy)
+    log.append(some(5, 3))
+    with asking(log, town):
+        log.wait(8, 10)
+    open_log.close()
+    kept = (tmp_path / "log" / "witnessed").read_bytes()
+    shutil.rmtree(tmp_path / "log")
+    (tmp_path / "old").rename(tmp_path / "log")
+    (tmp_path / "log" / "witnessed").write_bytes(kept)
+    with pytest.raises(LogRefused, match="rollback of database and tiles"):
+        open_log(quorum=town.policy)
+
+
+def test_a_fork_of_one_size_is_proved_by_the_witness(open_log, town, tmp_path):
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    with asking(log, town):
+        log.wait(3, 10)
+    open_log.close()
+    open_log.folder = tmp_path / "other"
+    alarms = []
+    log = open_log(quorum=town.policy)
+    log.append(some(3, 50))
+    with asking(log, town, alarms) as quorum:
+        assert quorum.contradicted.wait(10)
+    assert alarms[0].proved
+    assert all(database.forks()[0].proved for database in town.databases if database.forks())
+    assert any(database.forks() for database in town.databases)
+
+
+def test_ones_own_operator_never_counts(open_log, space):
+    own = keys_of("own")
+    vkey = cosignature.cosigner_key("witness.example/w", own.keys[1])
+    text = f"witness own {vkey} http://localhost:1\nquorum own"
+    log = open_log(quorum=policy.parse(text))
+    digest = hashlib.sha256(b"envelope").digest()
+    log.append([Submission(digest, b"envelope", bytes(32))])
+    line = cosignature.sign(log.head.text, own.keys[1], "witness.example/w", NOW // 1000)
+    assert log.cosigned(log.head, [line]) is False
+    with pytest.raises(PolicyInvalid, match="no quorum is possible"):
+        Quorum(log, policy.parse(text), lambda: NOW)
+    # Nor at the auditor's.
+    trusted = policy.parse(f"log {log.vkeys[0]}\n{text}")
+    both = note.Note(log.head.text, (*log.head.signatures, line))
+    proof = tlog_proof.TlogProof(0, (), both, log.database.leaf(0))
+    with pytest.raises(VerificationFailed, match="Too few"):
+        check_inclusion(str(proof), b"envelope", trusted)
+
+
+def test_witnesses_without_an_address_make_no_quorum(open_log):
+    vkey = cosignature.cosigner_key("a.example/w", keys_of("a").keys[0])
+    with pytest.raises(PolicyInvalid, match="no quorum is possible"):
+        Quorum(open_log(), policy.parse(f"witness a {vkey}\nquorum a"), lambda: NOW)
+
+
+# --- two logs that cosign each other, as processes -----------------------------------------------------
+
+
+class City(Running):
+    """A log and witness of one city, started as a process of its own."""
+
+    def __init__(self, space, authority, folder, host, port):
+        super().__init__(space, authority, folder)
+        self.host, self.http_port = host, port
+
+    def configure(self):
+        self.vkeys = server.write_default(
+            self.folder,
+            space="gba",
+            participant=f"witness-{self.host[:2]}",
+            origin=f"{self.host}/log",
+            operator_keys=[self.space.operator.public],
+            grpc_listen="127.0.0.1:0",
+            http_listen=f"127.0.0.1:{self.http_port}",
+        )
+        key, certificate = self.authority.issue(urn("witness-a"), x509.DNSName("localhost"))
+        (self.folder / "tls-key.pem").write_bytes(key)
+        (self.folder / "tls-certificate.pem").write_bytes(certificate)
+        (self.folder / "tls-authority.pem").write_bytes(self.authority.pem)
+        (self.folder / "members.json").write_bytes(self.space.member_envelope.to_bytes())
+        with (self.folder / "witness.toml").open("a") as file:
+            file.write(f'cosigner_name = "{self.host}/witness"\ncosigner_key = "cosigner-key.pem"\n')
+            file.write('cosigns = "cosigns.policy"\nquorum = "quorum.policy"\n')
+
+    def cosigned_by(self, other):
+        ours = self.keys()
+        theirs = other.keys()
+        logs = [f"log {vkey}" for vkey in theirs["log"]]
+        (self.folder / "cosigns.policy").write_text("\n".join([*logs, "quorum none\n"]))
+        url = f"http://127.0.0.1:{other.http_port}"
+        lines = [f"witness w{n} {vkey} {url}" for n, vkey in enumerate(theirs["cosigner"])]
+        (self.folder / "quorum.policy").write_text(
+            "\n".join([*lines, "group both all w0 w1", "quorum both\n"])
+        )
+        assert len(ours["log"]) == len(ours["cosigner"]) == 2
+
+    def keys(self):
+        config = server.load(self.folder)
+        return {"log": server.log_vkeys(config), "cosigner": server.cosigner_vkeys(config)}
+
+
+def free_ports(count):
+    held = [socket.socket() for _ in range(count)]
+    for found in held:
+        found.bind(("127.0.0.1", 0))
+    ports = [found.getsockname()[1] for found in held]
+    for found in held:
+        found.close()
+    return ports
+
+
+def test_shenzhen_and_hong_kong_cosign_each_other(space, authority, tmp_path, capsys):
+    space.now = server._now()
+    space.members = members.successor(None, "gba", space.participants(), space.now - 1000)
+    space.member_envelope = members.sign(space.members, [space.operator])
+    cities = [
+        City(space, authority, tmp_path / host, host, port)
+        for host, port in zip(("sz.example", "hk.example"), free_ports(2), strict=True)
+    ]
+    for city in cities:
+        city.folder.mkdir()
+        city.configure()
+    for city, other in (cities, cities[::-1]):
+        city.cosigned_by(other)
+    envelope = signed(space)
+    with cities[0].process():
+        # Hong Kong is down: Shenzhen takes nothing that could turn out to be a fork.
+        with cities[0].client() as client, pytest.raises(Exception, match="UNAVAILABLE"):
+            client.submit([(envelope, TAG)])
+        with cities[1].process():
+            for city in cities:
+                deadline = time.monotonic() + 20
+                while True:
+                    try:
+                        with city.client() as client:
+                            assert client.submit([(envelope, TAG)])[0].index == 0
+                            proof = client.await_proof(envelope, TAG, deadline=10)
+                            break
+                    except Exception:
+                        if time.monotonic() > deadline:
+                            raise
+                        time.sleep(0.2)
+                trusted = policy.parse(
+                    "\n".join(
+                        [*(f"log {v}" for v in city.vkeys), (city.folder / "quorum.policy").read_text()]
+                    )
+                )
+                place = check_inclusion(proof, envelope, trusted)
+                assert set(place.cosigners) == {"w0", "w1"}
+    for city in cities:
+        assert command.main(["fsck", str(city.folder)]) == 0
+    assert capsys.readouterr().out.count("1 entries, 1 contents kept; clean") == 2
