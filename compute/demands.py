@@ -10,9 +10,10 @@ the decision, which says why; a plan with a figure without noise is never releas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
+from types import MappingProxyType
 
 import pyarrow as pa
 
@@ -59,7 +60,7 @@ def _noised(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
     if identity is None or demands.rows_per_identity is None or demands.cells_per_identity is None:
         raise QueryError("query.noise", "the owner's policy sets noise without bounding contributions")
     if plan.receiver is not None and (
-        plan.receiver.repeats or plan.receiver.partials or plan.receiver.kept or plan.sender.kept
+        plan.receiver.repeats or plan.receiver.partials or plan.receiver.totals or plan.sender.kept
     ):
         raise QueryError(
             "query.noise",
@@ -160,11 +161,15 @@ def _declared(dimension: Dimension, kind: str, domain: tuple[str | bool | int, .
 def labels(dimension: Dimension) -> pa.Array:
     """The declared labels in the column's type. Raises what Arrow raises when one is not of it."""
     kind = parse_type(dimension.type).arrow
-    if any(type(value) is not type(dimension.domain[0]) for value in dimension.domain):
-        raise TypeError("labels of several types")
-    found = pa.array(dimension.domain)
-    numbers = pa.types.is_int64(found.type)
-    plain = (pa.types.is_boolean(found.type) and kind == found.type) or pa.types.is_string(found.type)
-    if len(found) and not (plain or (numbers and kind == found.type)):
+    if not dimension.domain:
+        return pa.array([], kind)
+    written = _WRITTEN.get(parse_type(dimension.type).kind)
+    if any(type(value) is not written for value in dimension.domain):
         raise TypeError("a label of another type")
-    return found.cast(kind)
+    return pa.array(dimension.domain).cast(kind)
+
+
+_WRITTEN: Mapping[str, type] = MappingProxyType(
+    {"string": str, "date": str, "timestamp": str, "int64": int, "bool": bool}
+)
+"""How a policy writes labels of each type; others have none."""

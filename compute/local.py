@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from compute import contributions, kernel
+from compute import contributions, kernel, masking, outer
 from compute.dataset import Column, DatasetInfo
 from compute.engine import Limits, ParquetFiles, Rows, locked, select
 from compute.errors import DataError
@@ -62,7 +63,8 @@ def join_input(
     columns = [*_named(selected), *figures, 'CAST(1 AS BIGINT) AS "rows"' if alone else _ROWS]
     limited = contributions.limited(demands) and contributions.repeated(info, demands)
     passes = 1 if alone or limited or isinstance(rows, pa.RecordBatchReader) else _passes(side)
-    view, where = _view(info, rows.schema), [*side.filters, *(f"{key} IS NOT NULL" for key in keys)]
+    present = [] if side.kept or side.totals else [f"{key} IS NOT NULL" for key in keys]
+    view, where = _view(info, rows.schema, demands), [*side.filters, *present]
     if limited:
         view, where = contributions.bounded(view, where, side, _holding(info, demands), demands), []
     queries = [
@@ -78,8 +80,50 @@ def join_input(
         readers = (connection.sql(query).to_arrow_reader(_BATCH) for query in queries)
         rows = _scanned(side, info, readers)
     made = _input(side, info, rows, limits, demands)
+    if side.optional:
+        made = replace(made, absent=outer.absent_label(side, info, limits))
     pa.default_memory_pool().release_unused()  # else Arrow keeps what reading took for the whole query
     return made
+
+
+def row_input(
+    side: Side,
+    info: DatasetInfo,
+    source: Source,
+    limits: Limits,
+    demands: Obligations = NOTHING_DEMANDED,
+) -> LocalInput:
+    """Filter; canonical keys and what each row shows in a list query. Rows without a key are dropped."""
+    rows, keys = _opened(source), [quoted(name) for name in side.keys]
+    columns = _named([*keys, *(d.sql for d in side.dimensions)])
+    where = [*side.filters, *(f"{key} IS NOT NULL" for key in keys)]
+    schema = pa.schema([(d.name, parse_type(d.type).arrow) for d in side.dimensions])
+    found: list[pa.LargeBinaryArray] = []
+    shown: list[pa.RecordBatch] = []
+    with locked({"source": rows}, limits) as connection:
+        for batch in connection.sql(
+            select(columns, _view(info, rows.schema, demands), where)
+        ).to_arrow_reader(_BATCH):
+            key, rest = _keys(side, info, batch), batch.select(batch.schema.names[len(keys) :])
+            found.append(key.drop_null())
+            shown.append(rest.filter(key.is_valid()) if key.null_count else rest)
+            if sum(map(len, found)) > side.rows_bound:
+                raise _too_many_rows(side)
+    labels = pa.Table.from_batches(shown).rename_columns(schema.names).cast(schema) if shown else None
+    return _listed(side, found, schema.empty_table() if labels is None else labels.combine_chunks())
+
+
+def _listed(side: Side, found: Sequence[pa.LargeBinaryArray], labels: pa.Table) -> LocalInput:
+    """Numbered keys and their rows, one group each."""
+    keys = pa.concat_arrays([pa.array([], pa.large_binary()), *found])
+    distinct, index = (
+        _numbered(keys) if _may_hold_twice(keys) else (keys, np.arange(len(keys), dtype=np.int32))
+    )
+    if len(distinct) > side.keys_bound:
+        raise _too_many_keys(side)
+    if side.distinct:  # which keys there are is all that counts
+        index, labels = np.arange(len(distinct), dtype=np.int32), labels.slice(0, len(distinct))
+    return LocalInput(distinct, pa.table({"key": index}), labels, len(index))
 
 
 def aggregate(
@@ -91,7 +135,7 @@ def aggregate(
     """
     rows, view_of = _opened(source), _holding(info, demands)
     tables: dict[str, Rows] = {"source": rows}
-    view, where = _view(info, rows.schema), list(side.filters)
+    view, where = _view(info, rows.schema, demands), list(side.filters)
     declared = [d for d in side.dimensions if d.domain]
     if declared:
         tables["labels"] = contributions.grid(declared)
@@ -164,10 +208,20 @@ def _opened(source: Source) -> Rows:
     return source() if callable(source) else source
 
 
-def _view(info: DatasetInfo, schema: pa.Schema) -> str:
-    """The source with exactly the declared columns in their declared types."""
-    columns = [_declared(info, column, schema) for column in info.columns]
-    return f"({select(columns, 'source')})"
+def _view(info: DatasetInfo, schema: pa.Schema, demands: Obligations) -> str:
+    """The source with exactly the declared columns in their declared types, masked as demanded.
+
+    INVARIANT: nothing that a query brings is computed below this: it cannot name what a mask hides.
+    """
+    view = f"({select([_declared(info, column, schema) for column in info.columns], 'source')})"
+    if not demands.masking:
+        return view
+    return f"({select([_shown(column, demands) for column in info.columns], view)})"
+
+
+def _shown(column: Column, demands: Obligations) -> str:
+    mask, name = demands.masking.get(column.name), quoted(column.name)
+    return name if mask is None else f"{masking.expression(column, mask, demands.mask_salt)} AS {name}"
 
 
 def _declared(info: DatasetInfo, column: Column, schema: pa.Schema) -> str:
@@ -290,7 +344,9 @@ def _scanned(side: Side, info: DatasetInfo, readers: Iterable[pa.RecordBatchRead
             if total > side.rows_bound:
                 raise _too_many_rows(side)
             key, other = _keys(side, info, batch), batch.select(others)
-            if key.null_count:
+            if key.null_count and (side.kept or side.totals):
+                key = key.fill_null(outer.NO_KEY)
+            elif key.null_count:
                 key, other = key.drop_null(), other.filter(key.is_valid())
             rows.add(key, other)
             pa.default_memory_pool().release_unused()  # what reading the files took, beside DuckDB's table
@@ -301,20 +357,24 @@ def _input(side: Side, info: DatasetInfo, rows: _Rows, limits: Limits, demands: 
     keys = rows.keys()
     repeats = (bool(side.dimensions) or _may_repeat(side, info)) and _may_hold_twice(keys)
     distinct, index = _numbered(keys) if repeats else (keys, np.arange(len(keys), dtype=np.int32))
-    if len(distinct) > side.keys_bound:
-        raise DataError(
-            "data.too-many-keys", f"{side.dataset} has more distinct keys than its catalogue declares"
-        )
+    if side.kept or side.totals:
+        distinct, index = outer.set_apart(distinct, index)
+    if len(distinct) > side.keys_bound - side.kept:
+        raise _too_many_keys(side)
     labels, group = _groups(side, rows.labels(), len(keys))
     cells = pa.table({"key": index, "group": group, **rows.figures()})
     if len(distinct) < len(cells) and contributions.limited(demands):
         cells = contributions.bounded_keys(cells, demands, limits)
-    if len(distinct) < len(cells) and _may_repeat(side, info):
+    if len(distinct) < len(cells) and (_may_repeat(side, info) or side.kept or side.totals):
         cells = _merged(cells, [p.name for p in side.partials], limits)
+    whole = LocalInput(distinct, cells, labels, len(labels) if side.dimensions else 1)
+    if side.totals:
+        whole = outer.with_totals(whole)
+        cells = whole.cells
     if side.distinct:
         place = cells.schema.get_field_index("rows")
         cells = cells.set_column(place, "rows", pa.array(np.ones(len(cells), np.int64)))
-    return LocalInput(distinct, cells, labels, len(labels) if side.dimensions else 1)
+    return replace(whole, cells=cells)
 
 
 def _check_rows(rows: pa.ChunkedArray, side: Side) -> None:
@@ -324,6 +384,12 @@ def _check_rows(rows: pa.ChunkedArray, side: Side) -> None:
 
 def _too_many_rows(side: Side) -> DataError:
     return DataError("data.too-many-rows", f"{side.dataset} has more rows than its catalogue declares")
+
+
+def _too_many_keys(side: Side) -> DataError:
+    return DataError(
+        "data.too-many-keys", f"{side.dataset} has more distinct keys than its catalogue declares"
+    )
 
 
 def _may_repeat(side: Side, info: DatasetInfo) -> bool:

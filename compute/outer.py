@@ -8,6 +8,7 @@ they match or not brings what each of its groups has in all; only its keys take 
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from compute.engine import Limits, locked, select
 from compute.expressions import quoted
 from compute.inputs import LocalInput
 from compute.plan import Side
-from compute.types import parse_type
+from compute.types import HUGE, parse_type
 
 NO_KEY = pa.scalar(b"", pa.large_binary())
 """Stands for a missing key until keys are numbered; a canonical key is never empty."""
@@ -40,18 +41,30 @@ def set_apart(
 
 
 def with_totals(own: LocalInput) -> LocalInput:
-    """The receiver's labels with own_rows and own_keys of each group; its cells without the rows of no key."""
+    """The labels with own_rows, own_keys and sums of each group; the cells without the rows of no key."""
     group, rows, keyed = (
         own.cells["group"].to_numpy(),
         own.cells["rows"].to_numpy(),
         own.cells["key"].to_numpy() < len(own.keys),
     )
-    totals = np.zeros((2, own.groups), np.int64)
-    np.add.at(totals[0], group, rows)
-    np.add.at(totals[1], group[keyed], 1)
     columns = {name: own.labels[name] for name in own.labels.column_names}
-    labels = pa.table({**columns, "own_rows": totals[0], "own_keys": totals[1]})
+    columns |= {
+        "own_rows": _sums(rows, group, own.groups),
+        "own_keys": _sums(np.ones(int(keyed.sum()), np.int64), group[keyed], own.groups),
+    }
+    figures = [name for name in own.cells.column_names if name not in ("key", "group", "rows")]
+    columns |= {f"all:{name}": _sums(own.cells[name].to_numpy(), group, own.groups) for name in figures}
+    labels = pa.table(columns)
     return replace(own, cells=own.cells.filter(pa.array(keyed)), labels=labels)
+
+
+def _sums(values: NDArray[np.int64], group: NDArray[np.int32], groups: int) -> pa.Array:
+    """The sum in each group, exactly: the halves of 2^31 values cannot overflow."""
+    high, low = np.zeros(groups, np.int64), np.zeros(groups, np.int64)
+    np.add.at(high, group, values >> 32)
+    np.add.at(low, group, values & 0xFFFFFFFF)
+    whole = [(h << 32) + x for h, x in zip(high.tolist(), low.tolist(), strict=True)]
+    return pa.array([Decimal(v) for v in whole], HUGE.arrow)
 
 
 def absent_label(side: Side, info: DatasetInfo, limits: Limits) -> pa.Table:

@@ -257,6 +257,10 @@ class _Planner:
             self._own,
             repeats=repeats,
             unique=unique[1],
+            pairs=min(
+                self._sender.rows_bound * self._own.rows_bound,
+                self._receiver.rows_bound * (1 if unique[1] else self._sender.rows_bound),
+            ),
             exists=semi and mine,
             outer=self._join_kind if mine and self._join_kind in ("left", "anti") else "",
         )
@@ -269,14 +273,14 @@ class _Planner:
         if self._own_rows and self._sender.full_name in sides:
             raise QueryError(
                 "query.left-join",
-                f"a LEFT JOIN that keeps your rows is grouped by your columns only; write JOIN to group by those "
-                f"of {self._sender.full_name}, and ask an ANTI JOIN for your rows without a match",
+                "a LEFT JOIN that keeps your rows is grouped by your columns only; write JOIN to group by "
+                f"those of {self._sender.full_name}, and ask an ANTI JOIN for your rows without a match",
             )
         if not self._own_rows and self._right.full_name not in sides:
             raise QueryError(
                 "query.left-join",
-                f"without a column of yours in GROUP BY this LEFT JOIN changes nothing about {self._left.full_name}: "
-                "ask without the join, or group by columns of yours, or write JOIN or ANTI JOIN",
+                "without a column of yours in GROUP BY this LEFT JOIN changes nothing about "
+                f"{self._left.full_name}: ask without the join, or group by columns of yours, or write JOIN or ANTI JOIN",
             )
 
     def _sides(self) -> tuple[DatasetInfo, DatasetInfo]:
@@ -400,7 +404,7 @@ class _Planner:
             raise QueryError(
                 "query.not-in",
                 "NOT IN answers nothing at all as soon as one key in the subquery is NULL, and no protocol "
-                "may tell whether there is one; write NOT EXISTS (SELECT 1 FROM dataset b WHERE b.key = a.key), "
+                "may tell whether there is one; write NOT EXISTS (SELECT 1 FROM dataset b WHERE b.key = a.key) "
                 "or have the owners declare both keys without NULLs",
             )
         self._join(*((left, right) if self._left is self._receiver else (right, left)))
@@ -505,7 +509,12 @@ class _Planner:
 
     def _having(self) -> str | None:
         node = self._statement.having
-        return self._answer("HAVING", aliases=True).predicate(node).sql if node is not None else None
+        written = self._answer("HAVING", aliases=True).predicate(node).sql if node is not None else None
+        if not self._own_rows or self._join_kind != "anti" or not self._dimensions:
+            return written
+        # The asker has a cell for each of its groups; in SQL one whose rows all match is no group.
+        rows = f"({self._count_rows([]).sql} > 0)"
+        return rows if written is None else f"({written} AND {rows})"
 
     def _ordering(
         self, place: int, outputs: Sequence[tuple[Output, Bound]], rows: listing.Listing | None = None
@@ -597,7 +606,7 @@ class _Planner:
             return self._count(node, keep, part)
         if isinstance(node, exp.CountIf):
             self._note_rows()
-            return self._count_rows([self._condition_of(node.this, part), keep], part)
+            return self._count_rows([self._condition_of(node.this, part), keep])
         if isinstance(node, exp.Min | exp.Max):
             return self._extreme(node, keep, part)
         if type(node) in _PAIRS:
@@ -618,16 +627,16 @@ class _Planner:
         if not self._own_rows:
             raise QueryError(
                 "query.left-join",
-                f"in {part}: a LEFT JOIN that keeps the rows of {self._left.full_name} aggregates their columns; "
-                "group by yours, or write JOIN to aggregate both",
+                f"in {part}: a LEFT JOIN that keeps the rows of {self._left.full_name} aggregates their "
+                "columns; group by yours, or write JOIN to aggregate both",
             )
         strange = {type(found) for node in nodes for found in node.walk()} - _NULL_FOR_NULLS
         if strange:
             raise QueryError(
                 "query.left-join",
-                f"in {part}: in a LEFT JOIN an aggregate over columns of {self._right.full_name} takes columns, "
-                "numbers, + - * and comparisons, which are NULL where nothing matched; write coalesce(SUM(x), 0) "
-                "for a default, or JOIN for anything else",
+                f"in {part}: in a LEFT JOIN an aggregate over columns of {self._right.full_name} takes "
+                "columns, numbers, + - * and comparisons, which are NULL where nothing matched; write "
+                "coalesce(SUM(x), 0) for a default, or JOIN for anything else",
             )
 
     def _condition_of(self, node: exp.Expr | None, part: str) -> Bound | None:
@@ -645,7 +654,7 @@ class _Planner:
     def _count(self, node: exp.Count, keep: Bound | None, part: str) -> Bound:
         if node.this is None or isinstance(node.this, exp.Star):
             self._note_rows()
-            return self._count_rows([keep], part)
+            return self._count_rows([keep])
         if isinstance(node.this, exp.Distinct):
             return self._count_distinct(node.this.expressions, keep, part)
         if len({self._scope.column(c)[0].full_name for c in node.find_all(exp.Column)}) > 1:
@@ -657,15 +666,15 @@ class _Planner:
             self._note_rows()  # a literal, or the asker's column: rows of the sender are counted
         matched_key = self._join_kind in ("inner", "semi") and self._key_side(bound) is not None
         if not bound.nullable or matched_key:  # after the join a key is never NULL
-            return self._count_rows([keep], part)
+            return self._count_rows([keep])
         present = replace(bound, sql=f"({bound.sql} IS NOT NULL)")
-        return self._count_rows([keep, present], part)
+        return self._count_rows([keep, present])
 
     def _note_rows(self) -> None:
         """Counting rows is a use of the column `*`: policies name it like any other measure."""
         self._notes.aggregated([(self._sender.full_name, "*")], "count")
 
-    def _count_rows(self, conditions: Sequence[Bound | None], part: str) -> Bound:
+    def _count_rows(self, conditions: Sequence[Bound | None]) -> Bound:
         rows = ROWS
         for condition in filter(None, conditions):
             rows = rows.where(condition, self._receiver.full_name if self._receiver else None)
@@ -742,14 +751,19 @@ class _Planner:
                 "query.measure", f"in {part}: an aggregate reads at least one column; use COUNT(*)"
             )
         self._notes.aggregated(mixed.columns, function)
-        if all(dataset == receiver for dataset, _ in mixed.columns):
-            self._note_rows()  # a sum of the asker's own values counts the sender's rows
         return mixed if keep is None else mixed.where(keep, receiver)
+
+    def _note_own(self, *measured: Mixed) -> None:
+        """A sum of the asker's own values counts the sender's rows."""
+        if all(self._sender.full_name != dataset for mixed in measured for dataset, _ in mixed.columns):
+            self._note_rows()
 
     def _exact(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Bound:
         number, products = self._measured(node, _POLICY_WORDS[function], keep, part), self._products
+        self._note_own(number)
         if function == "sum":
             # Only whether there was any value matters; where none can be NULL, the cell's count tells.
+            products.check(number)
             matched = self._join_kind in ("inner", "semi")
             count = IDENTITIES if matched and not number.conditional else products.count(number)
             return self._figure("sum", [count, products.total(number)], _sum_type(number))
@@ -763,6 +777,7 @@ class _Planner:
         function = _PAIRS[type(node)]
         word = _POLICY_WORDS[function]
         y, x = together(*(self._measured(arg, word, keep, part) for arg in (node.this, node.expression)))
+        self._note_own(y, x)
         sums = {
             "y": lambda: y,
             "x": lambda: x,

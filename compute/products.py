@@ -227,9 +227,20 @@ class Products:
     receiver: Partials
     repeats: bool = False  # a key of the receiver's may be in several rows of a group: they are counted
     unique: bool = False  # the sender's keys are declared to be in one row each
+    pairs: int = 0  # most pairs of rows that the join makes
     exists: bool = False  # rows of the receiver are looked up: how many of the sender's match does not matter
     outer: str = ""  # "left" or "anti": rows of the receiver without a match count too, or alone
     weights: set[str] = field(default_factory=set)  # the receiver's partials that multiply the sender's
+
+    def check(self, mixed: Mixed) -> None:
+        """Refuse a sum of products of both sides that could have more digits than its type."""
+        magnitudes = [t.own.magnitude * t.other.magnitude for t in mixed.terms if t.own and t.other]
+        if not mixed.inexact and sum(magnitudes) * self.pairs >= 10**38:
+            raise QueryError(
+                "query.overflow",
+                "a sum of products can have more than 38 digits; tighten the declared bounds, or declare the "
+                "join key unique where it is",
+            )
 
     def count(self, mixed: Mixed) -> Total:
         """In how many pairs of rows there is a value."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import isqrt
 from typing import Any
@@ -21,16 +22,21 @@ from numpy.typing import NDArray
 from compute import selection_sum
 from compute.errors import DataError, PeerViolation
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary, WeightFigures
+from compute.noise import Scale
 from compute.plan import Plan, Side
 from compute.protocols import psi
 from compute.protocols._release import (
     SUM_TYPE,
     Gated,
+    Kept,
+    codes_of,
     decode_table,
     encode_table,
+    noised_partials,
     receive_release,
     send_release,
 )
+from compute.protocols._suppression import Codes
 from compute.protocols.base import Cost, Frame, Role, receive
 from compute.selection_sum import Parameters, ReceiverGroup, SenderGroup, Shape, SumBound
 from compute.types import parse_type
@@ -58,9 +64,9 @@ def derive(receiver: Side | None, sender: Side, maximum_cells: int) -> Parameter
     assert receiver is not None
     return Parameters.derive(
         slots=sender.keys_bound,
-        selected=receiver.keys_bound,
+        selected=sender.keys_bound if sender.kept else receiver.keys_bound,
         returned=maximum_cells * Shape(1, 1, len(receiver.weights)).vectors,
-        bounds=[SumBound(partial.row_bound * sender.rows_bound) for partial in sender.partials],
+        bounds=[SumBound(p.row_bound * sender.rows_bound, p.tail) for p in sender.partials],
         weight_bound=receiver.weight_bound if receiver.weights else None,
     )
 
@@ -89,7 +95,12 @@ def checked_groups(context: Context, count: int) -> int:
 
 
 def shape(context: Context, receiver_groups: int, sender_groups: int) -> Shape | None:
-    """The table of cells, None when a side has no group at all: then there is nothing to ask."""
+    """The table of cells, None when a side has no group at all: then there is nothing to ask.
+
+    Rows of a kept sender without a match are the first row of it, and all there is in an anti join.
+    """
+    if context.plan.sender.kept:
+        receiver_groups = 1 if context.plan.join == "anti" else receiver_groups + 1
     if receiver_groups * sender_groups > context.plan.maximum_cells:
         raise DataError(
             "data.too-many-cells", "the groups of both sides make more cells than the plan allows"
@@ -129,18 +140,25 @@ def send_sums(
     plan = context.plan
     numbering = psi.permutation(own.groups, context.entropy)
     parameters = derive(plan.receiver, plan.sender, plan.maximum_cells)
-    gated = Gated(plan, gate)
+    kept = _kept(own, numbering) if plan.sender.kept else None
+    gated = Gated(plan, gate, kept, _codes(own, numbering, announced) if context.complementary else None)
     groups = _sender_groups(plan, own, order, numbering)
     largest = (yield from _receive_largest_share()) if announced.weight_columns else None
     answers = yield from selection_sum.sender(parameters, announced, groups, gated, context.entropy)
     weights = None if largest is None else _weight_figures(largest, answers)
     # Nothing but zeros under a weight column holds a cell back that has identities.
     suppressed = gated.suppressed + (0 if gated.always else answers.without_weights)
+    if kept is not None:
+        counts = answers.counts.copy()
+        counts[0] = np.maximum(counts[0] - kept.keyless, 0)
+        answers = replace(answers, counts=counts)
+    answers = _noised(context, parameters, answers)
     encoded = answers.encode(parameters, announced)
     # A label leaves only with a released cell; the order of the others is not told either.
     shown = own.labels.take(pa.array(numbering[answers.released.any(axis=0)]))
     labels = encode_table(shown, label_schema(plan.sender))
-    yield from send_release(_HEAD.pack(suppressed, len(encoded)) + encoded + labels)
+    told = suppressed if plan.says_suppressed else 0
+    yield from send_release(_HEAD.pack(told, len(encoded)) + encoded + labels)
     return Summary(gated.released, suppressed, weights)
 
 
@@ -169,10 +187,42 @@ def receive_sums(
     encoded, rest = release[_HEAD.size : _HEAD.size + length], release[_HEAD.size + length :]
     cells = selection_sum.open_answers(parameters, announced, opening, encoded)
     _plausible(parameters, cells, groups, suppressed, announced)
+    if not plan.says_suppressed:
+        left_out = 0
+        if suppressed:
+            raise _malformed()
     shown = {s: row for row, s in enumerate(sorted({s for _, s in cells}))}
     sender_labels = decode_table(rest, label_schema(plan.sender), len(shown))
-    rows = {(r, shown[s]): sums for (r, s), sums in cells.items() if sums.count}
+    rows = {(r, shown[s]): sums for (r, s), sums in cells.items() if sums.count or _has_kept(plan)}
     return Cells(_table(plan, labels, sender_labels, rows, sums or {}), suppressed + left_out)
+
+
+def _codes(own: LocalInput, numbering: Indices, announced: Shape) -> Codes:
+    """Per dimension the label of each cell, as numbers; the receiver's labels are one dimension to S."""
+    receivers, senders = np.indices((announced.receiver_groups, announced.sender_groups))
+    labels = own.labels.take(pa.array(numbering)) if own.labels.num_columns else own.labels
+    return [receivers.ravel(), *(code[senders.ravel()] for code in codes_of(labels))]
+
+
+def _noised(
+    context: Context, parameters: Parameters, answers: selection_sum.Answers
+) -> selection_sum.Answers:
+    """The answers with the owner's noise, drawn once. The plan's bounds have room for its tail."""
+    noise = context.plan.noise
+    if noise is None:
+        return answers
+    scales = [Scale.parse(noise.mechanism, p.noise) for p in noised_partials(context.plan)]
+    return answers.noised(parameters, lambda _r, _s, _k: [scale.draw(context.entropy) for scale in scales])
+
+
+def one_group_per_key(plan: Plan, own: LocalInput) -> None:
+    """Under noise a key counts in one cell only: an identity in more of them would need more noise."""
+    keys = column(own, "key")
+    if plan.noise is not None and len(np.unique(keys)) < len(keys):
+        raise DataError(
+            "data.key-in-several-groups",
+            "the owner's policy adds noise, and a join key of the asker is in more than one group",
+        )
 
 
 def largest_share(groups: Sequence[ReceiverGroup], minimum: int) -> int:
@@ -206,7 +256,8 @@ def _weight_figures(largest: int, answers: selection_sum.Answers) -> WeightFigur
     """Hold R's word against S's counts: the largest of n weights is at least one n-th of their sum."""
     shown = answers.released.any(axis=1)
     # A key may be in several of S's groups: these sums are at least the numbers of weights.
-    if np.any(largest * answers.supports.sum(axis=1)[shown] < 1000):
+    supports = answers.supports.sum(axis=1)[shown]
+    if np.any(largest * supports[supports > 0] < 1000):
         raise _inconsistent()
     fewest = answers.supports[answers.released]
     return WeightFigures(int(fewest.min()) if fewest.size else 0, largest)
@@ -219,6 +270,12 @@ def _inconsistent() -> PeerViolation:
 def label_schema(side: Side) -> pa.Schema:
     """The columns of a side's labels."""
     return pa.schema([(d.name, parse_type(d.type).arrow) for d in side.dimensions])
+
+
+def _own_schema(receiver: Side) -> pa.Schema:
+    """The columns of the receiver's labels: of a kept side also what each of its groups has in all."""
+    own = ["own_rows", "own_keys", *(f"all:{partial.name}" for partial in receiver.partials)]
+    return pa.schema([*label_schema(receiver), *((name, SUM_TYPE) for name in own if receiver.totals)])
 
 
 def cost(plan: Plan, group_frames: int) -> Cost:
@@ -252,6 +309,38 @@ def _sum_seconds(parameters: Parameters, shape: Shape) -> float:
     """Encrypting a block, and multiplying it into every selection and prime."""
     blocks = shape.sender_groups * parameters.blocks * len(parameters.moduli) * (parameters.degree / 4096)
     return blocks * (ENCRYPT_SECONDS + MULTIPLY_SECONDS * shape.selections)
+
+
+def with_rest(
+    plan: Plan, own: LocalInput, labels: pa.Table, groups: list[ReceiverGroup]
+) -> tuple[pa.Table, list[ReceiverGroup]]:
+    """R's groups where a sender's rows without a match are answered too: these first.
+
+    Their label is that of a row that is not there. Where rows that match have the same, SQL makes one
+    group of both.
+    """
+    without = np.ones(plan.sender.keys_bound, np.bool_)
+    for group in groups:
+        without[group.positions] = False
+    if plan.join == "anti":
+        return labels, [ReceiverGroup(np.flatnonzero(without))]
+    assert own.absent is not None
+    rows = labels.to_pylist()
+    for place in [i for i, row in enumerate(rows) if [row] == own.absent.to_pylist()]:
+        without[groups[place].positions] = True
+        groups[place] = ReceiverGroup(np.empty(0, np.int64))
+    return pa.concat_tables([own.absent, labels]), [ReceiverGroup(np.flatnonzero(without)), *groups]
+
+
+def _has_kept(plan: Plan) -> bool:
+    return plan.sender.kept or (plan.receiver is not None and plan.receiver.totals)
+
+
+def _kept(own: LocalInput, numbering: Indices) -> Kept:
+    """The sender's own groups in `numbering`'s order. Every (key, group) pair is in its cells once."""
+    group, keyed = column(own, "group"), column(own, "key") < len(own.keys)
+    identities, keyless = (np.bincount(group[rows], minlength=own.groups) for rows in (keyed, ~keyed))
+    return Kept(identities[numbering], np.minimum(keyless, 1)[numbering])
 
 
 def _sender_groups(plan: Plan, own: LocalInput, order: Indices, numbering: Indices) -> list[SenderGroup]:
@@ -330,9 +419,10 @@ def _table(
     """One row per released cell: dimensions of both sides, identities, sums, weighted and own ones."""
     assert plan.receiver is not None
     columns: dict[str, Any] = {}
-    for side, table, at in ((plan.receiver, labels, 0), (plan.sender, sender_labels, 1)):
+    sides = ((_own_schema(plan.receiver), labels, 0), (label_schema(plan.sender), sender_labels, 1))
+    for schema, table, at in sides:
         indices = pa.array([cell[at] for cell in rows], pa.int64())
-        for field in label_schema(side):
+        for field in schema:
             columns[field.name] = table[field.name].cast(field.type).take(indices)
     columns["identities"] = pa.array([sums.count for sums in rows.values()], pa.int64())
     for i, partial in enumerate(plan.sender.partials):

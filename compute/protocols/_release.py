@@ -8,6 +8,7 @@ after the end, anything above `RELEASE_BYTES`.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from compute.errors import DataError, PeerViolation
 from compute.inputs import Gate
-from compute.plan import Plan
+from compute.plan import Partial, Plan
+from compute.protocols._suppression import Codes, complemented
 from compute.protocols.base import FRAME_BYTES, Role, receive, send_blob
 
 RELEASE = "release"
@@ -48,17 +50,42 @@ def receive_release() -> Role[bytes]:
     return b"".join(parts)
 
 
-class Gated:
-    """The owner's gate, called once, remembering what it decided."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The owner's own groups where its rows without a match are answered: the first row of the cells."""
 
-    def __init__(self, plan: Plan, gate: Gate) -> None:
-        self._gate = gate
+    identities: NDArray[np.int64]  # in each group, matched or not
+    keyless: NDArray[np.int64]  # 1 where a group has rows without a key: one slot, and no identity
+
+
+def noised_partials(plan: Plan) -> tuple[Partial, ...]:
+    """The figures, when each carries the noise it must. Raises `DataError`: fail closed."""
+    if not all(partial.noise for partial in plan.sender.partials):
+        raise DataError("data.without-noise", "a figure of this plan carries no noise; nothing is released")
+    return plan.sender.partials
+
+
+class Gated:
+    """The owner's gate, called once, remembering what it decided.
+
+    A cell of rows without a match tells three groups apart, since it is a total less what matched: the
+    total, the matched ones, the rest. The gate judges the smallest of them. None at all is judged like one:
+    what nobody has may be said where one may be shown.
+    """
+
+    def __init__(
+        self, plan: Plan, gate: Gate, kept: Kept | None = None, codes: Codes | None = None
+    ) -> None:
+        """`codes`: of every cell, where the owner demands complementary suppression."""
+        self._gate, self._kept, self._codes = gate, kept, codes
+        self._totals = plan.receiver is not None and plan.receiver.totals
         # Without dimensions SQL answers one row even over nothing: that cell exists, and a
         # suppressed zero must not look different from a suppressed handful. An owner alone has a cell
         # for every group of its rows, also where the identity of all of them is NULL.
         # A list is one cell as well, whatever columns its rows have.
         joint = plan.receiver is not None and (plan.receiver.dimensions or plan.sender.dimensions)
-        self._always = not joint or plan.kind == "list"
+        # Its rows stay where nothing matches, so each of an asker's groups that are kept is a cell.
+        self._always = not joint or self._totals or plan.kind == "list"
         self.released = self.suppressed = 0
 
     @property
@@ -69,12 +96,37 @@ class Gated:
     def __call__(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which cells may leave; a pair of groups without a match is no cell at all."""
         exists = np.full(counts.shape, fill_value=True) if self._always else counts > 0
-        allowed = self._gate(counts) & exists
+        passed = self._gate(self._judged(counts))
+        if self._kept is not None:
+            exists[0] |= ~passed[0]  # held back, a group that matched as a whole looks like any other
+        allowed = passed & exists
         if allowed.shape != counts.shape or allowed.dtype != np.bool_:
             raise ValueError("a gate returns one boolean per cell")
+        if self._codes:
+            flat = complemented(allowed.ravel(), exists.ravel(), counts.ravel(), self._codes)
+            allowed = flat.reshape(counts.shape)
         self.released = int(np.count_nonzero(allowed))
         self.suppressed = int(np.count_nonzero(exists & ~allowed))
         return allowed
+
+    def _judged(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What the gate is asked about: identities, for each cell."""
+        if self._totals:
+            return np.maximum(counts, 1)
+        if self._kept is None:
+            return counts
+        rest = np.maximum(counts[0] - self._kept.keyless, 0)
+        matched = self._kept.identities - rest
+        if np.any(matched < 0):
+            raise PeerViolation("peer.selection-sum-count", "a returned count is impossible")
+        smallest = np.minimum.reduce([np.maximum(n, 1) for n in (self._kept.identities, rest, matched)])
+        return np.concatenate([smallest[np.newaxis], counts[1:]])
+
+
+def codes_of(labels: pa.Table) -> Codes:
+    """Per column, the number of each row's value; NULL is one."""
+    encoded = [labels[name].combine_chunks().dictionary_encode("encode") for name in labels.schema.names]
+    return [column.indices.to_numpy().astype(np.int64) for column in encoded]
 
 
 def encode_table(table: pa.Table, schema: pa.Schema) -> bytes:

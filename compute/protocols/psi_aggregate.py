@@ -66,6 +66,7 @@ def _check(plan: Plan, own: LocalInput) -> None:
     assert plan.receiver is not None
     if not plan.receiver.repeats:
         aggregate.once_per_group(own)
+    aggregate.one_group_per_key(plan, own)
 
 
 def _selections(
@@ -117,7 +118,7 @@ PROTOCOL = Protocol(
         Disclosure(Party.SENDER, Fact.GROUP_COUNT),
         Disclosure(Party.SENDER, Fact.PADDED_SIZE),
     ),
-    gates=frozenset({"minimum-identities"}),
+    gates=frozenset({"minimum-identities", "noise"}),
     weighted=True,
     cost=_cost,
     parameters=aggregate.parameters,

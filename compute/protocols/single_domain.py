@@ -8,6 +8,7 @@ many identities a cell has stays with the owner: nobody asked for it.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,15 @@ import pyarrow.compute as pc
 
 from compute.errors import DataError, PeerViolation
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
+from compute.noise import Entropy, Mechanism, Scale
 from compute.plan import Plan, Side
 from compute.protocols._release import (
     RELEASE_BYTES,
     Gated,
+    codes_of,
     decode_table,
     encode_table,
+    noised_partials,
     receive_release,
     send_release,
 )
@@ -30,7 +34,10 @@ from compute.protocols.psi import permutation
 from compute.types import parse_type, sum_type
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
-_HEAD = struct.Struct(">QQ")  # released cells, suppressed cells
+_HEAD = struct.Struct(">QQ")  # released cells, suppressed cells (0 where the policy hides how many)
+
+_EVERYBODY = 2**62
+"""Passes every gate."""
 
 
 def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
@@ -40,6 +47,8 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     if len(data) < _HEAD.size:
         raise PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
     released, suppressed = _HEAD.unpack_from(data)
+    if suppressed and not context.plan.says_suppressed:
+        raise PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
     if released + suppressed > context.plan.maximum_cells:
         raise PeerViolation("peer.too-many-cells", "the peer answered more cells than the plan has")
     table = decode_table(data[_HEAD.size :], schema(context.plan), released)
@@ -49,12 +58,14 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
 def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
     """Gate the cells of `own` (d*, identities, m*: compute/local.py) and release the rest."""
     assert isinstance(own, pa.Table)
-    table = _shuffled(context, own)
-    gated = Gated(context.plan, gate)
+    table = _noised(context, _shuffled(context, own))
+    labels = table.select([d.name for d in context.plan.sender.dimensions])
+    gated = Gated(context.plan, gate, codes=codes_of(labels) if context.complementary else None)
     counts = table["identities"].to_numpy().astype(np.int64).reshape(1, -1)
-    released = table.filter(pa.array(gated(counts)[0]))
-    body = encode_table(_without_counts(released), schema(context.plan))
-    yield from send_release(_HEAD.pack(gated.released, gated.suppressed) + body)
+    leaving = table.filter(pa.array(gated(counts)[0]))
+    body = encode_table(_without_counts(leaving), schema(context.plan))
+    suppressed = gated.suppressed if context.plan.says_suppressed else 0
+    yield from send_release(_HEAD.pack(gated.released, suppressed) + body)
     return Summary(gated.released, gated.suppressed)
 
 
@@ -69,6 +80,32 @@ def _without_counts(cells: pa.Table) -> pa.Table:
     """`identities` as 1 or 0: whether anybody is there decides between a sum of zero and NULL."""
     place = cells.schema.get_field_index("identities")
     return cells.set_column(place, "identities", pc.min_element_wise(cells["identities"], 1))
+
+
+def _noised(context: Context, cells: pa.Table) -> pa.Table:
+    """The cells with their noise, drawn once. What a minimum counts is noised too: it shows in what leaves.
+
+    Where no minimum counts identities all cells leave, and there is somebody in each.
+    """
+    noise = context.plan.noise
+    if noise is None:
+        return cells
+    for partial in noised_partials(context.plan):
+        cells = _replaced(cells, partial.name, _adding(noise.mechanism, partial.noise, context.entropy))
+    if not noise.identities:
+        return _replaced(cells, "identities", lambda _value: _EVERYBODY)
+    return _replaced(cells, "identities", _adding(noise.mechanism, noise.identities, context.entropy))
+
+
+def _adding(mechanism: Mechanism, scale: str, entropy: Entropy) -> Callable[[Any], int]:
+    drawn = Scale.parse(mechanism, scale)
+    return lambda value: int(value) + drawn.draw(entropy)
+
+
+def _replaced(cells: pa.Table, name: str, change: Callable[[Any], int]) -> pa.Table:
+    place = cells.schema.get_field_index(name)
+    values = [change(value) for value in cells[name].to_pylist()]
+    return cells.set_column(place, name, pa.array(values, cells.schema.field(name).type))
 
 
 def _shuffled(context: Context, own: pa.Table) -> pa.Table:
@@ -99,7 +136,7 @@ PROTOCOL = Protocol(
         Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS, gated=True),
         Disclosure(Party.RECEIVER, Fact.SUPPRESSED_CELLS),
     ),
-    gates=frozenset({"minimum-identities"}),
+    gates=frozenset({"minimum-identities", "dominance", "noise"}),
     weighted=False,
     cost=_cost,
     parameters=_parameters,

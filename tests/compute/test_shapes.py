@@ -181,3 +181,54 @@ def casefolded(table: pa.Table) -> pa.Table:
     """The table with its key as the declared normalisers leave it."""
     folded = [v.strip().casefold() if v is not None else None for v in table["firm"].to_pylist()]
     return table.set_column(table.schema.get_field_index("firm"), "firm", pa.array(folded, pa.string()))
+
+
+ANTI = [
+    # rows of the owner without a match: those without a key too
+    "SELECT count(*) n, sum(d.amount) s, avg(d.days) a, var_pop(d.days) v FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm",
+    "SELECT d.trade, count(*) n, sum(d.big) s, count(d.days) c, count(DISTINCT d.firm) k FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm AND f.score > 500 GROUP BY 1",
+    "SELECT trade, date_trunc('year', day) AS y, count(*) n FROM sz.deals d WHERE NOT EXISTS (SELECT 1 FROM hk.firms WHERE firm = d.firm AND branch = d.branch) AND days > 0 GROUP BY 1, 2",
+    "SELECT d.trade, sum(d.amount) s FROM sz.deals d LEFT JOIN hk.firms f USING (firm) WHERE f.firm IS NULL GROUP BY 1 HAVING count(*) > 2 ORDER BY s DESC, 1 LIMIT 2",
+    # rows of the asker without a match
+    "SELECT grade, count(*) n, sum(score) s, avg(score) a, count(DISTINCT firm) k FROM hk.firms f ANTI JOIN sz.deals d ON d.firm = f.firm GROUP BY 1",
+    "SELECT count(*) n, count(firm) k, count(score) c, stddev_samp(score) v FROM hk.firms f WHERE NOT EXISTS (SELECT 1 FROM sz.deals d WHERE d.firm = f.firm AND d.days > 900) AND since > DATE '1955-01-01'",
+    "SELECT grade, sum(score) FILTER (WHERE f.branch = 1) s, count(*) n FROM sz.deals d RIGHT JOIN hk.firms f ON d.firm = f.firm AND d.paid WHERE d.firm IS NULL GROUP BY 1",
+]
+LEFT = [
+    # the owner's rows are kept
+    "SELECT f.grade, count(*) n, sum(d.amount) s, avg(d.days) a FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm GROUP BY 1",
+    "SELECT coalesce(f.grade, '无') AS g, d.trade, count(*) n, sum(d.big) s, count(DISTINCT d.firm) k FROM sz.deals d LEFT OUTER JOIN hk.firms f ON d.firm = f.firm AND f.score > 300 WHERE d.days > -500 GROUP BY 1, 2",
+    "SELECT f.score IS NULL AS unknown, count(d.amount) n, max_days FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm GROUP BY 1".replace(
+        ", max_days", ""
+    ),
+    # the asker's rows are kept
+    "SELECT grade, count(*) n, count(d.firm) m, sum(d.amount) s, avg(d.days) a, count(d.paid) p FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm GROUP BY 1",
+    "SELECT f.grade, count(*) n, sum(f.score) s, avg(f.score) a, coalesce(sum(d.amount), 0) t, count(DISTINCT f.firm) k, count(DISTINCT d.firm) m FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm AND d.days > 500 GROUP BY 1",
+    "SELECT f.grade, count(*) n, sum(d.days) FILTER (WHERE d.amount > 0) s, sum(d.days * f.score) x FROM sz.deals d RIGHT JOIN hk.firms f USING (firm) WHERE f.branch = 1 GROUP BY 1",
+    "SELECT count(*) n, sum(d.big) s, count(f.score) c FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm AND d.branch = f.branch",
+]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("sql", [*ANTI, *LEFT])
+def test_rows_without_a_match(sql, seed, pooled):
+    tables = pair(seed + len(sql), own=7)
+    plain = {name: casefolded(table) for name, table in tables.items()}
+    same(run(sql, tables)[0], pooled(sql, plain))
+
+
+CARDINALITY = [ANTI[0], ANTI[1], ANTI[2], LEFT[0], LEFT[2]]
+
+
+@pytest.mark.parametrize("sql", CARDINALITY)
+def test_rows_without_a_match_at_level_cardinality(sql, pooled):
+    tables = pair(len(sql), own=7)
+    plain = {name: casefolded(table) for name, table in tables.items()}
+    same(run(sql, tables, level=Level.CARDINALITY)[0], pooled(sql, plain))
+
+
+@pytest.mark.parametrize("sql", [*ANTI, *LEFT])
+@pytest.mark.parametrize(("rows", "own"), [(0, 7), (20, 0), (0, 0)])
+def test_empty_tables(sql, rows, own, pooled):
+    tables = pair(1, rows, own)
+    same(run(sql, tables)[0], pooled(sql, tables))
