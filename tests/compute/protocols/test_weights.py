@@ -1,8 +1,6 @@
 """Aggregates over columns of both parties: through both real roles of the protocol, against DuckDB over the
 pooled tables; what is sent, who learns it, and what is refused."""
 
-# ruff: noqa: E501 - one question a line
-
 from __future__ import annotations
 
 import math
@@ -15,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compute import selection_sum
 from compute.dataset import Column, DatasetInfo
 from compute.engine import Limits
 from compute.errors import DataError, PeerViolation, QueryError
@@ -25,7 +24,7 @@ from compute.planner import prepare
 from compute.protocols import _aggregate, protocol_named
 from compute.protocols.base import run_pair
 from compute.selection_sum import ReceiverGroup
-from policy_enforcer.disclosure import Fact, Level, Party
+from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 from policy_enforcer.obligations import NOTHING_DEMANDED
 
 LIMITS = Limits(threads=1)
@@ -292,3 +291,262 @@ def test_every_aggregate_over_rows_that_repeat(kit, pooled, measure, groups):
     sql = question([measure], groups)
     run = Run(kit, sql, both)
     same(run.answer(), pooled(sql, both).to_pylist(), len(groups))
+
+
+# --- what is planned, revealed and demanded
+
+
+def planned(sql, known=None, demands=ALLOWED):
+    return prepare(sql, "hk", known or catalogue(), demands={"sz.sales": demands})
+
+
+WEIGHTS = Disclosure(Party.SENDER, Fact.WEIGHT_FIGURES)
+
+
+def test_what_needs_only_the_matches_is_summed_by_the_asker_itself():
+    known = catalogue(s_unique=True)
+    found = planned(
+        f"SELECT r.h, sum(r.a), count(*), avg(r.d) FROM {JOIN} GROUP BY 1", known, NOTHING_DEMANDED
+    )
+    assert found.plan.receiver.partials
+    assert found.plan.receiver.weights == ()
+    assert WEIGHTS not in found.plan.reveals
+    assert not any(use.weighted for use in found.uses["sz.sales"])
+    # The owner's rows are counted by it, and its policy has to allow that.
+    assert {u.column: u.aggregated for u in found.uses["sz.sales"]}["*"] == {"count"}
+
+
+def test_weights_are_a_fact_for_the_policy_and_a_disclosure():
+    for sql in (
+        f"SELECT sum(r.a * s.c) FROM {JOIN}",
+        f"SELECT corr(r.a, s.c) FROM {JOIN}",
+        f"SELECT s.g, sum(r.a) FROM {JOIN} GROUP BY 1",
+    ):
+        found = planned(sql, catalogue(r_unique=True, s_unique=True), NOTHING_DEMANDED)
+        assert found.plan.receiver.weights
+        assert WEIGHTS in found.plan.reveals
+        marked = {use.column for use in found.uses["sz.sales"] if use.weighted}
+        assert marked == ({"*"} if "s.g" in sql else {"c"})
+
+
+def test_a_question_without_weights_is_planned_as_it_was():
+    found = planned(f"SELECT r.h, sum(s.b), count(*) FROM {JOIN} GROUP BY 1", catalogue(r_unique=True))
+    assert found.plan.receiver.partials == found.plan.receiver.weights == ()
+    assert found.plan.parameters["weight_bound"] is None
+    assert WEIGHTS not in found.plan.reveals
+
+
+def test_rows_that_repeat_are_counted_where_the_policy_allows_it(kit, pooled):
+    both = {
+        "hk.loans": loans([(1, "x", 5, None, True)] * 2),
+        "sz.sales": sales([(1, "u", Decimal(3), 1, 0.5)] * 2),
+    }
+    sql = f"SELECT count(*) AS n, sum(s.b) AS s FROM {JOIN}"
+    assert Run(kit, sql, both).answer() == pooled(sql, both).to_pylist() == [{"n": 4, "s": Decimal(12)}]
+    with pytest.raises(DataError, match=r"data\.asker-key-not-unique"):
+        Run(kit, sql, both, demands=NOTHING_DEMANDED).roles()
+    # Where the owner's keys do not repeat, no weight is needed to count the asker's rows.
+    once = both | {"sz.sales": both["sz.sales"].slice(0, 1)}
+    counted = Run(
+        kit, f"SELECT count(*) AS n FROM {JOIN}", once, catalogue(s_unique=True), demands=NOTHING_DEMANDED
+    )
+    assert counted.answer() == [{"n": 2}]
+    assert not counted.plan.receiver.weights
+
+
+def test_rows_looked_up_by_a_semi_join_are_summed_once(kit, pooled):
+    both = {
+        "hk.loans": loans([(1, "x", 5, None, True), (1, "y", 7, None, True), (2, "x", 9, None, True)]),
+        "sz.sales": sales([(1, "u", None, None, None)] * 3),
+    }
+    sql = "SELECT sum(r.a) AS s, count(*) AS n FROM hk.loans r SEMI JOIN sz.sales s ON r.k = s.k"
+    run = Run(kit, sql, both, demands=NOTHING_DEMANDED)
+    assert run.answer() == pooled(sql, both).to_pylist() == [{"s": 12, "n": 2}]
+
+
+@pytest.mark.parametrize(
+    ("sql", "code"),
+    [
+        ("sum(CASE WHEN r.p THEN s.c END)", "query.weighted-not-available"),
+        ("sum(coalesce(r.a, s.c))", "query.weighted-not-available"),
+        ("max(r.a)", "query.extreme-joint"),
+        ("sum(r.h * s.c)", "query.type"),
+        ("sum((r.a + s.c) * (r.a + s.c) * (r.a + s.c) * (r.a + s.c) * (r.a + s.c))", "query.measure"),
+    ],
+)
+def test_what_no_sum_of_products_is_says_so(sql, code):
+    with pytest.raises(QueryError) as caught:
+        planned(f"SELECT {sql} FROM {JOIN}")
+    assert caught.value.code == code
+
+
+def test_an_overflow_is_refused_when_it_is_planned():
+    wide = ("-" + "9" * 37, "9" * 37)
+    known = {
+        name: replace(
+            i,
+            columns=tuple(
+                replace(c, bounds=wide, type="decimal(37,0)") if c.name in "ab" else c for c in i.columns
+            ),
+        )
+        for name, i in catalogue().items()
+    }
+    for measure in ("sum(r.a * s.b)", "var_pop(r.a)"):
+        with pytest.raises(QueryError) as caught:
+            planned(f"SELECT {measure} FROM {JOIN}", known)
+        assert caught.value.code == "query.overflow"
+
+
+def test_a_stricter_level_names_what_would_do():
+    strict = {**catalogue(), "sz.sales": info(SALES, disclosure=Level.CARDINALITY)}
+    with pytest.raises(QueryError, match=r"psi_aggregate.*'receiver'.*sz\.sales \(cardinality\)") as caught:
+        planned(f"SELECT sum(r.a) FROM {JOIN}", strict)
+    assert caught.value.code == "query.weighted-not-available"
+    assert planned(f"SELECT sum(s.c) FROM {JOIN}", strict).plan.protocol == "private_join_and_compute"
+
+
+def test_limbs_of_both_sides_come_back_exact(kit, pooled):
+    wide = ("-" + "9" * 17, "9" * 17)
+    known = {
+        name: replace(
+            i,
+            columns=tuple(replace(c, bounds=wide, type="int64") if c.name in "ab" else c for c in i.columns),
+        )
+        for name, i in catalogue().items()
+    }
+    top = 10**17 - 1
+    left = loans([(1, "x", top, None, True), (1, "x", -7, None, True), (2, "x", -top, None, True)])
+    right = pa.table(
+        {**{c: sales([(1, "u", None, 1, 0.1)] * 3)[c] for c in "gcf"}, "k": [1, 2, 2], "b": [top, top, -3]}
+    )
+    both = {"hk.loans": left, "sz.sales": right.select(list("kgbcf"))}
+    sql = f"SELECT sum(CAST(r.a AS HUGEINT) * s.b) AS s FROM {JOIN}"
+    run = Run(kit, sql.replace("CAST(r.a AS HUGEINT)", "r.a"), both, known)
+    assert any(":" in name for t in run.plan.figures[0].totals for name in t.partials)
+    assert max(len(t.partials) for t in run.plan.figures[0].totals) > 3
+    assert run.answer() == pooled(sql, both).to_pylist()
+
+
+# --- what leaks, and what an attack gains
+
+ISOLATE = f"SELECT r.h, sum(r.a * s.c) AS s, count(*) AS n FROM {JOIN} GROUP BY r.h"
+ONCE = catalogue(r_unique=True, s_unique=True)
+
+
+def parties(weights, values=(1, 2, 3, 4, 5, 6)):
+    return {
+        "hk.loans": loans([(k, "x", w, None, True) for k, w in enumerate(weights)]),
+        "sz.sales": sales([(k, "u", None, v, None) for k, v in enumerate(values)]),
+    }
+
+
+def test_one_weight_that_is_not_zero_does_not_isolate_a_row(kit):
+    run = Run(kit, ISOLATE, parties([0, 0, 9, 0, 0, 0]), ONCE, minimum=3)
+    cells, summary = run.cells()
+    assert (cells.table.num_rows, cells.suppressed) == (0, 1)
+    assert [counts.tolist() for counts in run.asked] == [[[1]]]
+    assert summary == Summary(0, 1, WeightFigures(0, 167))  # six values that are not NULL weigh the same
+    # NULL weighs nothing either, and three that do are enough.
+    cells, summary = Run(kit, ISOLATE, parties([None, 3, 3, 3, 0, 0]), ONCE, minimum=3).cells()
+    assert cells.table.num_rows == 1
+    assert summary == Summary(1, 0, WeightFigures(3, 334))
+
+
+def test_a_cell_of_zeros_counts_as_held_back(kit):
+    run = Run(kit, ISOLATE, parties([0, 0, 0, 0, 0, 0]), ONCE, minimum=3)
+    cells, summary = run.cells()
+    assert cells.suppressed == summary.suppressed == 1
+
+
+def test_the_owner_sees_how_many_weights_count_in_each_of_its_groups(kit):
+    rows = [(k, "u" if k < 4 else "v", None, 1, None) for k in range(6)]
+    both = parties([5, 0, 1, 2, 0, 3]) | {"sz.sales": sales(rows)}
+    run = Run(kit, f"SELECT s.g, sum(r.a) AS s FROM {JOIN} GROUP BY 1", both, ONCE)
+    run.cells()
+    assert sorted(run.asked[0].ravel().tolist()) == [1, 3]
+
+
+@pytest.mark.parametrize("share", [0, 199, 1001])
+def test_figures_that_contradict_the_counts_are_refused(kit, share):
+    run = Run(kit, ISOLATE, parties([7, 1, 1, 1, 1]), ONCE, minimum=3)
+
+    def lie(_, sent):
+        changed = sent.frame.kind == "weight-figures"
+        return (
+            [replace(sent, frame=kit.Frame("weight-figures", share.to_bytes(8, "big")))]
+            if changed
+            else [sent]
+        )
+
+    outcome, wire = kit.relay(*run.roles(), lie)
+    assert isinstance(outcome[Party.SENDER], PeerViolation)
+    assert outcome[Party.SENDER].code == "peer.weight-figures"
+    assert not any(sent.frame.kind == "release" for sent in wire)
+
+
+def test_figures_that_are_missing_are_refused(kit):
+    run = Run(kit, ISOLATE, parties([7, 1, 1, 1, 1]), ONCE)
+    outcome, _ = kit.relay(
+        *run.roles(), lambda _, sent: [] if sent.frame.kind == "weight-figures" else [sent]
+    )
+    assert not outcome  # both wait until the transport ends it
+
+
+def test_more_weights_than_selected_slots_are_refused(kit, monkeypatch):
+    original = selection_sum._vectors
+
+    def forged(group):
+        mask, *weights = original(group)
+        return [(mask[0][:1], None), *weights]
+
+    monkeypatch.setattr(selection_sum, "_vectors", forged)
+    outcome, _ = kit.relay(*Run(kit, ISOLATE, parties([1, 1, 1]), ONCE).roles())
+    assert outcome[Party.SENDER].code == "peer.selection-sum-count"
+
+
+def test_weights_beyond_their_bound_never_leave(kit):
+    run = Run(kit, ISOLATE, parties([1, 1, 1]), ONCE)
+    heavy = pa.array([1, 1, run.plan.receiver.weight_bound + 1], pa.int64())
+    place = run.own.cells.schema.get_field_index(run.plan.receiver.weights[0])
+    run.own = replace(run.own, cells=run.own.cells.set_column(place, run.plan.receiver.weights[0], heavy))
+    outcome, wire = kit.relay(*run.roles())
+    assert isinstance(outcome[Party.RECEIVER], DataError)
+    assert outcome[Party.RECEIVER].code == "data.weights"
+    assert not any(sent.frame.kind == "selection-sums" for sent in wire)
+
+
+def test_values_of_the_asker_are_clamped_to_its_bounds(kit):
+    both = parties([10**9, 1, 1], (1, 1, 1))
+    assert Run(kit, f"SELECT sum(r.a * s.c) AS s FROM {JOIN}", both, ONCE).answer() == [{"s": 10**6 + 2}]
+
+
+def test_frames_do_not_depend_on_weights_values_or_matches(kit):
+    variants = [
+        parties([1, 2, 3, 4, 5, 6]),
+        parties([9, 9, 9, 9, 9, 9], (9, -9, 9, -9, 9, -9)),
+        parties([0, 0, 0, 1, 1, 1]),
+        parties([1, 2, 3, 4, 5, 6], ()),
+        parties([1]),
+    ]
+    wires = []
+    for i, both in enumerate(variants):
+        run = Run(
+            kit, ISOLATE, both, ONCE, minimum=17, seed=f"{i}"
+        )  # nothing leaves: the release has no label
+        run.owned = replace(run.owned, groups=1)
+        wires.append(kit.shapes(kit.relay(*run.roles())[1]))
+    assert all(shapes == wires[0] for shapes in wires)
+    plain = Run(kit, ISOLATE.replace("r.a * s.c", "s.c"), variants[0], ONCE, minimum=17)
+    assert kit.shapes(kit.relay(*plain.roles())[1]) != wires[0]  # control: weight columns are declared
+
+
+def test_the_share_of_the_largest_weight_is_exact_and_rounds_up():
+    def of(*weights):
+        return ReceiverGroup(np.arange(len(weights)), (np.array(weights, np.int64),))
+
+    assert _aggregate.largest_share([of(1, -1, 1)], 1) == 334
+    assert _aggregate.largest_share([of(1, 1, 1), of(-9, 1)], 1) == 900
+    assert _aggregate.largest_share([of(1, 1, 1), of(-9, 1)], 3) == 334  # two weights are never answered
+    assert _aggregate.largest_share([of(*[2**59] * 4)], 1) == 250
+    assert _aggregate.largest_share([of(0, 0)], 1) == 0
+    assert _aggregate.exact_sum(np.array([2**62] * 8 + [-1])) == 2**65 - 1
