@@ -18,6 +18,7 @@ from compute import _native
 from compute._native import InvalidPoint
 
 __all__ = [
+    "MATCH_MEMORY",
     "POINT_BYTES",
     "InvalidPoint",
     "has_duplicates",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 POINT_BYTES = 32
+
+MATCH_MEMORY = 128 << 20
+"""Working memory of `match` and `has_duplicates`, 16 bytes an element: 2^22 keys a side in one pass."""
 
 _COLLISION_BITS = 40
 _SHORTEST_TAG = 12
@@ -95,20 +99,24 @@ def truncated_tags(points: pa.FixedSizeBinaryArray, sid: bytes, width: int) -> p
 
 
 def match(
-    left: pa.FixedSizeBinaryArray, right: pa.FixedSizeBinaryArray
+    left: pa.FixedSizeBinaryArray, right: pa.FixedSizeBinaryArray, *, memory: int = MATCH_MEMORY
 ) -> tuple[pa.Int64Array, pa.Int64Array]:
-    """Positions of equal elements, ascending on the left; ValueError if a side holds one twice."""
+    """Positions of equal elements, ascending on the left; ValueError if a side holds one twice.
+
+    Columns that need more than `memory` bytes to sort are read in several passes, each over a share of the
+    elements. Beside that there are 4 bytes for each element on the left, and the result.
+    """
     if left.type != right.type:
         raise ValueError(f"cannot match {left.type} with {right.type}")
     width = left.type.byte_width
-    lefts, rights = _native.matches(_packed(left, width), _packed(right, width), width)
+    lefts, rights = _native.matches(_packed(left, width), _packed(right, width), width, memory)
     return _positions(lefts), _positions(rights)
 
 
-def has_duplicates(column: pa.FixedSizeBinaryArray) -> bool:
-    """Whether some element occurs twice."""
+def has_duplicates(column: pa.FixedSizeBinaryArray, *, memory: int = MATCH_MEMORY) -> bool:
+    """Whether some element occurs twice; `memory` as in `match`."""
     width = column.type.byte_width
-    return _native.has_duplicates(_packed(column, width), width)
+    return _native.has_duplicates(_packed(column, width), width, memory)
 
 
 def permute(column: pa.FixedSizeBinaryArray, order: pa.Int64Array) -> pa.FixedSizeBinaryArray:

@@ -233,37 +233,43 @@ def spec_match(left, right):
     return [i for i, _ in pairs], [j for _, j in pairs]
 
 
+MEMORY = [0, 100, kernel.MATCH_MEMORY]  # a pass for each element, some passes, one
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.data(), st.integers(1, 12))
-def test_match_agrees_with_a_dictionary(data, width):
+@given(st.data(), st.integers(1, 12), st.sampled_from(MEMORY))
+def test_match_agrees_with_a_dictionary(data, width, memory):
     # Few distinct bytes, so that elements share their first eight bytes and many are equal.
     element = st.lists(st.sampled_from([0, 1, 255]), min_size=width, max_size=width).map(bytes)
     column = st.lists(element, unique=True, max_size=60)
     left, right = data.draw(column), data.draw(column)
-    result = kernel.match(pa.array(left, pa.binary(width)), pa.array(right, pa.binary(width)))
+    columns = pa.array(left, pa.binary(width)), pa.array(right, pa.binary(width))
+    result = kernel.match(*columns, memory=memory)
     assert tuple(positions.to_pylist() for positions in result) == spec_match(left, right)
 
 
-def test_match_of_many():
+@pytest.mark.parametrize("memory", [1000, kernel.MATCH_MEMORY])
+def test_match_of_many(memory):
     left = [os.urandom(12) for _ in range(5000)]
     right = left[1000:3000] + [os.urandom(12) for _ in range(4000)]
-    lefts, rights = kernel.match(pa.array(left, pa.binary(12)), pa.array(right, pa.binary(12)))
+    lefts, rights = kernel.match(pa.array(left, pa.binary(12)), pa.array(right, pa.binary(12)), memory=memory)
     assert (lefts.to_pylist(), rights.to_pylist()) == (list(range(1000, 3000)), list(range(2000)))
 
 
 @given(
-    st.lists(st.sampled_from([bytes([i]) * 9 + bytes([j]) for i in range(3) for j in range(5)]), max_size=12)
+    st.lists(st.sampled_from([bytes([i]) * 9 + bytes([j]) for i in range(3) for j in range(5)]), max_size=12),
+    st.sampled_from(MEMORY),
 )
-def test_duplicates_are_found(elements):
+def test_duplicates_are_found(elements, memory):
     column = pa.array(elements, pa.binary(10))
     repeated = len(set(elements)) < len(elements)
-    assert kernel.has_duplicates(column) is repeated
+    assert kernel.has_duplicates(column, memory=memory) is repeated
     for pair in ((column, column.slice(0, 0)), (column.slice(0, 0), column)):
         if repeated:
             with pytest.raises(ValueError, match="twice"):
-                kernel.match(*pair)
+                kernel.match(*pair, memory=memory)
         else:
-            assert kernel.match(*pair)[0].to_pylist() == []
+            assert kernel.match(*pair, memory=memory)[0].to_pylist() == []
 
 
 def test_permute():

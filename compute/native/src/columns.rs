@@ -1,10 +1,9 @@
 //! Python functions over packed columns, for `compute/kernel.py` alone: it has checked types,
 //! nulls and slices; what a peer could have forged (offsets, points, lengths) is checked here.
 //!
-//! Arrow's buffers arrive through Python's buffer protocol rather than the C data interface: for
-//! the fixed-size columns we take, a column *is* one contiguous buffer, and no Arrow crate
-//! need be built and kept in step with PyO3. Nothing is copied on the way in; results are written
-//! straight into the `bytes` object that becomes the new Arrow buffer.
+//! Arrow's buffers arrive through Python's buffer protocol rather than the C data interface, which would
+//! not tell where a buffer ends (docs/decisions/buffers-not-the-c-data-interface.md). Nothing is copied on
+//! the way in; results are written straight into the `bytes` object that becomes the new Arrow buffer.
 
 use crate::curve::{self, Implementation};
 use crate::tags::{self, Elements};
@@ -126,27 +125,38 @@ fn matches<'py>(
     left: PyBuffer<u8>,
     right: PyBuffer<u8>,
     width: usize,
+    memory: usize,
 ) -> PyResult<Positions<'py>> {
     let (l, r) = (elements(&left, width)?, elements(&right, width)?);
-    let (l, r) = py
-        .detach(|| tags::matches(l, r))
+    let partners = py
+        .detach(|| tags::partners(l, r, memory))
         .map_err(|_| PyValueError::new_err("a column to be matched holds an element twice"))?;
-    Ok((words(py, &l)?, words(py, &r)?))
+    let found = || partners.iter().zip(0u32..).filter(|&(&right, _)| right != tags::UNMATCHED);
+    let count = found().count();
+    Ok((
+        words(py, count, found().map(|(_, left)| left))?,
+        words(py, count, found().map(|(&right, _)| right))?,
+    ))
 }
 
-fn words<'py>(py: Python<'py>, values: &[i64]) -> PyResult<Bound<'py, PyBytes>> {
-    PyBytes::new_with(py, values.len() * 8, |out| {
+/// `count` positions as Arrow's int64.
+fn words<'py>(
+    py: Python<'py>,
+    count: usize,
+    values: impl Iterator<Item = u32>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, count * 8, |out| {
         for (chunk, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
-            *chunk = value.to_ne_bytes();
+            *chunk = i64::from(value).to_ne_bytes();
         }
         Ok(())
     })
 }
 
 #[pyfunction]
-fn has_duplicates(py: Python<'_>, column: PyBuffer<u8>, width: usize) -> PyResult<bool> {
+fn has_duplicates(py: Python<'_>, column: PyBuffer<u8>, width: usize, memory: usize) -> PyResult<bool> {
     let elements = elements(&column, width)?;
-    Ok(py.detach(|| elements.has_duplicates()))
+    Ok(py.detach(|| elements.has_duplicates(memory)))
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
