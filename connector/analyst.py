@@ -160,7 +160,7 @@ class _Running:
             bundle, summary["receipt"] = b"", error.code
         return analyst_pb2.Outcome(
             receipt=bundle,
-            cells_suppressed=answer.suppressed,
+            cells_suppressed=answer.suppressed or 0,
             trace_id=trace.split("-")[1],
             summary=_json(summary),
         )

@@ -275,7 +275,7 @@ class Answering:
             admitted.intent.digest,
             sealer.commitment,
             sealer.digests(self._headers.transcript.digest()),
-            {"cells-released": summary.released, "cells-suppressed": summary.suppressed},
+            terms.figures(summary.released, summary.suppressed, summary.weights),
         )
         sealed = statement.seal(node.entropy)
         yield Frame("outcome", SignedRecord.of(sealed, signature(sealed, node.key)).to_bytes())

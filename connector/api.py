@@ -46,7 +46,7 @@ class Answer:
 
     table: pa.Table = field(repr=False)
     receipt: Receipt
-    suppressed: int  # cells the owner's gate held back
+    suppressed: int | None  # cells the owner's gate held back; None where its policy hides how many
     trace_id: str
     summary: dict[str, Any]
 
@@ -158,4 +158,5 @@ def connect(config: str | Path | ConnectorConfig) -> Space:
 def _answer(parts: list[bytes], outcome: analyst_pb2.Outcome) -> Answer:
     table = pa.ipc.open_stream(b"".join(parts)).read_all()
     summary = json.loads(outcome.summary)
-    return Answer(table, Receipt(outcome.receipt), outcome.cells_suppressed, outcome.trace_id, summary)
+    suppressed = summary["cells_suppressed"]
+    return Answer(table, Receipt(outcome.receipt), suppressed, outcome.trace_id, summary)

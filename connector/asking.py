@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -28,15 +28,12 @@ from connector.node import Node
 from connector.opening import Acceptance, RefusalNotice, SignedRecord
 from connector.records import Statement, agreed, check_clock, countersigned, reopen, signature
 from connector.releases import Opener
-from connector.terms import Terms, milliseconds
+from connector.terms import WEIGHTS_FEWEST, WEIGHTS_LARGEST, Terms, milliseconds
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
 from policy_enforcer.obligations import obligations
 from witness.bundle import Opening
 from witness.record import Sealed, commit
-
-FIGURES = frozenset({"cells-released", "cells-suppressed"})
-"""What a release record counts: we sign for no other figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ class Answer:
 
     arrow: bytes  # the Arrow IPC stream that the result's commitment is over
     released: int
-    suppressed: int
+    suppressed: int | None  # None: the owner's policy hides how many
 
 
 class Asking:
@@ -170,8 +167,9 @@ class Asking:
         outcome = SignedRecord.parse(frame.body)
         sealed, stated = reopen(outcome)
         figures = dict(stated.sensitive.figures or {})
-        if set(figures) != FIGURES:
+        if set(figures) != self._terms.counted:
             raise PeerViolation("peer.evidence", "the release record counts something else than cells")
+        self._check_weights(figures, opener.largest_weight)
         expected = self._terms.release(
             sid, intent.digest, stated.data.commitments.get("release", ""), opener.digests(before), figures
         )
@@ -182,11 +180,23 @@ class Asking:
         opening = yield from receive("key", 64)
         return sealed, opener.open(opening, stated.data.commitments["release"])
 
+    def _check_weights(self, figures: Mapping[str, int], attested: int | None) -> None:
+        """Sign only for what we attested of our weights, and for no cell with fewer than the minimum."""
+        if figures.get(WEIGHTS_LARGEST) != attested:
+            raise PeerViolation(
+                "peer.evidence", "the release record misstates what we attested of our weights"
+            )
+        minimum = self._terms.agreement.policy.analysis.minimum_identities or 1
+        if attested is not None and figures["cells-released"] and figures[WEIGHTS_FEWEST] < minimum:
+            raise PeerViolation(
+                "peer.evidence", "the owner released a cell of fewer weights than its minimum"
+            )
+
     def _finished(self, cells: Cells, release: Sealed) -> Answer:
         """Turn released cells into the answer and assert its salted commitment under our name alone."""
         node, terms = self._node, self._terms
         # we signed for these counts before we could count
-        if self._stated["cells-released"] != cells.table.num_rows:
+        if self._stated != {**self._stated, **terms.counts(cells.released)}:
             raise PeerViolation("peer.figures", "the owner released another number of cells than it stated")
         table = finish(self._prepared.plan, cells)
         salt, body = node.entropy(32), arrow_bytes(table)
@@ -195,7 +205,8 @@ class Asking:
         envelope = countersigned(sealed, node.key, None, None)
         opening = Opening("result", salt, body)
         node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [opening])
-        return Answer(body, cells.table.num_rows, cells.suppressed)
+        told = terms.plan is not None and terms.plan.says_suppressed
+        return Answer(body, cells.table.num_rows, cells.suppressed if told else None)
 
     # --- evidence -------------------------------------------------------------------------------------
 

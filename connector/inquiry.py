@@ -30,6 +30,7 @@ from policy_enforcer.explain import Language, sentence
 from policy_enforcer.facts import Decision, Reason
 from policy_enforcer.model import Policy
 from policy_enforcer.obligations import obligations
+from policy_enforcer.privacy import billionths, rho
 from witness.schema import FormatError
 
 
@@ -48,6 +49,10 @@ class Inquiry:
     def decision(self) -> Decision:
         """The meet: every policy must permit."""
         return Decision(tuple(reason for d in self.decisions.values() for reason in d.because))
+
+    def mask(self, dataset: str, column: str) -> str | None:
+        """What stands in for a column's values; the asker's own data is not masked for itself."""
+        return self.agreement.policy.masking.get(column) if dataset == self.agreement.full_name else None
 
 
 def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
@@ -73,7 +78,8 @@ def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
     if own is not None:
         catalogue[own.dataset.full_name] = own.dataset
         policies[own.dataset.full_name] = (own.policy, None)
-    prepared = prepare(sql, node.id, catalogue)
+    demands = {agreement.full_name: obligations(agreement.policy)}
+    prepared = prepare(sql, node.id, catalogue, demands=demands)
     return Inquiry(sql, purpose, agreement, own, prepared, _decisions(node, prepared, purpose, policies))
 
 
@@ -159,6 +165,8 @@ def _local(node: Node, inquiry: Inquiry, interrupt: threading.Event) -> LocalInp
     local = node.own_input(inquiry.prepared, inquiry.own.dataset.full_name, None, interrupt)
     if not isinstance(local, LocalInput):
         raise AssertionError("our side of a join is a join input")
+    # What the protocol would refuse of our data is refused before it costs a use.
+    inquiry.prepared.protocol.check(inquiry.prepared.plan, local)
     return local
 
 
@@ -228,6 +236,7 @@ def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, A
             "threat_model": prepared.protocol.threat_model,
             "gates": sorted(prepared.protocol.gates),
         },
+        "kind": plan.kind,
         "plan": _sides(inquiry),
         "columns": _columns(inquiry),
         "learns": [
@@ -251,7 +260,9 @@ def _sides(inquiry: Inquiry) -> list[dict[str, Any]]:
             "dataset": side.dataset,
             "keys": list(side.keys),
             "filters": len(side.filters),
-            "groups_by": [d.sql for d in side.dimensions],
+            "groups_by": [d.sql for d in side.dimensions] if plan.kind == "aggregate" else [],
+            "lists": [d.sql for d in side.dimensions] if plan.kind == "list" else [],
+            "padded": {d.sql: d.width for d in side.dimensions if d.width},
             "measures": [m.sql for m in side.partials],
             "rows_at_most": side.rows_bound,
             "keys_padded_to": side.keys_bound,
@@ -267,6 +278,7 @@ def _columns(inquiry: Inquiry) -> list[dict[str, Any]]:
             "dataset": dataset,
             "column": use.column,
             "uses": _uses(use),
+            "mask": inquiry.mask(dataset, use.column),
             "verdict": "refuse" if reasons else "permit",
             "reasons": [asdict(reason) for reason in reasons],
         }
@@ -291,6 +303,32 @@ def _uses(use: Any) -> list[str]:
 
 
 def _budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
+    return {**_uses_budget(node, inquiry), **_privacy_budget(node, inquiry)}
+
+
+def _privacy_budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
+    """What noise costs and leaves, by our own account of our own queries; the owner's account decides."""
+    noise = inquiry.agreement.policy.analysis.noise
+    if noise is None:
+        return {}
+    lost, lifetime = node.losses_of(inquiry.agreement, node.now())
+    left = billionths(noise.budget.rho) - lost - billionths(noise.rho_per_query)
+    total = noise.dataset_budget
+    return {
+        "privacy": {
+            "mechanism": noise.mechanism,
+            "costs_rho": rho(billionths(noise.rho_per_query)),
+            "spent_rho": rho(lost),
+            "limit_rho": rho(billionths(noise.budget.rho)),
+            "per": noise.budget.per,
+            "left_after_rho": rho(left),
+            "dataset_lifetime_rho": rho(lifetime),
+            "dataset_limit_rho": None if total is None else rho(billionths(total.rho)),
+        }
+    }
+
+
+def _uses_budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
     uses = inquiry.agreement.policy.uses
     used = node.uses_of(inquiry.agreement)
     limit = uses.count if uses is not None else None

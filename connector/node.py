@@ -7,8 +7,10 @@ operating system's generator. Refuses work under an agreement that is not in for
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,11 +47,12 @@ from connector.telemetry import Telemetry
 from connector.terms import milliseconds, moment
 from connector.v1 import catalog_pb2, catalog_pb2_grpc
 from policy_enforcer import odrl
-from policy_enforcer.decide import decide
+from policy_enforcer.decide import decide, overspent
 from policy_enforcer.facts import Decision, LedgerView, Reason, Request
 from policy_enforcer.model import Policy
-from policy_enforcer.moments import period_start
+from policy_enforcer.moments import Period, period_start
 from policy_enforcer.obligations import NOTHING_DEMANDED, obligations
+from policy_enforcer.privacy import billionths
 from policy_enforcer.problems import PolicyError
 from witness import dsse
 from witness.client import WitnessClient
@@ -60,6 +63,8 @@ from witness.record import Data, Exchange, Outcome, Record, Sensitive
 from witness.schema import TEXT
 
 UNLIMITED = 2**62
+SHOWN_SECONDS = 0.02
+"""How old a catalogue may be when it is shown: asked two thousand times a second, it is read fifty times."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class Node:
         self.store = Store.open(config.state_url)
         self.entropy: Entropy = system_entropy
         self._parsed: dict[tuple[str, int], Offered] = {}
+        self._shown: tuple[float, list[Offered]] = (-SHOWN_SECONDS, [])  # our catalogue, and when it was read
         self._members, self._kept = Members(config.seat.trust), ""
         self.peers = Peers(config.tls, config.space, self._members.current)
         self.evidence = Evidence(self.store, self._witnesses())
@@ -217,10 +223,16 @@ class Node:
     def offers_of(self, participant: str) -> list[Offered]:
         """What a participant offers now, asked of its connector (or of our own store)."""
         if participant == self.id:
-            return [self._own(record) for record in self.store.offers()]
+            return list(self._catalogue())
         stub = catalog_pb2_grpc.CatalogStub(self.peers.channel(participant))
         reply = self.peers.unary(participant, stub.ListOffers, catalog_pb2.ListOffersRequest())
         return [_offered(participant, offer) for offer in reply.offers]
+
+    def _catalogue(self) -> list[Offered]:
+        asked = time.monotonic()
+        if asked - self._shown[0] >= SHOWN_SECONDS:
+            self._shown = (asked, [self._own(record) for record in self.store.offers()])
+        return self._shown[1]
 
     def offer_of(self, participant: str, name: str) -> Offered:
         """One offer of a participant. Raises `ConfigError` when it offers nothing of that name."""
@@ -292,7 +304,8 @@ class Node:
             used = self.store.used(agreement.digest, _period(policy, request.at))
             # the query that is being judged is registered as running already
             running = max(0, len(self.store.running(agreement.digest)) - 1)
-            view = LedgerView(uses=used, running=running, agreed=moment(agreement.agreed_at))
+            loss, dataset_loss = self.losses_of(agreement, request.at)
+            view = LedgerView(used, running, moment(agreement.agreed_at), loss, dataset_loss)
         return decide(policy, request, view)
 
     def uses_of(self, agreement: Agreement) -> int:
@@ -305,6 +318,45 @@ class Node:
         limit = uses.count if uses is not None and uses.count is not None else UNLIMITED
         if not self.store.charge(agreement.digest, _period(agreement.policy, self.now()), limit):
             raise _refused("uses.exhausted", "no use is left", rule="uses.count")
+        loss, dataset_loss = self.losses_of(agreement, self.now())
+        if not self._lose(agreement, limited=True):
+            over = tuple(overspent(agreement.policy, LedgerView(loss=loss, dataset_loss=dataset_loss)))
+            raise PolicyRefusal(Decision(over)) if over else _refused("budget.exhausted", "nothing is left")
+
+    def note_loss(self, agreement: Agreement) -> None:
+        """The asker's own account of what its query cost; the owner's is the one that counts."""
+        self._lose(agreement, limited=False)
+
+    def losses_of(self, agreement: Agreement, at: datetime) -> tuple[int, int]:
+        """Privacy lost by the agreement in its budget's period, and by the dataset for ever (billionths)."""
+        noise = agreement.policy.analysis.noise
+        if noise is None:
+            return 0, 0
+        period = _named_period(noise.budget.per, at)
+        lost = self.store.lost(f"agreement {agreement.digest}", period)
+        return lost, self.store.lost(self._dataset_ledger(agreement), "dataset")
+
+    def _lose(self, agreement: Agreement, *, limited: bool) -> bool:
+        """Charge both ledgers; False when either budget does not suffice. Inside the charge's transaction."""
+        noise = agreement.policy.analysis.noise
+        if noise is None:
+            return True
+        cost, total = billionths(noise.rho_per_query), noise.dataset_budget
+        period = _named_period(noise.budget.per, self.now())
+        own = billionths(noise.budget.rho) if limited else UNLIMITED
+        most = billionths(total.rho) if limited and total is not None else UNLIMITED
+        return self.store.lose(f"agreement {agreement.digest}", period, cost, own) and self.store.lose(
+            self._dataset_ledger(agreement), "dataset", cost, most
+        )
+
+    def _dataset_ledger(self, agreement: Agreement) -> str:
+        """Whose lifetime an agreement counts on: our table, whatever offers it has, or a peer's offer."""
+        if agreement.provider != self.id:
+            return f"offer {agreement.full_name}"
+        offer = self.store.offer(agreement.full_name.split(".", 1)[1])
+        if offer is None:
+            raise _refused("agreement.unknown", "the dataset of this agreement is no longer registered")
+        return f"dataset {offer.dataset}"
 
     @contextmanager
     def running(self, exchange: str, agreement: Agreement) -> Iterator[None]:
@@ -337,9 +389,22 @@ class Node:
         limits = Limits(self.config.limits.threads, self.config.limits.memory_mib << 20, stop=interrupt)
         if plan.receiver is None:
             policy = agreement.policy if agreement is not None else published.policy
-            return local.aggregate(side, published.dataset, obligations(policy), published.source, limits)
-        demands = NOTHING_DEMANDED if agreement is None else obligations(agreement.policy)
-        return local.join_input(side, published.dataset, published.source, limits, demands)
+            demands = replace(obligations(policy), mask_salt=self._mask_salt(published, agreement))
+            return local.aggregate(side, published.dataset, demands, published.source, limits)
+        demands = NOTHING_DEMANDED
+        if agreement is not None:
+            demands = obligations(agreement.policy)
+            demands = replace(demands, mask_salt=self._mask_salt(published, agreement))
+        part = local.row_input if plan.kind == "list" else local.join_input
+        return part(side, published.dataset, published.source, limits, demands)
+
+    def _mask_salt(self, published: datasets.Published, agreement: Agreement | None) -> bytes:
+        """What hash masks are salted with: one salt for each agreement, which nobody else can compute."""
+        record = self.store.dataset(published.record.dataset, published.record.dataset_version)
+        if record is None or agreement is None:
+            return b""  # a hash mask without a salt is refused where it is made
+        label = b"bayspace mask v1\0" + bytes.fromhex(agreement.digest)
+        return hmac.digest(record.master_salt, label, "sha256")
 
 
 @lru_cache(maxsize=256)
@@ -382,7 +447,10 @@ def _check_shown(entry: Any) -> None:
 
 
 def _period(policy: Policy, at: datetime) -> str:
-    per = policy.uses.per if policy.uses is not None else "agreement"
+    return _named_period(policy.uses.per if policy.uses is not None else "agreement", at)
+
+
+def _named_period(per: Period, at: datetime) -> str:
     start = period_start(per, at)
     return "agreement" if start is None else f"{per} {start.isoformat()}"
 

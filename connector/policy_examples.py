@@ -15,6 +15,7 @@ from compute.planner import prepare
 from connector import datasets
 from policy_enforcer.examples import Example, Outcome, case, parse_examples, run_examples
 from policy_enforcer.model import Policy
+from policy_enforcer.obligations import obligations
 
 
 def outcomes(
@@ -43,7 +44,8 @@ def _planned(policy: Policy, example: Example, catalogue: dict[str, DatasetInfo]
     # everything but the query itself is as the policy wants it, exactly as for examples in facts
     name, facts, ledger, expected = case(policy, _without_sql(example))
     try:
-        prepared = prepare(example.sql or "", facts.asker, catalogue)
+        demands = {policy.dataset: obligations(policy)}
+        prepared = prepare(example.sql or "", facts.asker, catalogue, demands=demands)
     except QueryError as error:
         return Outcome(name, expected, frozenset({error.code}))
     request = prepared.requests(

@@ -229,6 +229,7 @@ _agreements = _table(
     key=["id"],
 )
 _uses = _table("uses", _text("agreement"), _text("period"), _int("used"), key=["agreement", "period"])
+_losses = _table("losses", _text("ledger"), _text("period"), _int("spent"), key=["ledger", "period"])
 _running = _table("running", _text("query"), _text("agreement"), _text("at"), key=["query"])
 _exchanges = _table(
     "exchanges",
@@ -254,13 +255,26 @@ _outbox = _table(
     refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
 )
 _members = _table("members", _text("digest"), _int("version"), _blob("envelope"), key=["digest"])
-SCHEMA_VERSION = 1
-_MIGRATIONS: dict[int, tuple[str, ...]] = {}
+SCHEMA_VERSION = 2
+_MIGRATIONS: dict[int, tuple[str, ...]] = {
+    2: (
+        (
+            "CREATE TABLE losses (ledger TEXT NOT NULL, period TEXT NOT NULL, spent BIGINT NOT NULL, "
+            "PRIMARY KEY (ledger, period))"
+        ),
+    ),
+}
 """Statements that lead from the version before to the one they are listed under."""
 
 _CHARGE = text(
     "INSERT INTO uses (agreement, period, used) SELECT :agreement, :period, 1 WHERE :most > 0 "
     "ON CONFLICT (agreement, period) DO UPDATE SET used = uses.used + 1 WHERE uses.used < :most"
+)
+
+_LOSE = text(
+    "INSERT INTO losses (ledger, period, spent) SELECT :ledger, :period, :cost WHERE :cost <= :most "
+    "ON CONFLICT (ledger, period) DO UPDATE SET spent = losses.spent + :cost "
+    "WHERE losses.spent + :cost <= :most"
 )
 
 
@@ -481,6 +495,21 @@ class Store:
     def used(self, agreement: str, period: str) -> int:
         """Uses counted so far."""
         query = select(_uses.c.used).where(_uses.c.agreement == agreement, _uses.c.period == period)
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
+    # privacy losses
+
+    def lose(self, ledger: str, period: str, cost: int, most: int) -> bool:
+        """Spend `cost` billionths of rho, unless more than `most` would be spent then. Never refunded.
+
+        One statement, as in `charge`.
+        """
+        return self._run(_LOSE, ledger=ledger, period=period, cost=cost, most=most) == 1
+
+    def lost(self, ledger: str, period: str) -> int:
+        """Billionths of rho spent so far."""
+        query = select(_losses.c.spent).where(_losses.c.ledger == ledger, _losses.c.period == period)
         with self._reading() as connection:
             return int(connection.execute(query).scalar() or 0)
 

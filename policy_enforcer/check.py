@@ -17,11 +17,6 @@ from policy_enforcer.problems import Path, Problem, dotted
 Finding = tuple[str, Path, str, str | None]  # code, path, sentence, suggestion
 
 _ANALYSIS_NOT_YET = {
-    "noise": "the connector does not add noise yet",
-    "dominance": "the connector does not look at shares yet",
-    "suppressions": "the connector does not treat suppressed cells differently yet",
-    "max_rows_per_identity": "rows are not yet limited per identity before summing",
-    "max_cells_per_identity": "cells are not yet limited per identity",
     "differencing": "no guard compares the identity sets of successive queries yet",
     "templates": "queries are not yet matched against reviewed templates",
 }
@@ -41,8 +36,6 @@ def unenforceable(policy: Policy) -> Iterator[Finding]:
     for word, why in _TRANSFER_NOT_YET.items():
         if policy.transfer is not None and getattr(policy.transfer, word):
             yield _not_yet(("transfer", word), why)
-    if policy.masking:
-        yield _not_yet(("masking",), "values are not yet masked in list analyses")
     for who in policy.assignee:
         if ":" in who:
             yield _not_yet(("assignee", who), "roles and verified claims are not yet checked")
@@ -128,6 +121,9 @@ def _keys_never_shown(policy: Policy) -> Iterator[Contradiction]:
     for column in analysis.dimensions:
         if column in keys:
             yield ("analysis", "dimensions", column), "identities and join columns are never output", None
+    for column in analysis.payload:
+        if column in keys:
+            yield ("analysis", "payload", column), "identities and join columns are never output", None
     for column in analysis.filters:
         if column == analysis.identity:
             yield ("analysis", "filters", column), "identities are never compared with literals", None
@@ -137,6 +133,14 @@ def _keys_never_shown(policy: Policy) -> Iterator[Contradiction]:
             yield ("analysis", "measures", column), "identities and join columns may only be counted", hint
         if column == "*" and measures != ("count",):
             yield ("analysis", "measures", column), "'*' stands for rows, which can only be counted", None
+
+
+def _masks(policy: Policy) -> Iterator[Contradiction]:
+    keys = _keys(policy.analysis)
+    for column in policy.masking:
+        if column in keys:
+            hint = "Remove the mask: join columns and identities are never output."
+            yield ("masking", column), "a join or a count of identities needs the value itself", hint
 
 
 def _ranges(policy: Policy) -> Iterator[Contradiction]:
@@ -169,6 +173,7 @@ _CONTRADICTIONS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _counted_identity,
     _keys_never_shown,
     _ranges,
+    _masks,
     _lists,
     words_apart,
 )
@@ -225,6 +230,10 @@ def _declared(policy: Policy) -> Iterator[Contradiction]:
 
 def _unused(policy: Policy) -> Iterator[Contradiction]:
     analysis = policy.analysis
+    used = {*analysis.dimensions, *analysis.filters, *analysis.measures, *analysis.payload}
+    for column in policy.masking:
+        if column not in used:
+            yield ("masking", column), "this masks a column that no query may use", None
     if "aggregate" in analysis.kinds and not analysis.measures:
         hint = 'Name measures, for example `measures: {amount: [sum], "*": [count]}`.'
         yield ("analysis",), "no measure is named, so no aggregate can be asked", hint

@@ -8,7 +8,6 @@ measure, function, kind, level or disclosure is in no list.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from decimal import Decimal
 
 from policy_enforcer.check import errors
 from policy_enforcer.columns import COLUMN_RULES, NOISED, join_column
@@ -16,7 +15,7 @@ from policy_enforcer.disclosure import Disclosure, Fact, Level
 from policy_enforcer.facts import Decision, LedgerView, Reason, Request
 from policy_enforcer.model import ANY, Budget, LogDuty, Policy, plain
 from policy_enforcer.moments import end_instant, first_instant, later
-from policy_enforcer.privacy import billionths
+from policy_enforcer.privacy import billionths, rho
 from policy_enforcer.problems import dotted
 
 Rule = Callable[[Policy, Request, LedgerView], Iterator[Reason]]
@@ -182,12 +181,16 @@ def _join_columns(policy: Policy, request: Request, _ledger: LedgerView) -> Iter
 
 
 def _required(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
-    join = policy.analysis.join
-    if join is not None and join.required == "asker" and not (request.joint and request.asker_data):
+    join, rule = policy.analysis.join, "analysis.join.required"
+    if join is None or join.required != "asker":
+        return
+    if not (request.joint and request.asker_data):
         sentence = "the query must join the asker's own data"
-        yield Reason(
-            "join.required", "analysis.join.required", sentence, allowed=f"a join on {_words(join.columns)}"
-        )
+        yield Reason("join.required", rule, sentence, allowed=f"a join on {_words(join.columns)}")
+    elif request.unmatched:
+        # what did not match is the total less what did: a question about this dataset alone
+        sentence = "rows that match nothing of the asker's would be counted"
+        yield Reason("join.required", rule, sentence, allowed="rows that match: JOIN, SEMI JOIN, EXISTS")
 
 
 def _operators(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
@@ -292,23 +295,24 @@ def _noise(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Re
 
 
 def _budget(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Reason]:
+    yield from overspent(policy, ledger)
+
+
+def overspent(policy: Policy, ledger: LedgerView) -> Iterator[Reason]:
+    """Why one more query would lose more privacy than a budget has left."""
     noise = policy.analysis.noise
     if noise is None:
         return
     cost, budget, total = billionths(noise.rho_per_query), noise.budget, noise.dataset_budget
     left = billionths(budget.rho) - ledger.loss
     if ledger.loss < 0 or cost > left:
-        sentence = f"this query costs rho {_rho(cost)}, and {_rho(left)} of {_rho_per(budget)} is left"
+        sentence = f"this query costs rho {rho(cost)}, and {rho(left)} of {_rho_per(budget)} is left"
         yield Reason("budget.exhausted", "analysis.noise.budget", sentence, allowed=_rho_per(budget))
     if total is not None and (ledger.dataset_loss < 0 or cost > billionths(total.rho) - ledger.dataset_loss):
         left = billionths(total.rho) - ledger.dataset_loss
-        sentence = f"this query costs rho {_rho(cost)}, and {_rho(left)} is left of the dataset's, for ever"
+        sentence = f"this query costs rho {rho(cost)}, and {rho(left)} is left of the dataset's, for ever"
         rule = "analysis.noise.dataset_budget"
         yield Reason("budget.dataset-exhausted", rule, sentence, allowed=f"rho {plain(total.rho)} in all")
-
-
-def _rho(loss: int) -> str:
-    return plain(Decimal(max(0, loss)).scaleb(-9))
 
 
 def _rho_per(budget: Budget) -> str:
@@ -331,7 +335,9 @@ def _columns(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[
 
 def _answers_something(_policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     # a count of rows that the facts do not mention would pass every other rule
-    if not any(use.aggregated or use.grouped or use.listed for use in request.columns):
+    # the overlap itself is what a list returns, with or without columns of this dataset
+    listed = request.kind == "list" and any(use.joined for use in request.columns)
+    if not listed and not any(use.aggregated or use.grouped or use.listed for use in request.columns):
         sentence = "the facts do not say what the query returns"
         yield Reason(
             "column.use-unknown", "analysis", sentence, allowed="a listed measure, dimension or column"

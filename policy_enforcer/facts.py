@@ -64,6 +64,7 @@ class Request:
     processing: frozenset[str] = frozenset()  # jurisdictions of the connectors that compute
     receiving: frozenset[str] = frozenset()  # jurisdictions of the recipients
     grades: Mapping[str, int] = field(default_factory=dict)  # column -> classification grade
+    unmatched: bool = False  # rows of this dataset without a match in the asker's data are counted too
     literals_on_total: bool = False  # a filter that can be computed from nothing but constants
 
 
@@ -73,11 +74,11 @@ class LedgerView:
 
     uses: int = 0
     running: int = 0
-    loss: int = 0  # privacy loss of the agreement in its budget's period, in billionths of rho (zCDP)
-    dataset_loss: int = 0  # the same of the dataset, over all agreements, for ever
     agreed: datetime | None = (
         None  # timezone-aware: when the agreement was finalised; `when.elapsed` needs it
     )
+    loss: int = 0  # privacy loss of the agreement in its budget's period, in billionths of rho (zCDP)
+    dataset_loss: int = 0  # the same of the dataset, over all agreements, for ever
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,9 @@ def query(
 
 def _summarise(answer: Any, receipt: Path | None) -> None:
     told = note if not sys.stdout.isatty() else say
-    if answer.suppressed:
+    if answer.suppressed is None:
+        told("the owner's policy hides how many cells were suppressed")
+    elif answer.suppressed:
         told(f"{answer.suppressed} cell(s) suppressed: fewer identities than the owner's policy demands")
     told(
         f"protocol {answer.summary['protocol']} ({answer.summary['disclosure']}), "

@@ -79,5 +79,12 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     console.print(
         f"costs about {cost['seconds']} s and {cost['bytes']:,} bytes; 1 use ({uses['used']} used{limit})"
     )
+    if "privacy" in found["budget"]:
+        privacy = found["budget"]["privacy"]
+        console.print(
+            f"privacy loss: rho {privacy['costs_rho']} ({privacy['mechanism']}); "
+            f"{privacy['left_after_rho']} of {privacy['limit_rho']} per {privacy['per']} left after this; "
+            f"our queries of this dataset have cost {privacy['dataset_lifetime_rho']} in all"
+        )
     witnesses = ", ".join(found["evidence"]["witnesses"]) or "none"
     console.print(f"evidence: {found['evidence']['demanded']} witness(es) demanded, configured: {witnesses}")

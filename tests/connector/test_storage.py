@@ -192,13 +192,14 @@ def test_an_exchange_has_one_outcome(store):
 
 def test_a_newer_schema_is_refused_and_an_older_one_migrates(url, monkeypatch):
     Store.open(url).close()
-    monkeypatch.setattr(storage, "SCHEMA_VERSION", 2)
-    monkeypatch.setitem(storage._MIGRATIONS, 2, ("CREATE TABLE later (id INTEGER)",))
+    newest = storage.SCHEMA_VERSION
+    monkeypatch.setattr(storage, "SCHEMA_VERSION", newest + 1)
+    monkeypatch.setitem(storage._MIGRATIONS, newest + 1, ("CREATE TABLE later (id INTEGER)",))
     migrated = Store.open(url)
     with migrated._reading() as connection:
         assert connection.execute(text("SELECT count(*) FROM later")).scalar() == 0
     migrated.close()
-    monkeypatch.setattr(storage, "SCHEMA_VERSION", 1)
+    monkeypatch.setattr(storage, "SCHEMA_VERSION", newest)
     with pytest.raises(ConfigError, match="newer"):
         Store.open(url)
 

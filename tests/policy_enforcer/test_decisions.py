@@ -20,6 +20,8 @@ from policy_enforcer.model import Policy
 FOLDER = Path(__file__).parents[1] / "vectors" / "policy"
 POLICY = yaml.safe_load((FOLDER / "invoices.yaml").read_text("utf-8"))
 VECTORS = yaml.safe_load((FOLDER / "decisions.yaml").read_text("utf-8"))
+MORE = yaml.safe_load((FOLDER / "privacy.yaml").read_text("utf-8"))
+SHAPES = {**VECTORS["shapes"], **MORE["shapes"]}
 SETS = {"recipients", "join_operators", "processing", "receiving", "filtered", "aggregated", "functions"}
 
 
@@ -75,7 +77,7 @@ def ledger_of(case, shape):
 
 
 def inputs(case):
-    shape = VECTORS["shapes"].get(case.get("shape"), {})
+    shape = SHAPES.get(case.get("shape"), {})
     return policy_of(case, shape), request_of(case, shape), ledger_of(case, shape)
 
 
@@ -87,7 +89,7 @@ def codes(decision):
     return sorted(r.code + (f"@{r.column}" if r.column else "") for r in decision.because)
 
 
-CASES = VECTORS["cases"]
+CASES = [*VECTORS["cases"], *MORE["cases"]]
 
 
 def test_there_are_enough_cases_and_names_tell_them_apart():

@@ -7,6 +7,7 @@ answers yes or no, and is one conjunction after another.
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from itertools import combinations
 
 import pytest
@@ -59,12 +60,20 @@ def permits(p, q, used):
         and join_fits(p, q)
         and asker_fits(p, q)
         and gate_fits(p, q)
+        and dominance_fits(p["analysis"], q)
+        and noise_fits(p["analysis"], q, used)
         and all(column_fits(p["analysis"], q, use) for use in q.columns)
-        and any(use.aggregated or use.grouped or use.listed for use in q.columns)
+        and returns_something(q)
         and (q.kind != "list" or (q.joint and any(use.joined for use in q.columns)))
         and not q.literals_on_total
         and grades_fit(p, q)
     )
+
+
+def returns_something(q):
+    if q.kind == "list" and any(use.joined for use in q.columns):
+        return True
+    return any(use.aggregated or use.grouped or use.listed for use in q.columns)
 
 
 def who_fits(p, q):
@@ -141,6 +150,34 @@ def gate_fits(p, q):
     return "minimum-identities" in q.protocol.gates and a["identity"] in q.identity_columns and all(shown)
 
 
+def shown_through_a_gate(q):
+    return all(e.gated for e in q.protocol.reveals if str(e.fact) in ("released-cells", "matched-rows"))
+
+
+def dominance_fits(a, q):
+    return "dominance" not in a or (
+        not q.joint and "dominance" in q.protocol.gates and shown_through_a_gate(q)
+    )
+
+
+def noise_fits(a, q, used):
+    if "noise" not in a:
+        return True
+    cost, budget = Fraction(a["noise"]["rho_per_query"]), Fraction(a["noise"]["budget"]["rho"])
+    dataset = Fraction(a["noise"].get("dataset_budget", {}).get("rho", 10**6))
+    paid = used.loss + 10**9 * cost <= 10**9 * budget and used.dataset_loss + 10**9 * cost <= 10**9 * dataset
+    gated = "noise" in q.protocol.gates and a["identity"] in q.identity_columns and shown_through_a_gate(q)
+    return paid and gated and all(noise_covers(a, q, use) for use in q.columns)
+
+
+def noise_covers(a, q, use):
+    measures = {"sum", "count", "avg"}
+    if use.column == a["identity"] and not q.joint:
+        measures.add("count_distinct")
+    declared = use.column in a.get("domains", {}) and not use.functions and not q.joint
+    return set(use.aggregated) <= measures and (not use.grouped or declared)
+
+
 def column_fits(a, q, use):
     name, keys = use.column, a.get("join", {}).get("columns", [])
     identity, dimension = name == a.get("identity"), name in a.get("dimensions", [])
@@ -205,6 +242,7 @@ JOINS = st.builds(
     st.sampled_from([None, None, None, "asker"]),
     st.sampled_from([None, ["and"], ["and", "or"]]),
 )
+GAUSSIAN = {"mechanism": "discrete-gaussian", "rho_per_query": "0.5", "budget": {"rho": "1"}}
 ANALYSES = st.builds(
     lambda kinds, measures, filters, **words: written(
         kinds=kinds,
@@ -223,6 +261,10 @@ ANALYSES = st.builds(
     maximum_peer_keys=st.sampled_from([None, None, 1, 2, 3]),
     identity=st.sampled_from([None, "company", "quarter"]),
     minimum_identities=st.sampled_from([None, 1, 20]),
+    domains=st.sampled_from([None, {"industry": ["a"]}, {"industry": ["a"], "quarter": [1], "note": ["x"]}]),
+    noise=st.sampled_from([None, None, GAUSSIAN, {**GAUSSIAN, "dataset_budget": {"rho": "2"}}]),
+    dominance=st.sampled_from([None, None, {"share_at_most": "0.5"}]),
+    suppressions=st.sampled_from([None, {"count": "hidden"}]),
 )
 
 
@@ -231,9 +273,21 @@ def consistent(analysis):
     keys = {*analysis.get("join", {}).get("columns", []), analysis.get("identity")}
     analysis["dimensions"] = [c for c in analysis["dimensions"] if c not in keys]
     analysis["measures"] = {c: m for c, m in analysis["measures"].items() if c not in keys}
+    if "payload" in analysis:
+        analysis["payload"] = [c for c in analysis["payload"] if c not in keys]
     analysis["filters"] = {c: f for c, f in analysis["filters"].items() if c != analysis.get("identity")}
     if "identity" not in analysis:
         analysis.pop("minimum_identities", None)
+        analysis.pop("noise", None)
+        analysis.pop("dominance", None)
+    if "noise" in analysis:
+        analysis.pop("dominance", None)
+        analysis.update(kinds=["aggregate"], weighted=False)
+        analysis.update(max_rows_per_identity=3, max_cells_per_identity=2)
+        analysis.pop("payload", None)
+    analysis["domains"] = {
+        c: v for c, v in analysis.get("domains", {}).items() if c in analysis["dimensions"]
+    }
     if "list" in analysis["kinds"]:
         analysis["join"] = {"columns": ["company"], **analysis.get("join", {}), "disclosure": "rows"}
     return analysis
@@ -255,6 +309,7 @@ def policies(draw):
             st.sampled_from([None, {"from": "2026-05-01"}, {"until": "2026-06-15"}, {"elapsed": "P40D"}])
         ),
         transfer=draw(st.sampled_from([None, {"grade_at_most": 1}, {"grade_at_most": 2}])),
+        masking={"amount": "step-10"} if draw(st.booleans()) else None,
         duties=draw(
             st.sampled_from([None, [{"log": "witness"}], [{"log": "witness", "minimum_witnesses": 2}]])
         ),
@@ -293,7 +348,7 @@ PROTOCOLS = [
         (replace(RELEASE, gated=False),),
         *((RELEASE, Disclosure(to, fact)) for to in Party for fact in Fact),
     )
-    for gates in ({"minimum-identities"}, {"minimum-identities"}, set())
+    for gates in ({"minimum-identities", "noise", "dominance"}, {"minimum-identities"}, {"noise"}, set())
 ]
 
 
@@ -369,9 +424,10 @@ ODDITIES = [
 ]
 LEDGERS = st.sampled_from(
     [
-        LedgerView(uses, running, agreed)
+        LedgerView(uses, running, agreed, *losses)
         for uses in (0, 1, 3)
         for running in (0, 1)
+        for losses in ((0, 0), (500_000_000, 0), (500_000_001, 0), (0, 1_500_000_001))
         for agreed in (None, datetime(2026, 5, 20, tzinfo=UTC), datetime(2026, 6, 2, tzinfo=UTC))
     ]
 )
@@ -437,9 +493,26 @@ TIGHTEN = {
     "recipients": lambda p: p.setdefault("where", {}).update(recipients=["HK"]),
     "grade": lambda p: p.setdefault("transfer", {}).update(grade_at_most=0),
     "witnesses": lambda p: p.update(duties=[{"log": "witness", "minimum_witnesses": 3}]),
-    "noise": lambda p: p["analysis"].update(
-        noise={"mechanism": "discrete-gaussian", "rho_per_query": "0.1", "budget": {"rho": 1}}
+    "noise": lambda p: (
+        p["analysis"].setdefault("identity", "company")
+        and p["analysis"].update(noise=GAUSSIAN, max_rows_per_identity=2, max_cells_per_identity=1)
     ),
+    "noise alone": lambda p: p["analysis"].update(noise=GAUSSIAN),
+    "dearer noise": lambda p: (
+        p["analysis"].update(noise={**GAUSSIAN, "rho_per_query": "1"}) if "noise" in p["analysis"] else None
+    ),
+    "budget of the dataset": lambda p: (
+        p["analysis"].update(noise={**p["analysis"]["noise"], "dataset_budget": {"rho": "1"}})
+        if "noise" in p["analysis"]
+        else None
+    ),
+    "domains": lambda p: p["analysis"].pop("domains", None),
+    "dominance": lambda p: (
+        p["analysis"].setdefault("identity", "company")
+        and p["analysis"].update(dominance={"share_at_most": "0.6"})
+    ),
+    "suppressions": lambda p: p["analysis"].update(suppressions={"complementary": True}),
+    "rows": lambda p: p["analysis"].update(max_rows_per_identity=1),
     "masking": lambda p: p.update(masking={"note": "redact"}),
     "templates": lambda p: p["analysis"].update(templates=["reviewed"]),
     "consent": lambda p: p.setdefault("transfer", {}).update(consent="set-1"),

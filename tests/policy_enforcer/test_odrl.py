@@ -151,14 +151,14 @@ def test_what_is_no_document_is_refused(document):
 
 
 def test_what_load_refuses_is_refused_here_too(everything):
-    limited = everything.analysis.model_copy(update={"max_rows_per_identity": 5})
+    limited = everything.analysis.model_copy(update={"templates": ("reviewed",)})
     demanding = everything.model_copy(update={"analysis": limited})
     assert refused(to_odrl(demanding)) == ["policy.not-enforceable"]
     with pytest.raises(PolicyError) as error:
         from_odrl(to_odrl(demanding))
     (problem,) = error.value.problems
-    assert (problem.path, problem.line, problem.column) == ("analysis.max_rows_per_identity", 0, 0)
-    assert str(error.value).startswith("policy:analysis.max_rows_per_identity: rows are not yet limited")
+    assert (problem.path, problem.line, problem.column) == ("analysis.templates", 0, 0)
+    assert str(error.value).startswith("policy:analysis.templates: queries are not yet matched")
 
 
 JSON = st.recursive(
