@@ -150,6 +150,7 @@ class Prepared:
                 processing=processing,
                 receiving=receiving,
                 grades={column.name: column.grade for column in info.columns},
+                unmatched=self.plan.sender.kept and info.full_name == self.plan.sender.dataset,
                 literals_on_total=self.literals_on_total,
             )
             for info in self.datasets

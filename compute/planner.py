@@ -280,7 +280,8 @@ class _Planner:
             raise QueryError(
                 "query.left-join",
                 "without a column of yours in GROUP BY this LEFT JOIN changes nothing about "
-                f"{self._left.full_name}: ask without the join, or group by columns of yours, or write JOIN or ANTI JOIN",
+                f"{self._left.full_name}: ask without the join, group by columns of yours, or write JOIN or "
+                "ANTI JOIN",
             )
 
     def _sides(self) -> tuple[DatasetInfo, DatasetInfo]:
@@ -404,8 +405,8 @@ class _Planner:
             raise QueryError(
                 "query.not-in",
                 "NOT IN answers nothing at all as soon as one key in the subquery is NULL, and no protocol "
-                "may tell whether there is one; write NOT EXISTS (SELECT 1 FROM dataset b WHERE b.key = a.key) "
-                "or have the owners declare both keys without NULLs",
+                "may tell whether there is one; write NOT EXISTS (SELECT 1 FROM b WHERE b.key = a.key), or "
+                "have the owners declare both keys without NULLs",
             )
         self._join(*((left, right) if self._left is self._receiver else (right, left)))
 

@@ -8,21 +8,28 @@ import math
 import os
 import random
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from compute.dataset import Column, DatasetInfo
 from compute.engine import Limits
+from compute.errors import PeerViolation, QueryError
 from compute.finish import finish
 from compute.inputs import Context
 from compute.local import join_input
 from compute.planner import prepare
+from compute.protocols._release import Gated, Kept
 from compute.protocols.base import run_pair
+from policy_enforcer.decide import decide
 from policy_enforcer.disclosure import Level
+from policy_enforcer.facts import LedgerView
+from policy_enforcer.load import load
 
 WIDE = 2**62
 
@@ -60,6 +67,7 @@ FIRMS = DatasetInfo(
     disclosure=Level.RECEIVER,
 )
 LIMITS = Limits(threads=1)
+CATALOGUE = {info.full_name: info for info in (DEALS, FIRMS)}
 NAMES = ["深圳一号", "香港二号", "a", "b", "ß", "公司", "f1", "f2", "f3", "f4", None]
 
 
@@ -232,3 +240,147 @@ def test_rows_without_a_match_at_level_cardinality(sql, pooled):
 def test_empty_tables(sql, rows, own, pooled):
     tables = pair(1, rows, own)
     same(run(sql, tables)[0], pooled(sql, tables))
+
+
+OUTER_SEMANTICS = {
+    # a condition of ON that concerns the kept rows alone would not filter them
+    "SELECT count(*) FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm AND d.days > 1": "query.outer-condition",
+    "SELECT count(*) FROM hk.firms f WHERE NOT EXISTS (SELECT 1 FROM sz.deals d WHERE d.firm = f.firm AND f.score > 1)": "query.outer-condition",
+    "SELECT f.grade, count(*) FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm AND d.paid GROUP BY 1": "query.outer-condition",
+    # a condition of WHERE on the other side would undo the LEFT JOIN
+    "SELECT f.grade, count(*) FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm WHERE f.score > 1 GROUP BY 1": "query.outer-condition",
+    "SELECT f.grade, count(*) FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm WHERE f.grade IS NULL GROUP BY 1": "query.outer-condition",
+    "SELECT d.trade, count(*) FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm GROUP BY 1": "query.left-join",
+    "SELECT d.trade, count(*) FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm GROUP BY 1": "query.left-join",
+    "SELECT f.grade, sum(f.score) FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm GROUP BY 1": "query.left-join",
+    "SELECT f.grade, count(f.firm) FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm GROUP BY 1": "query.left-join",
+    "SELECT f.grade, sum(coalesce(d.days, 5)) FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm GROUP BY 1": "query.left-join",
+    "SELECT count(CASE WHEN d.days IS NULL THEN 1 END) FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm": "query.left-join",
+    "SELECT count(*) FILTER (WHERE d.days IS NULL) FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm": "query.left-join",
+    "SELECT count(*) FROM sz.deals d FULL JOIN hk.firms f ON d.firm = f.firm": "query.join",
+    # what the rows are looked up in is gone
+    "SELECT f.grade, count(*) FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm GROUP BY 1": "query.semi-join",
+    "SELECT sum(score) FROM sz.deals WHERE firm IN (SELECT firm FROM hk.firms)": "query.semi-join",
+    "SELECT sum(d.days) FROM hk.firms f SEMI JOIN sz.deals d ON d.firm = f.firm": "query.semi-join",
+    # NULLs decide about NOT IN
+    "SELECT count(*) FROM sz.deals WHERE firm NOT IN (SELECT firm FROM hk.firms)": "query.not-in",
+    # subqueries of other kinds
+    "SELECT count(*) FROM sz.deals WHERE firm IN (SELECT firm FROM hk.firms LIMIT 3)": "query.subquery",
+    "SELECT count(*) FROM sz.deals WHERE firm IN (SELECT max(firm) FROM hk.firms)": "query.subquery",
+    "SELECT count(*) FROM sz.deals d WHERE EXISTS (SELECT count(*) FROM hk.firms f WHERE f.firm = d.firm)": "query.subquery",
+    "SELECT count(*) FROM sz.deals WHERE firm IN (SELECT firm FROM hk.firms UNION SELECT firm FROM hk.firms)": "query.subquery",
+    "SELECT count(*) FROM sz.deals d WHERE d.paid OR EXISTS (SELECT 1 FROM hk.firms f WHERE f.firm = d.firm)": "query.construct",
+    "SELECT count(*) FROM sz.deals d WHERE firm IN (SELECT firm FROM hk.firms) AND branch IN (SELECT branch FROM hk.firms)": "query.subquery",
+    "SELECT count(*) FROM sz.deals d JOIN hk.firms f ON d.firm = f.firm WHERE d.branch IN (SELECT branch FROM hk.firms)": "query.join",
+    "SELECT count(*) FROM sz.deals d WHERE EXISTS (SELECT 1 FROM hk.firms f)": "query.no-join-key",
+}
+
+
+@pytest.mark.parametrize("sql", OUTER_SEMANTICS)
+def test_what_would_mean_something_else_is_refused_with_what_works(sql):
+    with pytest.raises(QueryError) as caught:
+        run(sql, {})
+    assert caught.value.code == OUTER_SEMANTICS[sql]
+    assert any(word in caught.value.sentence for word in (";", "write", "put", "ask", "takes", ":"))
+
+
+def test_not_in_is_an_anti_join_where_no_key_is_null(pooled):
+    certain = tuple(
+        replace(
+            info, columns=tuple(replace(c, nullable=False) if c.name == "firm" else c for c in info.columns)
+        )
+        for info in (DEALS, FIRMS)
+    )
+    sql = "SELECT trade, count(*) n FROM sz.deals WHERE firm NOT IN (SELECT firm FROM hk.firms WHERE score > 300) GROUP BY 1"
+    tables = {name: casefolded(t).filter(pc.is_valid(t["firm"])) for name, t in pair(3).items()}
+    same(run(sql, tables, catalogue=certain)[0], pooled(sql, tables))
+
+
+def few(deals_of: dict[str, list[str | None]], firms_of: list[str]) -> dict[str, pa.Table]:
+    """Trades and the firms that deal in them; the asker's firms."""
+    rows = [{"trade": trade, "firm": firm} for trade, names in deals_of.items() for firm in names]
+    return {
+        "sz.deals": pa.Table.from_pylist(rows, schema(DEALS)),
+        "hk.firms": pa.Table.from_pylist([{"firm": firm} for firm in firms_of], schema(FIRMS)),
+    }
+
+
+@pytest.mark.parametrize("level", [Level.RECEIVER, Level.CARDINALITY])
+def test_the_gate_holds_for_total_matched_and_rest(level):
+    """Of a cell of rows without a match: five firms in all, three that match, two that do not, …"""
+    names = [f"f{i}" for i in range(12)]
+    tables = few(
+        {
+            "held": names[:7],  # 4 match, 3 rest
+            "rest too small": names[:6],  # 4 match, 2 rest
+            "match too small": [*names[2:4], *names[4:10]],  # 2 match, 6 rest
+            "all match": names[:4],
+            "none match": names[4:9],
+            "no keys": [None, None, None, None],
+        },
+        names[:4],
+    )
+    sql = "SELECT trade, count(*) n FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm GROUP BY trade"
+    answer, (summary, cells) = run(sql, tables, level=level, minimum=3)
+    assert answer.to_pylist() == [{"trade": "held", "n": 3}]
+    assert (summary.suppressed, cells.suppressed) == (5, 5)
+    answer, _ = run(sql, tables, level=level, minimum=1)
+    counts = {row["trade"]: row["n"] for row in answer.to_pylist()}
+    assert counts == {"held": 3, "rest too small": 2, "match too small": 6, "none match": 5, "no keys": 4}
+
+
+def test_without_a_group_nothing_tells_a_suppressed_zero_from_a_suppressed_few():
+    names = [f"f{i}" for i in range(9)]
+    for firms_of in (names[:1], [], names):
+        answer, (summary, _) = run(
+            "SELECT count(*) n FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm",
+            few({"t": names}, [*firms_of, *(f"x{i}" for i in range(5))]),
+            minimum=3,
+        )
+        assert answer.num_rows == 0
+        assert summary.suppressed == 1
+
+
+def test_an_asker_that_claims_more_matches_than_there_are_is_caught():
+    gated = Gated(
+        prepare("SELECT count(*) FROM sz.deals d ANTI JOIN hk.firms f USING (firm)", "hk", CATALOGUE).plan,
+        lambda counts: counts >= 1,
+        Kept(np.array([5]), np.array([1])),
+    )
+    with pytest.raises(PeerViolation):
+        gated(np.array([[7]]))
+
+
+def test_a_policy_that_requires_a_join_refuses_rows_without_a_match():
+    def decision(sql: str) -> list[str]:
+        found = prepare(sql, "hk", CATALOGUE).requests(
+            recipients=frozenset({"hk"}), purpose="audit", at=datetime(2026, 11, 21, tzinfo=UTC)
+        )["sz.deals"]
+        return [reason.code for reason in decide(POLICY, found, LedgerView()).because]
+
+    assert decision("SELECT count(*) FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm") == [
+        "join.required"
+    ]
+    kept = "SELECT f.grade, count(*) FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm GROUP BY 1"
+    assert decision(kept) == ["join.required"]
+    assert decision("SELECT count(*) FROM sz.deals d SEMI JOIN hk.firms f ON d.firm = f.firm") == []
+    assert decision("SELECT count(*) FROM hk.firms f ANTI JOIN sz.deals d ON d.firm = f.firm") == []
+    assert (
+        decision("SELECT grade, count(*) FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm GROUP BY 1")
+        == []
+    )
+
+
+POLICY = load(
+    """
+policy: deals-v1
+dataset: sz.deals
+assignee: [hk]
+purpose: any
+uses: {count: 9, per: month}
+analysis:
+  kinds: [aggregate]
+  join: {columns: [firm], disclosure: receiver, required: asker}
+  measures: {"*": [count]}
+"""
+)
