@@ -157,6 +157,19 @@ class Evidence:
                 f"the policy demands {minimum} witness(es) and {held} of ours recorded the exchange",
             )
 
+    def receipt(self, origin: str, envelope: bytes) -> tuple[str, bytes]:
+        """A fresh proof of a recorded envelope and its COSE receipt, from the witness that runs this log.
+
+        Raises `Unavailable` when that is none of ours, or does not answer.
+        """
+        for witness in self._witnesses.values():
+            if any(parse_vkey(text).name == origin for text in witness.logs):
+                try:
+                    return witness.client.receipt(envelope)
+                except (WitnessUnavailable, WitnessRejected, WitnessDishonest) as error:
+                    raise Unavailable("witness.unavailable", f"no receipt: {error}") from None
+        raise Unavailable("witness.other", "the receipt is of a log of no witness that is configured here")
+
     def settle(self, exchange: str, seconds: float, now: Callable[[], float] = time.monotonic) -> bool:
         """Wait until every record of the exchange is delivered, at most `seconds`; whether it is."""
         deadline = now() + seconds

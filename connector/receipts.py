@@ -6,16 +6,30 @@ Refuses to make a receipt of records that no witness has recorded yet: it would 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from http.client import HTTPException
+from urllib.request import Request, urlopen
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from compute.errors import ConfigError, Unavailable
 from connector.config import ConnectorConfig
 from connector.enrolment import load_members, pinned_operator
 from connector.storage import Store
-from witness import bundle, dsse
+from witness import bundle, checkpoint, dsse, timestamp, tlog_proof
 from witness.bundle import Item, Opening
+from witness.encoding import system_entropy
 from witness.record import Record
+from witness.schema import FormatError
 from witness.trust import of_logs
+
+TIMESTAMP_SECONDS = 30.0
+Fetch = Callable[[bytes], bytes]
+"""Sends an RFC 3161 query to an authority and returns its answer."""
+Receipts = Callable[[str, bytes], tuple[str, bytes]]
+"""(log's origin, envelope) -> a fresh proof and its COSE receipt: `Evidence.receipt`."""
 
 
 def receipt(store: Store, exchange: str, show: Collection[str] = (), *, redacted: bool = False) -> bytes:
@@ -45,8 +59,62 @@ def receipt(store: Store, exchange: str, show: Collection[str] = (), *, redacted
     return bundle.build(items, members)
 
 
-def trust_file(config: ConnectorConfig) -> bytes:
-    """What this participant trusts, as a verifier's trust file: operator key and witnesses' log keys."""
+def extended(data: bytes, fetch: Fetch | None, receipts: Receipts | None) -> bytes:
+    """A bundle with COSE receipts and timestamps of its checkpoints; None leaves either out.
+
+    A receipt comes with a fresh proof, of the same tree. Raises `ConfigError` for something else than a
+    bundle, `Unavailable` when an authority or a witness does not answer as it must.
+    """
+    try:
+        found, _ = bundle.parse(data)
+    except FormatError as error:
+        raise ConfigError("evidence.bundle", f"not a bundle: {error}") from None
+    items = found.items if receipts is None else tuple(_with_receipt(i, receipts) for i in found.items)
+    heads = dict.fromkeys(tlog_proof.parse(item.proof).checkpoint.text for item in items)
+    kept = found.timestamps if receipts is None else ()  # fresh proofs are of other checkpoints
+    tokens = kept if fetch is None else tuple(_stamp(head, fetch) for head in heads)
+    return bundle.build(items, found.members, tokens)
+
+
+def _with_receipt(item: Item, receipts: Receipts) -> Item:
+    origin = checkpoint.parse(tlog_proof.parse(item.proof).checkpoint.text).origin
+    proof, receipt = receipts(origin, item.envelope.to_bytes())
+    return replace(item, proof=proof, receipt=receipt)
+
+
+def _stamp(head: str, fetch: Fetch) -> bytes:
+    try:
+        token = timestamp.token_of(fetch(timestamp.query(head, system_entropy(8))))
+        if timestamp.imprinted(token) != timestamp.imprint(head):
+            raise timestamp.TimestampInvalid("it is of something else")
+    except timestamp.TimestampInvalid as error:
+        raise Unavailable("timestamp.answer", f"the authority's answer is no timestamp: {error}") from None
+    return token
+
+
+def asking(url: str) -> Fetch:
+    """Asks a timestamp authority over HTTP (RFC 3161 section 3.4). Raises `Unavailable`, `ConfigError`."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError("timestamp.url", "a timestamp authority has an http or https address")
+
+    def fetch(query: bytes) -> bytes:
+        request = Request(url, query, {"Content-Type": "application/timestamp-query"})  # noqa: S310
+        try:
+            with urlopen(request, timeout=TIMESTAMP_SECONDS) as answer:  # noqa: S310  http(s), see above
+                data: bytes = answer.read(timestamp.LARGEST_TOKEN + 1)
+        except (OSError, HTTPException) as error:
+            why = f"the timestamp authority does not answer ({type(error).__name__})"
+            raise Unavailable("timestamp.unavailable", why) from None
+        return data
+
+    return fetch
+
+
+def trust_file(config: ConnectorConfig, authorities: Collection[bytes] = ()) -> bytes:
+    """What this participant trusts, as a verifier's trust file: operator key and witnesses' log keys.
+
+    authorities: certificates (PEM) to which the certificates of timestamp authorities must lead.
+    """
     operator = pinned_operator(config.trust)
     if operator is None:
         raise ConfigError("enrolment.not-installed", "install an admission first: no operator key is known")
@@ -54,4 +122,13 @@ def trust_file(config: ConnectorConfig) -> bytes:
     logs = [vkey for participant in members.participants for vkey in participant.logs]
     if not logs:
         raise ConfigError("witness.unknown", "the member list names no witness")
-    return of_logs(config.space, [operator], logs).to_bytes()
+    certificates = tuple(_certificate(pem) for pem in authorities)
+    trust = of_logs(config.space, [operator], logs)
+    return replace(trust, timestamp_authorities=certificates).to_bytes()
+
+
+def _certificate(pem: bytes) -> bytes:
+    try:
+        return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    except ValueError:
+        raise ConfigError("timestamp.authority", "a timestamp authority is not a PEM certificate") from None

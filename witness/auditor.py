@@ -119,7 +119,11 @@ def fail(code: int, sentence: str) -> int:
 
 def to_json(verified: Verified) -> dict[str, Any]:
     """What was verified, as one JSON document."""
-    return {"records": [_item_json(item) for item in verified.items], "verified": True}
+    return {
+        "records": [_item_json(item) for item in verified.items],
+        "unknown_timestamps": verified.unknown_timestamps,
+        "verified": True,
+    }
 
 
 def _item_json(item: VerifiedItem) -> dict[str, Any]:
@@ -140,15 +144,20 @@ def _item_json(item: VerifiedItem) -> dict[str, Any]:
         "parties": [p.to_json() for p in record.parties],
         "protocol": record.data.protocol,
         "received_at": format_time(item.included.leaf.received_at),
+        "receipt": None if item.receipt is None else {"index": item.receipt.index, "size": item.receipt.size},
         "reveals": [r.to_json() for r in record.data.reveals],
         "signers": list(item.signers),
         "space": record.space,
+        "timestamps": [{"at": format_time(t.at * 1000), "authority": t.authority} for t in item.timestamps],
     }
 
 
 def to_text(verified: Verified) -> str:
     """What was verified, for people."""
-    return "\n".join(["VERIFIED", *(_item_text(n, item) for n, item in enumerate(verified.items, 1))])
+    lines = ["VERIFIED", *(_item_text(n, item) for n, item in enumerate(verified.items, 1))]
+    if verified.unknown_timestamps:
+        lines.append(f"{verified.unknown_timestamps} timestamp(s) by authorities unknown to the trust file")
+    return "\n".join(lines)
 
 
 def _item_text(number: int, item: VerifiedItem) -> str:
@@ -164,6 +173,8 @@ def _item_text(number: int, item: VerifiedItem) -> str:
         ),
         "   cosigned by "
         + (", ".join(sorted(item.included.cosigners)) or "nobody: the log is trusted alone"),
+        *(f"   timestamped {format_time(t.at * 1000)} by {t.authority}" for t in item.timestamps),
+        *(f"   COSE receipt: entry {r.index} of a tree of {r.size}" for r in (item.receipt,) if r),
         *(f"   {reveal.party} learned {reveal.what}" for reveal in record.data.reveals),
         *(f"   disclosed {name}: {_plain(value)}" for name, value in item.disclosed.claims().items()),
         *(f"   opened {name}: {_shown(value)}" for name, value in item.opened.items()),

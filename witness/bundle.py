@@ -1,9 +1,12 @@
-"""The bundle, version 1: one file from which anybody verifies an exchange offline, years later.
+"""The bundle: one file from which anybody verifies an exchange offline, years later.
 
 Per record: the DSSE envelope, the disclosures its owner chose, openings of its commitments, and the
 tlog-proof with its signed checkpoint. Beside them the member lists under which the keys stood. The file is
 canonical JSON; its last check is a checksum over everything, so that even a byte which no signature covers
 (a cosignature line of an unknown witness) cannot change unnoticed. Refuses unknown fields.
+
+Version 2 is version 1 with optional parts: per record a COSE receipt, per bundle RFC 3161 timestamps of its
+checkpoints. It is written only where there are such parts, and version 1 is read for ever.
 """
 
 import hashlib
@@ -13,11 +16,12 @@ from typing import Any
 
 from witness import canonical, dsse
 from witness.dsse import Envelope, EnvelopeInvalid
-from witness.encoding import b64
+from witness.encoding import EncodingError, b64, unb64
 from witness.record import SALT_SIZE
-from witness.schema import NAME, Fields, FormatError
+from witness.schema import NAME, Fields, FormatError, present
 
-FORMAT = "bayspace-bundle/v1"
+FORMAT, FORMAT_2 = "bayspace-bundle/v1", "bayspace-bundle/v2"
+MOST_TIMESTAMPS = 64
 LARGEST = 64 * 1024 * 1024
 
 
@@ -45,21 +49,25 @@ class Opening:
 
 @dataclass(frozen=True)
 class Item:
-    """One record: envelope, encoded disclosures, openings, and the text of its tlog-proof."""
+    """One record: envelope, encoded disclosures, openings, the text of its tlog-proof, its COSE receipt."""
 
     envelope: Envelope
     proof: str = field(repr=False)
     disclosures: tuple[str, ...] = field(default=(), repr=False)
     openings: tuple[Opening, ...] = ()
+    receipt: bytes | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """The item as it stands in the bundle."""
-        return {
-            "disclosures": list(self.disclosures),
-            "envelope": self.envelope.to_json(),
-            "openings": [o.to_json() for o in self.openings],
-            "proof": self.proof,
-        }
+        return present(
+            {
+                "disclosures": list(self.disclosures),
+                "envelope": self.envelope.to_json(),
+                "openings": [o.to_json() for o in self.openings],
+                "proof": self.proof,
+                "receipt": None if self.receipt is None else b64(self.receipt),
+            }
+        )
 
     @classmethod
     def from_json(cls, value: Any) -> "Item":
@@ -70,6 +78,7 @@ class Item:
                 proof=_string(f.take("proof"), "item.proof"),
                 disclosures=tuple(_string(d, "item.disclosures") for d in f.items("disclosures")),
                 openings=tuple(Opening.from_json(o) for o in f.items("openings")),
+                receipt=f.optional("receipt", f.base64),
             )
 
 
@@ -79,6 +88,13 @@ class Bundle:
 
     items: tuple[Item, ...]
     members: tuple[Envelope, ...]
+    timestamps: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @property
+    def format(self) -> str:
+        """The oldest version that can say this."""
+        more = self.timestamps or any(item.receipt is not None for item in self.items)
+        return FORMAT_2 if more else FORMAT
 
     def to_bytes(self) -> bytes:
         """The file."""
@@ -86,16 +102,19 @@ class Bundle:
         return canonical.serialise({**body, "checksum": _checksum(body)})
 
     def _body(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "items": [item.to_json() for item in self.items],
-            "members": [envelope.to_json() for envelope in self.members],
-        }
+        return present(
+            {
+                "format": self.format,
+                "items": [item.to_json() for item in self.items],
+                "members": [envelope.to_json() for envelope in self.members],
+                "timestamps": [b64(token) for token in self.timestamps] or None,
+            }
+        )
 
 
-def build(items: Sequence[Item], members: Sequence[Envelope]) -> bytes:
+def build(items: Sequence[Item], members: Sequence[Envelope], timestamps: Sequence[bytes] = ()) -> bytes:
     """A bundle's bytes. Raises FormatError when they would not be read back."""
-    data = Bundle(tuple(items), tuple(members)).to_bytes()
+    data = Bundle(tuple(items), tuple(members), tuple(timestamps)).to_bytes()
     parse(data)
     return data
 
@@ -112,19 +131,31 @@ def parse(data: bytes) -> tuple[Bundle, bool]:
     except canonical.CanonicalError as error:
         raise FormatError(f"the bundle is {error}") from error
     with Fields(value, "the bundle") as f:
-        f.literal("format", FORMAT)
+        version = f.take("format")
         checksum = f.take("checksum")
         bundle = Bundle(
             items=tuple(Item.from_json(item) for item in f.items("items")),
             members=tuple(_envelope(e) for e in f.items("members")),
+            timestamps=f.optional("timestamps", lambda name: _timestamps(f.items(name))) or (),
         )
     if not bundle.items:
         raise FormatError("the bundle holds no record")
+    if version != bundle.format:
+        raise FormatError("the bundle is of a version that this program does not know, or misnames its own")
     return bundle, checksum == _checksum({k: v for k, v in value.items() if k != "checksum"})
 
 
 def _checksum(body: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.serialise(body)).hexdigest()
+
+
+def _timestamps(tokens: list[Any]) -> tuple[bytes, ...]:
+    if not 0 < len(tokens) <= MOST_TIMESTAMPS:
+        raise FormatError(f"a bundle has 1 to {MOST_TIMESTAMPS} timestamps, or no such field")
+    try:
+        return tuple(unb64(_string(token, "timestamps")) for token in tokens)
+    except EncodingError as error:
+        raise FormatError(f"a timestamp is {error}") from error
 
 
 def _envelope(value: Any) -> Envelope:

@@ -13,6 +13,7 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from witness import cose
 from witness.checks import Requirement, VerificationFailed
 from witness.inclusion import Included, check_inclusion
 from witness.note import parse_vkey
@@ -106,6 +107,20 @@ class WitnessClient:
         if self._check(proof, envelope).leaf.tag != tag:
             raise WitnessDishonest("The leaf carries another tag than the one submitted.")
         return proof
+
+    def receipt(self, envelope: bytes) -> tuple[str, bytes]:
+        """A checked tlog-proof of this envelope, and the checked COSE receipt of the same entry and tree."""
+        digest = hashlib.sha256(envelope).digest()
+        request = pb.AwaitProofRequest(envelope_digest=digest, receipt=True)
+        response = _call(lambda: self._stub.AwaitProof(request, timeout=self._deadline))
+        place = self._check(response.proof, envelope)
+        try:
+            receipt = cose.verify(response.receipt, place.leaf.hash, self._policy.logs)
+        except cose.ReceiptInvalid as error:
+            raise WitnessDishonest("The witness answered with a receipt that does not hold.") from error
+        if (receipt.size, receipt.root) != (place.checkpoint.size, place.checkpoint.root):
+            raise WitnessDishonest("The witness answered with a receipt of another tree than its proof's.")
+        return response.proof, response.receipt
 
     def bundle(self, digest: bytes) -> tuple[bytes, str]:
         """The envelope with this digest and its checked proof, for a party of its record."""

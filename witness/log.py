@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from witness import checkpoint as checkpoints
+from witness import cose, merkle, note, tiles
 from witness import leaf as leaves
-from witness import merkle, note, tiles
 from witness.checkpoint import Checkpoint, CheckpointInvalid
 from witness.database import Database, Row, Staged
 from witness.encoding import system_entropy
 from witness.files import Folder
-from witness.keys import PrivateKeys
+from witness.keys import ED25519, PrivateKeys
 from witness.leaf import Leaf
 from witness.merkle import ProofInvalid, leaf_hash
 from witness.note import Note, NoteInvalid, NoteSignature, VerifierKey
@@ -184,6 +184,11 @@ class Log:
         size = checkpoints.parse(head.text).size
         path = merkle.inclusion_proof(index, size, tiles.TileHashes(self.read_tile, size))
         return TlogProof(index, tuple(path), head, self._database.leaf(index))
+
+    def receipt(self, proof: TlogProof) -> bytes:
+        """The COSE receipt (RFC 9942) of an entry, of the tree of its proof."""
+        (key,) = (key for key in self._keys.keys if key.public.algorithm == ED25519)
+        return cose.sign(proof, key)
 
     def prove_consistency(self, old: int, new: int | None = None) -> list[bytes]:
         """The proof that the tree of size `old` is a prefix of the one of size `new` (or the published)."""

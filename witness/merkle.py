@@ -115,6 +115,12 @@ def _split(count: int) -> int:
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root_hash: bytes) -> None:
     """Leaf hash `leaf` is entry `index` of the tree of `size` with `root_hash` (RFC 9162 section 2.1.3.2)."""
+    if root_from_inclusion(leaf, index, size, proof) != root_hash:
+        raise ProofInvalid("the inclusion proof leads to another root")
+
+
+def root_from_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """The root to which the proof leads from leaf hash `leaf`. Raises ProofInvalid for a wrong length."""
     if not 0 <= index < size:
         raise ProofInvalid(f"no entry {index} in a tree of {size}")
     fn, sn, folded = index, size - 1, leaf
@@ -130,8 +136,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         fn, sn = fn >> 1, sn >> 1
     if sn:
         raise ProofInvalid("the inclusion proof is too short")
-    if folded != root_hash:
-        raise ProofInvalid("the inclusion proof leads to another root")
+    return folded
 
 
 def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequence[bytes]) -> None:

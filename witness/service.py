@@ -32,6 +32,7 @@ from witness.log import Log, LogRefused, Submission
 from witness.registry import Registry
 from witness.schema import ID
 from witness.sequencer import Busy, Sequencer
+from witness.tlog_proof import TlogProof
 from witness.v1 import witness_pb2 as pb
 from witness.v1 import witness_pb2_grpc
 
@@ -290,12 +291,14 @@ class Service(witness_pb2_grpc.WitnessServicer):
             raise Refusal(code_pb2.UNAVAILABLE, "log", "The log does not take entries now.") from error
 
     def _await(self, request: pb.AwaitProofRequest, context: grpc.ServicerContext) -> pb.AwaitProofResponse:
-        if request.WhichOneof("entry") == "index":
-            return pb.AwaitProofResponse(proof=self._prove(request.index, context))
-        index = self._database.indexes([request.envelope_digest]).get(request.envelope_digest)
+        by_index = request.WhichOneof("entry") == "index"
+        digest = request.envelope_digest
+        index = request.index if by_index else self._database.indexes([digest]).get(digest)
         if index is None:
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such envelope is recorded here.")
-        return pb.AwaitProofResponse(proof=self._prove(index, context))
+        proof = self._prove(index, context)
+        receipt = self._log.receipt(proof) if request.receipt else b""
+        return pb.AwaitProofResponse(proof=str(proof), receipt=receipt)
 
     def _bundle(self, peer: str, digest: bytes, context: grpc.ServicerContext) -> pb.GetBundleResponse:
         data = self._database.envelope(digest)
@@ -303,13 +306,13 @@ class Service(witness_pb2_grpc.WitnessServicer):
         if data is None or peer not in _parties(data):
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such envelope of the caller's is recorded here.")
         index = self._database.indexes([digest])[digest]
-        return pb.GetBundleResponse(envelope=data, proof=self._prove(index, context))
+        return pb.GetBundleResponse(envelope=data, proof=str(self._prove(index, context)))
 
     @property
     def _database(self) -> Database:
         return self._log.database
 
-    def _prove(self, index: int, context: grpc.ServicerContext) -> str:
+    def _prove(self, index: int, context: grpc.ServicerContext) -> TlogProof:
         if index >= self._log.witnessed_size:
             with self._waits.taken(""):
                 self._log.wait(index + 1, _patience(context))
@@ -321,7 +324,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
                 "quorum",
                 "It is recorded; too few witnesses have cosigned it yet.",
             )
-        return str(self._log.prove(index))
+        return self._log.prove(index)
 
 
 def _parties(envelope: bytes) -> set[str]:

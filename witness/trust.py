@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from cryptography.x509 import load_der_x509_certificate
+
 from witness import canonical
 from witness.checks import Requirement
-from witness.encoding import b64
+from witness.encoding import b64, unb64
 from witness.keys import SIGNATURE_SIZES, KeyInvalid, PublicKey
 from witness.policy import Policy, PolicyInvalid
 from witness.policy import parse as parse_policy
@@ -31,6 +33,7 @@ class Trust:
     operator_keys: tuple[PublicKey, ...]
     policy_text: str
     require: tuple[Requirement, ...] = ()
+    timestamp_authorities: tuple[bytes, ...] = ()  # DER certificates of whoever certifies authorities
 
     @cached_property
     def policy(self) -> Policy:
@@ -47,6 +50,8 @@ class Trust:
         }
         if self.require:
             value["require"] = [{"algorithm": r.algorithm, "since": utc(r.since)} for r in self.require]
+        if self.timestamp_authorities:
+            value["timestamp_authorities"] = [b64(c) for c in self.timestamp_authorities]
         return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -71,6 +76,10 @@ def parse(data: bytes) -> Trust:
                 operator_keys=tuple(_key(k) for k in f.items("operator_keys")),
                 policy_text="\n".join(_line(line) for line in f.items("policy")),
                 require=f.optional("require", lambda name: _requirements(f.take(name))) or (),
+                timestamp_authorities=f.optional(
+                    "timestamp_authorities", lambda name: _certificates(f.items(name))
+                )
+                or (),
             )
         if not trust.operator_keys or not trust.policy.logs:
             raise FormatError("the trust file names no operator key, or no log")
@@ -96,6 +105,16 @@ def _requirements(value: Any) -> tuple[Requirement, ...]:
             raise FormatError("the trust file requires an algorithm that this version does not know")
         found.append(requirement)
     return tuple(found)
+
+
+def _certificates(values: list[Any]) -> tuple[bytes, ...]:
+    try:
+        found = tuple(unb64(_line(value)) for value in values)
+        for certificate in found:
+            load_der_x509_certificate(certificate)
+    except ValueError as error:  # EncodingError is one
+        raise FormatError("the trust file: a timestamp authority is no certificate in base64 DER") from error
+    return found
 
 
 def _line(value: Any) -> str:

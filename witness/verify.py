@@ -6,18 +6,23 @@ trust file and nothing in the bundle. Each failure has its own code (checks.CODE
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from cryptography.x509 import load_der_x509_certificate
 
 from witness import bundle as bundles
+from witness import cose, timestamp
 from witness import members as member_lists
 from witness import trust as trusts
 from witness.bundle import Bundle, Item
 from witness.checks import CLOCK_TOLERANCE, CODES, Signed, VerificationFailed, check_signed
+from witness.cose import Receipt
 from witness.inclusion import Included, check_inclusion
 from witness.leaf import Leaf
 from witness.members import MemberList, MembersInvalid
 from witness.record import Record, Sensitive, commit, open_disclosures, payload_digest
 from witness.schema import FormatError
+from witness.timestamp import Timestamp
 from witness.trust import Trust
 
 __all__ = ["CODES", "VerificationFailed", "Verified", "VerifiedItem", "verify", "verify_files"]
@@ -34,14 +39,20 @@ class VerifiedItem:
     included: Included
     disclosed: Sensitive
     opened: Mapping[str, bytes]
+    receipt: Receipt | None = None
+    timestamps: tuple[Timestamp, ...] = ()
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A bundle that holds: its records in order, and the member lists they stand on."""
+    """A bundle that holds: its records in order, and the member lists they stand on.
+
+    unknown_timestamps: how many are by authorities that the trust file does not name; they say nothing.
+    """
 
     items: tuple[VerifiedItem, ...]
     members: tuple[MemberList, ...]
+    unknown_timestamps: int = 0
 
 
 def verify_files(bundle: bytes, trust: bytes, *, accept_one_sided: bool = False) -> Verified:
@@ -64,17 +75,18 @@ def verify(data: bytes, trust: Trust, *, accept_one_sided: bool = False) -> Veri
     lists = check_members(bundle, trust)
     # 3. Each record by itself: log, signatures, disclosures, openings.
     items = tuple(
-        _check_item(number, item, lists, trust, accept_one_sided)
-        for number, item in enumerate(bundle.items)
+        _check_item(number, item, lists, trust, accept_one_sided) for number, item in enumerate(bundle.items)
     )
     # 4. No log signed two trees that contradict each other.
     _check_trees(items)
     # 5. Every record stands behind the one that it follows, down to its exchange's first.
     _check_chains(items)
-    # 6. Not one byte has changed, even where no signature reaches.
+    # 6. The timestamps of authorities that are trusted hold, each for a checkpoint of this bundle.
+    items, unknown = _check_timestamps(items, bundle, trust)
+    # 7. Not one byte has changed, even where no signature reaches.
     if not intact:
         raise VerificationFailed("checksum", "The file was altered in a place that no signature covers.")
-    return Verified(items, tuple(lists))
+    return Verified(items, tuple(lists), unknown)
 
 
 def _parse(data: bytes) -> tuple[Bundle, bool]:
@@ -128,6 +140,7 @@ def _check_record(
         included=included,
         disclosed=_check_disclosures(signed.record, item),
         opened=_check_openings(signed.record, item),
+        receipt=_check_receipt(item, included, trust),
     )
 
 
@@ -153,6 +166,41 @@ def _check_openings(record: Record, item: Item) -> Mapping[str, bytes]:
             )
         opened[opening.name] = opening.value
     return opened
+
+
+def _check_receipt(item: Item, included: Included, trust: Trust) -> Receipt | None:
+    if item.receipt is None:
+        return None
+    try:
+        receipt = cose.verify(item.receipt, included.leaf.hash, trust.policy.logs)
+    except cose.ReceiptInvalid as error:
+        raise VerificationFailed("receipt", f"The COSE receipt does not hold: {error}.") from error
+    head = included.checkpoint
+    if receipt != cose.Receipt(head.origin, included.index, head.size, head.root):
+        raise VerificationFailed("receipt", "The COSE receipt is of another place than the log's proof.")
+    return receipt
+
+
+def _check_timestamps(
+    items: tuple[VerifiedItem, ...], bundle: Bundle, trust: Trust
+) -> tuple[tuple[VerifiedItem, ...], int]:
+    """The items with the timestamps of their checkpoints, and how many tokens are of unknown authorities."""
+    authorities = [load_der_x509_certificate(c) for c in trust.timestamp_authorities]
+    texts = {timestamp.imprint(text): text for text in (str(i.included.checkpoint) for i in items)}
+    found: dict[str, list[Timestamp]] = {}
+    unknown = 0
+    for token in bundle.timestamps:
+        try:
+            text = texts.get(timestamp.imprinted(token))
+            if text is None:
+                raise timestamp.TimestampInvalid("it is of a checkpoint that is not in the bundle")
+            found.setdefault(text, []).append(timestamp.verify(token, text, authorities))
+        except timestamp.AuthorityUnknown:
+            unknown += 1
+        except timestamp.TimestampInvalid as error:
+            raise VerificationFailed("timestamp", f"A timestamp does not hold: {error}.") from error
+    stamped = (found.get(str(item.included.checkpoint), ()) for item in items)
+    return tuple(replace(i, timestamps=tuple(t)) for i, t in zip(items, stamped, strict=True)), unknown
 
 
 def _check_trees(items: Sequence[VerifiedItem]) -> None:

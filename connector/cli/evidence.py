@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,10 +70,44 @@ def export(
 def trust_(
     out: Annotated[Path, typer.Option(help="the trust file")],
     config: Config = Path(),
+    timestamp_authority: Annotated[
+        list[Path] | None,
+        typer.Option(help="PEM certificate that timestamps must lead to; repeatable"),
+    ] = None,
 ) -> None:
     """Write what this participant trusts (operator key, witnesses' log keys) as a verifier's trust file."""
-    out.write_bytes(_trust(config))
+    out.write_bytes(_trust(config, [_bytes(file) for file in timestamp_authority or ()]))
     say(f"trust file written to {out}")
+
+
+@app.command()
+def extend(
+    receipt: Annotated[Path, typer.Argument(help="a receipt")],
+    out: Annotated[Path, typer.Option(help="the extended receipt")],
+    cose: Annotated[
+        bool, typer.Option("--cose", help="add COSE receipts (RFC 9942), which the witness makes")
+    ] = False,
+    timestamp: Annotated[
+        str | None, typer.Option(help="URL of an RFC 3161 authority: add its timestamp of each checkpoint")
+    ] = None,
+    config: Config = Path(),
+) -> None:
+    """Add what other people's tools verify: COSE receipts, and timestamps by an independent clock."""
+    from compute.errors import ConfigError
+    from connector.documents import opened
+    from connector.receipts import asking, extended
+
+    if not cose and timestamp is None:
+        raise ConfigError("evidence.extend", "say what to add: --cose, --timestamp URL, or both")
+    fetch = None if timestamp is None else asking(timestamp)
+    data = _bytes(receipt)
+    if cose:
+        with opened(configuration(config)) as node:
+            data = extended(data, fetch, node.evidence.receipt)
+    else:
+        data = extended(data, fetch, None)
+    out.write_bytes(data)
+    say(f"extended receipt written to {out} ({len(data)} bytes)")
 
 
 @app.command()
@@ -180,10 +215,10 @@ def _store(config: Path) -> Any:
     return closing(Store.open(configuration(config).state_url))
 
 
-def _trust(config: Path) -> bytes:
+def _trust(config: Path, authorities: Sequence[bytes] = ()) -> bytes:
     from connector.receipts import trust_file
 
-    return trust_file(configuration(config))
+    return trust_file(configuration(config), authorities)
 
 
 def _bytes(file: Path) -> bytes:

@@ -80,6 +80,12 @@ def submission(number: int) -> Submission:
 
 
 @pytest.fixture(scope="session")
+def interop_key():
+    """The fixed key of a name; `log` is the log's Ed25519 key."""
+    return key_of
+
+
+@pytest.fixture(scope="session")
 def cosigned_note():
     """The notes's known cosigners, by their verifier keys."""
 

@@ -8,14 +8,29 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from witness import __main__ as command
-from witness import bundle, canonical, checkpoint, checks, dsse, members, note, record, tlog_proof, trust
+from witness import (
+    bundle,
+    canonical,
+    checkpoint,
+    checks,
+    cose,
+    dsse,
+    members,
+    note,
+    record,
+    tlog_proof,
+    trust,
+)
 from witness.keys import ML_DSA_44, PrivateKey, PrivateKeys
 from witness.log import Log
 from witness.schema import FormatError
 from witness.verify import VerificationFailed, verify, verify_files
 
+ORIGIN = "witness.example/gba"
 VECTORS = Path(__file__).parent.parent / "vectors" / "witness"
 BUNDLE, TRUST = (VECTORS / "bundle-v1.json").read_bytes(), (VECTORS / "trust-v1.json").read_bytes()
 
@@ -413,6 +428,46 @@ def test_payload_of_another_type(space, log):
     sealed = space.seal("query.result", parties=[space.party("hk-bank", "consumer")])
     envelope = dsse.sign("text/plain", sealed.payload, [space.keys["hk-bank"]])
     fails("format", bundle_of(space, space.item(log, sealed, envelope)), space.trust, 0)
+
+
+def test_receipt(space, log):
+    item, other = (item_of(space, log, space.seal(exchange=record.Exchange(n * 32, 0))) for n in "ab")
+    proofs = [tlog_proof.parse(i.proof) for i in (item, other)]
+    mine, theirs = (cose.sign(proof, space.log_key) for proof in proofs)
+    (verified,) = verify(bundle_of(space, dataclasses.replace(item, receipt=mine)), space.trust).items
+    assert verified.receipt == cose.Receipt(ORIGIN, 0, 1, verified.included.checkpoint.root)
+    stranger = cose.sign(proofs[0], PrivateKey.from_seed(b"s" * 32))
+    later = cose.sign(log.prove(0), space.log_key)
+    for wrong in (theirs, stranger, later, mine[:-1], b""):
+        fails("receipt", bundle_of(space, dataclasses.replace(item, receipt=wrong)), space.trust, 0)
+
+
+def test_timestamp(space, log):
+    """The vector's token is of another log's checkpoint; that it holds is tested in test_timestamp.py."""
+    item = item_of(space, log, space.seal())
+    token = (VECTORS / "timestamp" / "token.der").read_bytes()
+    for tokens in ([token], [token[:-1]], [b"no token"]):
+        fails("timestamp", bundle.build([item], [space.member_envelope], tokens), space.trust)
+
+
+def test_a_bundle_is_of_the_oldest_version_that_can_say_it(space, log):
+    item = item_of(space, log, space.seal())
+    receipt = cose.sign(tlog_proof.parse(item.proof), space.log_key)
+    plain, extended = (bundle_of(space, i) for i in (item, dataclasses.replace(item, receipt=receipt)))
+    assert (b'"bayspace-bundle/v1"' in plain, b'"bayspace-bundle/v2"' in extended) == (True, True)
+    for data, name in ((plain, "bayspace-bundle/v2"), (extended, "bayspace-bundle/v1"), (plain, "v3")):
+        fails("format", rebuilt(data, lambda v, name=name: v.update(format=name)), space.trust)
+    fails("format", rebuilt(plain, lambda v: v.update(timestamps=[])), space.trust)
+    fails("format", rebuilt(extended, lambda v: v.update(timestamps=["?"])), space.trust)
+
+
+def test_timestamp_authorities_in_the_trust_file(space):
+    certificate = x509.load_pem_x509_certificate((VECTORS / "timestamp" / "authority.pem").read_bytes())
+    der = certificate.public_bytes(Encoding.DER)
+    named = dataclasses.replace(space.trust, timestamp_authorities=(der,))
+    assert trust.parse(named.to_bytes()) == named
+    with pytest.raises(FormatError):
+        trust.parse(dataclasses.replace(named, timestamp_authorities=(der[:-1],)).to_bytes())
 
 
 def test_all_codes_are_tested():

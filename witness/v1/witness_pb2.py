@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18witness/v1/witness.proto\x12\x13\x62\x61yspace.witness.v1\"+\n\nSubmission\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x0b\n\x03tag\x18\x02 \x01(\x0c\"J\n\x12SubmitBatchRequest\x12\x34\n\x0bsubmissions\x18\x01 \x03(\x0b\x32\x1f.bayspace.witness.v1.Submission\"S\n\tRejection\x12\x34\n\x06reason\x18\x01 \x01(\x0e\x32$.bayspace.witness.v1.RejectionReason\x12\x10\n\x08sentence\x18\x02 \x01(\t\"Y\n\x07Receipt\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x33\n\trejection\x18\x02 \x01(\x0b\x32\x1e.bayspace.witness.v1.RejectionH\x00\x42\x08\n\x06result\"E\n\x13SubmitBatchResponse\x12.\n\x08receipts\x18\x01 \x03(\x0b\x32\x1c.bayspace.witness.v1.Receipt\"H\n\x11\x41waitProofRequest\x12\x19\n\x0f\x65nvelope_digest\x18\x01 \x01(\x0cH\x00\x12\x0f\n\x05index\x18\x02 \x01(\x04H\x00\x42\x07\n\x05\x65ntry\"#\n\x12\x41waitProofResponse\x12\r\n\x05proof\x18\x01 \x01(\t\"+\n\x10GetBundleRequest\x12\x17\n\x0f\x65nvelope_digest\x18\x01 \x01(\x0c\"4\n\x11GetBundleResponse\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\t\"\x16\n\x14GetCheckpointRequest\"+\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\"\x19\n\x17WatchCheckpointsRequest\".\n\x18WatchCheckpointsResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\t*\xdf\x01\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17REJECTION_REASON_FORMAT\x10\x01\x12\x1e\n\x1aREJECTION_REASON_SIGNATURE\x10\x02\x12\x1c\n\x18REJECTION_REASON_MEMBERS\x10\x03\x12\x18\n\x14REJECTION_REASON_KEY\x10\x04\x12\x1a\n\x16REJECTION_REASON_PARTY\x10\x05\x12\x19\n\x15REJECTION_REASON_TIME\x10\x06\x32\x81\x04\n\x07Witness\x12`\n\x0bSubmitBatch\x12\'.bayspace.witness.v1.SubmitBatchRequest\x1a(.bayspace.witness.v1.SubmitBatchResponse\x12]\n\nAwaitProof\x12&.bayspace.witness.v1.AwaitProofRequest\x1a\'.bayspace.witness.v1.AwaitProofResponse\x12Z\n\tGetBundle\x12%.bayspace.witness.v1.GetBundleRequest\x1a&.bayspace.witness.v1.GetBundleResponse\x12\x66\n\rGetCheckpoint\x12).bayspace.witness.v1.GetCheckpointRequest\x1a*.bayspace.witness.v1.GetCheckpointResponse\x12q\n\x10WatchCheckpoints\x12,.bayspace.witness.v1.WatchCheckpointsRequest\x1a-.bayspace.witness.v1.WatchCheckpointsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18witness/v1/witness.proto\x12\x13\x62\x61yspace.witness.v1\"+\n\nSubmission\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\x0b\n\x03tag\x18\x02 \x01(\x0c\"J\n\x12SubmitBatchRequest\x12\x34\n\x0bsubmissions\x18\x01 \x03(\x0b\x32\x1f.bayspace.witness.v1.Submission\"S\n\tRejection\x12\x34\n\x06reason\x18\x01 \x01(\x0e\x32$.bayspace.witness.v1.RejectionReason\x12\x10\n\x08sentence\x18\x02 \x01(\t\"Y\n\x07Receipt\x12\x0f\n\x05index\x18\x01 \x01(\x04H\x00\x12\x33\n\trejection\x18\x02 \x01(\x0b\x32\x1e.bayspace.witness.v1.RejectionH\x00\x42\x08\n\x06result\"E\n\x13SubmitBatchResponse\x12.\n\x08receipts\x18\x01 \x03(\x0b\x32\x1c.bayspace.witness.v1.Receipt\"Y\n\x11\x41waitProofRequest\x12\x19\n\x0f\x65nvelope_digest\x18\x01 \x01(\x0cH\x00\x12\x0f\n\x05index\x18\x02 \x01(\x04H\x00\x12\x0f\n\x07receipt\x18\x03 \x01(\x08\x42\x07\n\x05\x65ntry\"4\n\x12\x41waitProofResponse\x12\r\n\x05proof\x18\x01 \x01(\t\x12\x0f\n\x07receipt\x18\x02 \x01(\x0c\"+\n\x10GetBundleRequest\x12\x17\n\x0f\x65nvelope_digest\x18\x01 \x01(\x0c\"4\n\x11GetBundleResponse\x12\x10\n\x08\x65nvelope\x18\x01 \x01(\x0c\x12\r\n\x05proof\x18\x02 \x01(\t\"\x16\n\x14GetCheckpointRequest\"+\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\"\x19\n\x17WatchCheckpointsRequest\".\n\x18WatchCheckpointsResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\t*\xdf\x01\n\x0fRejectionReason\x12 \n\x1cREJECTION_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17REJECTION_REASON_FORMAT\x10\x01\x12\x1e\n\x1aREJECTION_REASON_SIGNATURE\x10\x02\x12\x1c\n\x18REJECTION_REASON_MEMBERS\x10\x03\x12\x18\n\x14REJECTION_REASON_KEY\x10\x04\x12\x1a\n\x16REJECTION_REASON_PARTY\x10\x05\x12\x19\n\x15REJECTION_REASON_TIME\x10\x06\x32\x81\x04\n\x07Witness\x12`\n\x0bSubmitBatch\x12\'.bayspace.witness.v1.SubmitBatchRequest\x1a(.bayspace.witness.v1.SubmitBatchResponse\x12]\n\nAwaitProof\x12&.bayspace.witness.v1.AwaitProofRequest\x1a\'.bayspace.witness.v1.AwaitProofResponse\x12Z\n\tGetBundle\x12%.bayspace.witness.v1.GetBundleRequest\x1a&.bayspace.witness.v1.GetBundleResponse\x12\x66\n\rGetCheckpoint\x12).bayspace.witness.v1.GetCheckpointRequest\x1a*.bayspace.witness.v1.GetCheckpointResponse\x12q\n\x10WatchCheckpoints\x12,.bayspace.witness.v1.WatchCheckpointsRequest\x1a-.bayspace.witness.v1.WatchCheckpointsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'witness.v1.witness_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REJECTIONREASON']._serialized_start=772
-  _globals['_REJECTIONREASON']._serialized_end=995
+  _globals['_REJECTIONREASON']._serialized_start=806
+  _globals['_REJECTIONREASON']._serialized_end=1029
   _globals['_SUBMISSION']._serialized_start=49
   _globals['_SUBMISSION']._serialized_end=92
   _globals['_SUBMITBATCHREQUEST']._serialized_start=94
@@ -44,21 +44,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITBATCHRESPONSE']._serialized_start=346
   _globals['_SUBMITBATCHRESPONSE']._serialized_end=415
   _globals['_AWAITPROOFREQUEST']._serialized_start=417
-  _globals['_AWAITPROOFREQUEST']._serialized_end=489
-  _globals['_AWAITPROOFRESPONSE']._serialized_start=491
-  _globals['_AWAITPROOFRESPONSE']._serialized_end=526
-  _globals['_GETBUNDLEREQUEST']._serialized_start=528
-  _globals['_GETBUNDLEREQUEST']._serialized_end=571
-  _globals['_GETBUNDLERESPONSE']._serialized_start=573
-  _globals['_GETBUNDLERESPONSE']._serialized_end=625
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=627
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=649
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=651
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=694
-  _globals['_WATCHCHECKPOINTSREQUEST']._serialized_start=696
-  _globals['_WATCHCHECKPOINTSREQUEST']._serialized_end=721
-  _globals['_WATCHCHECKPOINTSRESPONSE']._serialized_start=723
-  _globals['_WATCHCHECKPOINTSRESPONSE']._serialized_end=769
-  _globals['_WITNESS']._serialized_start=998
-  _globals['_WITNESS']._serialized_end=1511
+  _globals['_AWAITPROOFREQUEST']._serialized_end=506
+  _globals['_AWAITPROOFRESPONSE']._serialized_start=508
+  _globals['_AWAITPROOFRESPONSE']._serialized_end=560
+  _globals['_GETBUNDLEREQUEST']._serialized_start=562
+  _globals['_GETBUNDLEREQUEST']._serialized_end=605
+  _globals['_GETBUNDLERESPONSE']._serialized_start=607
+  _globals['_GETBUNDLERESPONSE']._serialized_end=659
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=661
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=683
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=685
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=728
+  _globals['_WATCHCHECKPOINTSREQUEST']._serialized_start=730
+  _globals['_WATCHCHECKPOINTSREQUEST']._serialized_end=755
+  _globals['_WATCHCHECKPOINTSRESPONSE']._serialized_start=757
+  _globals['_WATCHCHECKPOINTSRESPONSE']._serialized_end=803
+  _globals['_WITNESS']._serialized_start=1032
+  _globals['_WITNESS']._serialized_end=1545
 # @@protoc_insertion_point(module_scope)

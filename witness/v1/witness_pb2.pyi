@@ -181,18 +181,22 @@ class AwaitProofRequest(_message.Message):
 
     ENVELOPE_DIGEST_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     envelope_digest: _builtins.bytes
     """SHA-256 of the canonical envelope"""
     index: _builtins.int
+    receipt: _builtins.bool
+    """also make a COSE receipt of the same entry in the same tree"""
     def __init__(
         self,
         *,
         envelope_digest: _builtins.bytes = ...,
         index: _builtins.int = ...,
+        receipt: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "envelope_digest", b"envelope_digest", "index", b"index"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "envelope_digest", b"envelope_digest", "index", b"index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "envelope_digest", b"envelope_digest", "index", b"index", "receipt", b"receipt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_entry: _TypeAlias = _typing.Literal["envelope_digest", "index"]  # noqa: Y015
     _WhichOneofArgType_entry: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
@@ -205,16 +209,20 @@ class AwaitProofResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PROOF_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
     proof: _builtins.str
     """C2SP tlog-proof; its extra line is the public leaf"""
+    receipt: _builtins.bytes
+    """COSE receipt of inclusion (RFC 9942), where it was asked for"""
     def __init__(
         self,
         *,
         proof: _builtins.str = ...,
+        receipt: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["proof", b"proof", "receipt", b"receipt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

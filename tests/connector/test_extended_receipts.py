@@ -1,0 +1,114 @@
+"""A receipt grows parts that other people's tools verify, and stays a receipt."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from compute.errors import ConfigError, Unavailable
+from connector import cli, documents
+from connector.receipts import asking, extended, receipt, trust_file
+from witness import bundle, timestamp
+from witness.verify import verify_files
+
+ISSUER = "sz-trade"
+VECTOR = Path(__file__).parents[1] / "vectors" / "witness" / "timestamp"
+
+
+@pytest.fixture(scope="module")
+def issued(shared) -> bytes:
+    """The receipt of one witnessed record."""
+    node = shared.nodes[ISSUER]
+    return receipt(node.store, documents.commit(node, b"d" * 32).exchange)
+
+
+def test_a_cose_receipt_comes_with_a_proof_of_the_same_tree(shared, issued) -> None:
+    node = shared.nodes[ISSUER]
+    more = extended(issued, None, node.evidence.receipt)
+    assert b'"bayspace-bundle/v2"' in more
+    (item,) = verify_files(more, trust_file(node.config)).items
+    assert item.receipt is not None
+    assert item.receipt.index == item.included.index
+    assert verify_files(issued, trust_file(node.config)).items[0].receipt is None
+
+
+def test_a_log_of_no_witness_of_ours_gives_no_receipt(shared) -> None:
+    with pytest.raises(Unavailable) as caught:
+        shared.nodes[ISSUER].evidence.receipt("other.example/log", b"")
+    assert caught.value.code == "witness.other"
+
+
+@pytest.fixture
+def authority():
+    """An HTTP server that answers every query with `answer`; and the queries."""
+
+    class Handler(BaseHTTPRequestHandler):
+        answer, queries = b"", []
+
+        def do_POST(self) -> None:
+            assert self.headers["Content-Type"] == "application/timestamp-query"
+            self.queries.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.answer)))
+            self.end_headers()
+            self.wfile.write(self.answer)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield Handler, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_answer_that_is_no_timestamp_of_ours_is_refused(issued, authority) -> None:
+    handler, url = authority
+    token = (VECTOR / "token.der").read_bytes()
+    granted = b"\x30\x82" + (len(token) + 5).to_bytes(2, "big") + b"\x30\x03\x02\x01\x00" + token
+    assert timestamp.token_of(granted) == token
+    for answer in (b"", b"<html>", b"\x30\x05\x30\x03\x02\x01\x02", granted):
+        handler.answer = answer
+        with pytest.raises(Unavailable) as caught:
+            extended(issued, asking(url), None)
+        assert caught.value.code == "timestamp.answer"
+    (item,) = bundle.parse(issued)[0].items
+    head = item.proof.split("\n\n")[1] + "\n"
+    assert all(timestamp.imprint(head) in query for query in handler.queries)
+
+
+def test_a_silent_authority_and_wrong_arguments_are_named(
+    shared, issued, tmp_path, capsys, monkeypatch
+) -> None:
+    with pytest.raises(Unavailable) as caught:
+        asking("http://127.0.0.1:1")(b"")
+    assert caught.value.code == "timestamp.unavailable"
+    with pytest.raises(ConfigError) as wrong:
+        asking("file:///etc/passwd")
+    assert wrong.value.code == "timestamp.url"
+    with pytest.raises(ConfigError) as wrong:
+        extended(b"{}", None, None)
+    assert wrong.value.code == "evidence.bundle"
+    (tmp_path / "receipt.json").write_bytes(issued)
+    arguments = ["evidence", "extend", str(tmp_path / "receipt.json"), "--out", str(tmp_path / "out.json")]
+    folder = ["-c", str(shared.folder / ISSUER)]
+    assert run(monkeypatch, *arguments) == 2
+    assert run(monkeypatch, *arguments, *folder, "--cose") == 0
+    assert b"bundle/v2" in (tmp_path / "out.json").read_bytes()
+    trust = ["evidence", "trust", *folder, "--out", str(tmp_path / "trust.json"), "--timestamp-authority"]
+    assert run(monkeypatch, *trust, str(VECTOR / "authority.pem")) == 0
+    assert b"timestamp_authorities" in (tmp_path / "trust.json").read_bytes()
+    assert run(monkeypatch, *trust, str(VECTOR / "checkpoint.txt")) == 2
+    assert "[timestamp.authority]" in capsys.readouterr().err
+
+
+def run(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["bayspace", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
