@@ -13,8 +13,9 @@ receiver's padded set size. Semi-honest.
 
 Weights: for each of the plan's weight columns w_g is also R's sum over the rows of a key, an integer. The
 sender then learns, per cell, how many of these are not zero (it gates on the fewest), and the share above.
-What needs nothing of the sender's but the matches, R sums by itself. Without row counts among the weights
-a key in two rows of a receiver's group is refused as the asker's data error.
+What needs nothing of the sender's but the matches, R sums by itself; a group of its in which fewer values
+than the owner's minimum are not zero it does not ask about, since its sum would tell which of them matched.
+Without row counts a key in two rows of a receiver's group is refused as the asker's data error.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     if shape is None:
         return (yield from aggregate.receive_nothing(context, labels))
     matches = yield from psi.receiver(context, own.keys)
-    groups, sums = _selections(context.plan, own, matches, numbering)
+    groups, sums, left_out = _selections(context, own, matches, numbering)
     if context.plan.sender.kept:
         labels, groups = aggregate.with_rest(context.plan, own, labels, groups)
-    return (yield from aggregate.receive_sums(context, labels, groups, shape, sums=sums))
+    return (yield from aggregate.receive_sums(context, labels, groups, shape, left_out, sums))
 
 
 def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
@@ -70,9 +71,13 @@ def _check(plan: Plan, own: LocalInput) -> None:
 
 
 def _selections(
-    plan: Plan, own: LocalInput, matches: Matches, numbering: Indices
-) -> tuple[list[ReceiverGroup], aggregate.OwnSums]:
-    """Per own group in `numbering`'s order: the slots of its matched keys, ascending; the sums over them."""
+    context: Context, own: LocalInput, matches: Matches, numbering: Indices
+) -> tuple[list[ReceiverGroup], aggregate.OwnSums, int]:
+    """Per own group in `numbering`'s order: the slots of its matched keys, ascending; the sums over them.
+
+    And how many groups that matched are not asked about.
+    """
+    plan = context.plan
     assert plan.receiver is not None
     slot_of = np.full(len(own.keys), -1, np.int64)
     slot_of[matches.keys] = matches.slots
@@ -85,12 +90,22 @@ def _selections(
     values = {p.name: aggregate.column(own, p.name)[matched] for p in plan.receiver.partials}
     weights = [values[name] for name in plan.receiver.weights]
     selections = [ReceiverGroup(slots[part], tuple(w[part] for w in weights)) for part in parts]
-    sums = {
-        name: [aggregate.exact_sum(of[part]) for part in parts]
-        for name, of in values.items()
-        if name not in plan.receiver.weights
-    }
-    return selections, sums
+    summed = {name: of for name, of in values.items() if name not in plan.receiver.weights}
+    sums = {name: [aggregate.exact_sum(of[part]) for part in parts] for name, of in summed.items()}
+    few = [i for i, part in enumerate(parts) if _too_few(context, [of[part] for of in summed.values()])]
+    left_out = sum(len(selections[i].positions) > 0 for i in few)
+    for i in few:
+        nothing = selections[i].positions[:0]
+        selections[i] = ReceiverGroup(nothing, (nothing,) * len(weights))
+    # Where each group is a cell, matched or not, the sender counts it as held back.
+    grouped = plan.receiver.dimensions and not plan.receiver.totals
+    return selections, sums, left_out if grouped else 0
+
+
+def _too_few(context: Context, summed: list[Indices]) -> bool:
+    """Whether a figure of ours rests on fewer values than identities may be told apart."""
+    least = context.minimum_group
+    return least > 1 and any(np.count_nonzero(values) < least for values in summed)
 
 
 def _cost(plan: Plan) -> Cost:

@@ -452,6 +452,23 @@ def test_one_weight_that_is_not_zero_does_not_isolate_a_row(kit):
     assert summary == Summary(1, 0, WeightFigures(3, 334))
 
 
+def test_what_the_asker_sums_itself_isolates_no_row_either(kit):
+    sql = f"SELECT r.h, sum(r.a) AS s FROM {JOIN} GROUP BY r.h"
+    left = [(k, "x", 9 if k == 2 else 0, None, True) for k in range(6)]
+    left += [(k + 6, "y", k, None, True) for k in range(6)]
+    both = {"hk.loans": loans(left), "sz.sales": sales([(k, "u", None, 1, None) for k in range(12)])}
+    run = Run(kit, sql, both, ONCE, minimum=3, demands=NOTHING_DEMANDED)
+    cells, summary = run.cells()
+    assert not run.plan.receiver.weights
+    assert finish(run.plan, cells).to_pylist() == [{"h": "y", "s": 15}]
+    assert (cells.suppressed, summary) == (1, Summary(1, 0))
+    # Alone it is one cell, which the owner counts as held back.
+    alone = Run(kit, f"SELECT sum(r.a) FILTER (WHERE r.a = 9) AS s FROM {JOIN}", both, ONCE, minimum=3)
+    cells, summary = alone.cells()
+    assert (cells.table.num_rows, cells.suppressed, summary) == (0, 1, Summary(0, 1))
+    assert alone.asked[0].tolist() == [[0]]
+
+
 def test_a_cell_of_zeros_counts_as_held_back(kit):
     run = Run(kit, ISOLATE, parties([0, 0, 0, 0, 0, 0]), ONCE, minimum=3)
     cells, summary = run.cells()
