@@ -75,6 +75,7 @@ class Parameters:
     flood_bits: int  # the flood is uniform in [-2^flood_bits, 2^flood_bits)
     identity_bits: int
     field_bits: tuple[int, ...]
+    valued: int = 0  # counts beside that of identities: of those with a value of some measure
 
     @classmethod
     def derive(
@@ -85,6 +86,7 @@ class Parameters:
         bounds: Sequence[SumBound],
         selected: int | None = None,
         weight_bound: int | None = None,
+        valued: int = 0,
     ) -> Parameters:
         """Return the smallest parameters that hold every sum exactly and flood every answer.
 
@@ -113,6 +115,7 @@ class Parameters:
                 0,
                 identity_bits,
                 field_bits,
+                valued,
             )
             if (fitted := draft._fit()) is not None:
                 if returned * len(fitted.moduli) * degree * 8 > _MAXIMUM_SUM_BYTES:
@@ -173,7 +176,12 @@ class Parameters:
     @property
     def plain_bits(self) -> int:
         """log2 t: the identity field and all measures beside each other."""
-        return self.identity_bits + sum(self.field_bits)
+        return self.count_bits + sum(self.field_bits)
+
+    @property
+    def count_bits(self) -> int:
+        """The fields that count, which come first: identities, then those with a value."""
+        return self.identity_bits * (1 + self.valued)
 
     @property
     def t(self) -> int:
@@ -211,6 +219,7 @@ class Parameters:
             "flood_bits": self.flood_bits,
             "identity_bits": self.identity_bits,
             "field_bits": list(self.field_bits),
+            **({"valued": self.valued} if self.valued else {}),
         }
 
 
@@ -239,6 +248,7 @@ class SenderGroup:
 
     positions: IntColumn  # slots, ascending; each counts as one identity
     measures: tuple[IntColumn, ...]  # aligned with positions
+    values: tuple[IntColumn, ...] = ()  # 0/1, aligned with positions: who has a value of some measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,15 +277,11 @@ class Answers:
     masked: dict[tuple[int, int], tuple[int, ...]] = field(repr=False)  # (r, s) -> one integer per answer
     commitment: bytes  # of the receiver to its masks
     supports: IntColumn  # (receiver group, sender group, weight column): weights that are not zero, exact
-
-    @property
-    def least(self) -> IntColumn:
-        """Per cell the least of its counts: what the gate was asked about."""
-        return _least(self.counts, self.supports)
+    least: IntColumn  # (receiver group, sender group): of all counts, what the gate was asked about
 
     @property
     def without_weights(self) -> int:
-        """Cells that have identities, and nothing but zeros under some weight column."""
+        """Cells that have identities, and no weight but zero, or no value, in some column."""
         return int(np.count_nonzero((self.counts > 0) & (self.least == 0)))
 
     def noised(self, parameters: Parameters, noise: Callable[[int, int, int], Sequence[int]]) -> Answers:
@@ -290,7 +296,7 @@ class Answers:
             noisy = []
             for k, value in enumerate(values):
                 drawn = tuple(noise(r, s, k))
-                allowed = tails if k == 0 else (0, *tails)
+                allowed = tails if k == 0 else (0,) * (1 + parameters.valued) + tails
                 if len(drawn) != len(allowed) or any(abs(x) > y for x, y in zip(drawn, allowed, strict=True)):
                     raise DataError("data.noise-out-of-bounds", "noise exceeds its declared tail")
                 widths = _widths(parameters, counted=k == 0)
@@ -395,7 +401,9 @@ def open_answers(
         if released:
             masks = opening.masks[r][s][::2]  # those of supports stay closed
             sums = [_unmask(parameters, k == 0, v, masks[k]) for k, v in enumerate(values)]
-            cells[r, s] = CellSums(count, sums[0], tuple(sums[1:]))
+            # Weighted numbers of values say nothing that anybody asked for.
+            weighted = tuple((total, *fields[parameters.valued :]) for total, *fields in sums[1:])
+            cells[r, s] = CellSums(count, sums[0], weighted)
     view.end()
     return cells
 
@@ -430,8 +438,11 @@ def _check_shape(parameters: Parameters, shape: Shape, groups: int) -> None:
 
 def _check_group(parameters: Parameters, number: int, group: SenderGroup) -> None:
     """Hold the sender's own values against what was declared: the proof that nothing wraps rests on it."""
-    if len(group.measures) != len(parameters.bounds):
+    if len(group.measures) != len(parameters.bounds) or len(group.values) != parameters.valued:
         raise DataError("data.measures", f"sender group {number} does not have the planned measures")
+    for values in group.values:
+        if len(values) != len(group.positions) or not np.isin(values, (0, 1)).all():
+            raise DataError("data.measures", f"sender group {number} counts values otherwise than by 0 and 1")
     _check_positions(parameters, group.positions)
     for i, (values, bound) in enumerate(zip(group.measures, parameters.bounds, strict=True)):
         if len(values) != len(group.positions):
@@ -485,11 +496,13 @@ def _encrypt(
 ) -> bytes:
     start = first * parameters.degree
     low, high = np.searchsorted(group.positions, [start, start + blocks * parameters.degree])
-    shifts, shift = [], parameters.identity_bits
+    shifts = [parameters.identity_bits * (1 + j) for j in range(parameters.valued)]
+    shift = parameters.count_bits
     for bits in parameters.field_bits:
         shifts.append(shift)
         shift += bits
-    fields = [(place, values[low:high]) for place, values in zip(shifts, group.measures, strict=True)]
+    columns = (*group.values, *group.measures)
+    fields = [(place, values[low:high]) for place, values in zip(shifts, columns, strict=True)]
     return key.encrypt(number, first, blocks, group.positions[low:high] - start, fields)
 
 
@@ -520,33 +533,38 @@ def _gated(
     """Read the counts, ask the gate about the least of each cell, keep what it releases."""
     counts = np.zeros((shape.receiver_groups, shape.sender_groups), np.int64)
     supports = np.zeros((*counts.shape, shape.weight_columns), np.int64)
+    least = np.full(counts.shape, parameters.selected, np.int64)
     for (r, s, k), value in plain.items():
         if _counted(k):
-            count = value & ((1 << parameters.identity_bits) - 1)
-            if count > parameters.selected:  # before it is stored: it may have more than 64 bits
+            count, *values = _counts(parameters, value)
+            if max(count, *values, 0) > min(count, parameters.selected):
+                # before it is stored: it may have more than 64 bits
                 raise PeerViolation("peer.selection-sum-count", "a returned count is impossible")
+            least[r, s] = min(least[r, s], count, *values)
             if k == 0:
                 counts[r, s] = count
             else:
                 supports[r, s, k // 2] = count
     if (supports > counts[:, :, None]).any():
         raise PeerViolation("peer.selection-sum-count", "a returned count is impossible")
-    released = np.asarray(gate(_least(counts, supports)), np.bool_)
+    released = np.asarray(gate(least.copy()), np.bool_)
     if released.shape != counts.shape:
         raise DataError("data.gate", "the gate did not decide every cell")
     masked = {
         (r, s): (
-            plain[r, s, 0] >> parameters.identity_bits,
+            plain[r, s, 0] >> parameters.count_bits,
             *(plain[r, s, k] for k in range(2, shape.vectors, 2)),
         )
         for r, s in np.ndindex(*counts.shape)
         if released[r, s]
     }
-    return Answers(counts, released, masked, commitment, supports)
+    return Answers(counts, released, masked, commitment, supports, least)
 
 
-def _least(counts: IntColumn, supports: IntColumn) -> IntColumn:
-    return np.minimum(counts, supports.min(axis=2)) if supports.shape[2] else counts.copy()
+def _counts(parameters: Parameters, plain: int) -> list[int]:
+    """The fields that count: identities, then those with a value."""
+    bits = parameters.identity_bits
+    return [(plain >> (bits * j)) & ((1 << bits) - 1) for j in range(1 + parameters.valued)]
 
 
 def _draw_masks(parameters: Parameters, shape: Shape, entropy: Entropy) -> Opening:
@@ -573,7 +591,7 @@ def _draw_masks(parameters: Parameters, shape: Shape, entropy: Entropy) -> Openi
 
 def _placed(parameters: Parameters, vector: int, mask: int) -> int:
     """The mask as a plaintext: it leaves a count alone, and covers all of a weighted sum."""
-    return mask << parameters.identity_bits if _counted(vector) else mask
+    return mask << parameters.count_bits if _counted(vector) else mask
 
 
 def _scaled(parameters: Parameters, plain: int) -> int:
@@ -590,7 +608,8 @@ def _flood(parameters: Parameters, entropy: Entropy) -> int:
 
 def _widths(parameters: Parameters, *, counted: bool) -> tuple[int, ...]:
     """Bits of the fields that an answer holds: a count is not masked, a sum of weights is."""
-    return parameters.field_bits if counted else (parameters.identity_bits, *parameters.field_bits)
+    counts = (parameters.identity_bits,) * (1 + parameters.valued)
+    return parameters.field_bits if counted else (*counts, *parameters.field_bits)
 
 
 def _width_bytes(parameters: Parameters, *, counted: bool) -> int:

@@ -68,6 +68,7 @@ def derive(receiver: Side | None, sender: Side, maximum_cells: int) -> Parameter
         returned=maximum_cells * Shape(1, 1, len(receiver.weights)).vectors,
         bounds=[SumBound(p.row_bound * sender.rows_bound, p.tail) for p in sender.partials],
         weight_bound=receiver.weight_bound if receiver.weights else None,
+        valued=sum(partial.counts_values for partial in sender.partials),
     )
 
 
@@ -353,8 +354,17 @@ def _sender_groups(plan: Plan, own: LocalInput, order: Indices, numbering: Indic
     by = by_group(groups, slots, own.groups)
     slots, edges = slots[by], np.searchsorted(groups[by], np.arange(own.groups + 1))
     measures = [column(own, partial.name)[by] for partial in plan.sender.partials]
+    valued = [
+        np.asarray(rows != 0, np.int64)
+        for rows, partial in zip(measures, plan.sender.partials, strict=True)
+        if partial.counts_values
+    ]
     return [
-        SenderGroup(slots[low:high], tuple(values[low:high] for values in measures))
+        SenderGroup(
+            slots[low:high],
+            tuple(values[low:high] for values in measures),
+            tuple(values[low:high] for values in valued),
+        )
         for low, high in pairwise(edges)
     ]
 

@@ -419,3 +419,93 @@ def test_the_plan_commits_to_the_noise():
     louder = replace(NOISY, noise=NoiseDemand("discrete-gaussian", BILLION))
     assert planned(CELLS, NOISY).digest != planned(CELLS, louder).digest
     assert planned(CELLS, NOISY).maximum_cells == 6
+
+
+# --- joint queries
+
+
+def jointly(sql, demands: Obligations, data, own, seed="seed") -> Cells:
+    """What the asker holds after a join of `own` (who, grade) with `data`, by a real protocol."""
+    plan = planned(sql, demands)
+    inputs = (
+        join_input(
+            plan.receiver, OWN, pa.table({"who": [r[0] for r in own], "grade": [r[1] for r in own]}), LIMITS
+        ),
+        join_input(plan.sender, INFO, data, LIMITS, demands),
+    )
+    contexts = [
+        Context(
+            bytes(32),
+            plan,
+            stream(f"{seed} {i}"),
+            lambda *_: None,
+            demands.minimum_identities,
+            demands.complementary,
+        )
+        for i in range(2)
+    ]
+    protocol = protocol_named(plan.protocol)
+    cells, _ = run_pair(
+        protocol.receiver(contexts[0], inputs[0]),
+        protocol.sender(contexts[1], inputs[1], lambda counts: counts >= demands.minimum_identities),
+    )
+    return cells
+
+
+PEOPLE = [(f"p{i}", "good" if i < 5 else "bad") for i in range(10)]
+BY_GRADE = "SELECT o.grade, {} FROM hk.own o JOIN sz.t t ON o.who = t.who GROUP BY 1 ORDER BY 1"
+
+
+def test_in_a_join_too_a_value_that_is_nearly_always_missing_is_not_shown():
+    data = rows(*((f"p{i}", "n", 2025, 7, 42 if i in (0, 5, 6, 7) else None) for i in range(10)))
+    for figure in ("sum(t.spare) AS f", "avg(t.spare) AS f, count(*) AS n"):
+        sql = BY_GRADE.format(figure)
+        cells = jointly(sql, COUNTED, data, PEOPLE)
+        assert [row["grade"] for row in finish(planned(sql, COUNTED), cells).to_pylist()] == ["bad"]
+        assert cells.suppressed == 1
+        assert cells.table["identities"].to_pylist() == [5]
+    everybody = finish(
+        planned(BY_GRADE.format("count(*) AS n"), COUNTED),
+        jointly(BY_GRADE.format("count(*) AS n"), COUNTED, data, PEOPLE),
+    )
+    assert everybody.to_pylist() == [{"grade": "bad", "n": 5}, {"grade": "good", "n": 5}]
+
+
+def test_a_minimum_costs_fields_only_where_values_may_be_missing():
+    assert planned(BY_GRADE.format("count(*) AS n"), COUNTED).parameters.get("valued", 0) == 0
+    assert planned(BY_GRADE.format("sum(t.spare) AS f"), COUNTED).parameters["valued"] == 1
+    assert planned(BY_GRADE.format("sum(t.spare) AS f"), NOTHING_DEMANDED).parameters.get("valued", 0) == 0
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_in_a_join_sums_carry_noise_that_the_plan_has_room_for(mechanism):
+    demands = replace(NOISY, noise=NoiseDemand(mechanism, BILLION // 2))
+    data = rows(*((f"p{i}", "n", 2025, 7, None) for i in range(10)))
+    sql = BY_GRADE.format("sum(t.amount) AS s, count(*) AS n")
+    plan = planned(sql, demands)
+    assert [bound[1] for bound in plan.parameters["bounds"]] == [str(p.tail) for p in plan.sender.partials]
+    cells = jointly(sql, demands, data, PEOPLE)
+    again = jointly(sql, demands, data, PEOPLE, "another seed")
+    assert cells.table["identities"].to_pylist() == [5, 5]  # of a level below hidden: known anyway
+    for partial, truth in zip(plan.sender.partials, (35, 5), strict=True):
+        noise = [int(v) - truth for found in (cells, again) for v in found.table[partial.name].to_pylist()]
+        assert all(abs(x) <= partial.tail for x in noise)
+        assert len(set(noise)) > 1
+    assert len(finish(plan, cells)) == 2
+
+
+def test_under_noise_a_key_of_the_asker_counts_in_one_group():
+    data = rows(("p0", "n", 2025, 7, None))
+    with pytest.raises(DataError) as refused:
+        jointly(BY_GRADE.format("sum(t.amount) AS s"), NOISY, data, [("p0", "good"), ("p0", "bad")])
+    assert refused.value.code == "data.key-in-several-groups"
+
+
+def test_complementary_and_hidden_suppression_in_a_join():
+    data = rows(*((f"p{i}", "n", 2025, 7, 1) for i in range(10)))
+    own = [(f"p{i}", grade) for i, grade in enumerate("aabbbccccc")]
+    sql = BY_GRADE.format("sum(t.amount) AS s")
+    assert jointly(sql, COUNTED, data, own).suppressed == 1
+    both = replace(COUNTED, complementary=True)
+    assert (jointly(sql, both, data, own).suppressed, len(jointly(sql, both, data, own).table)) == (2, 1)
+    assert jointly(sql, replace(both, suppressions_hidden=True), data, own).suppressed == 0
