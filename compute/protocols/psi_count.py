@@ -62,25 +62,20 @@ def _table(plan: Plan, counts: list[int]) -> pa.Table:
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
     assert receiver is not None
-    # Only what is named here is done: whatever else a side says, groups and weights included, refuses.
-    plain = [
-        Side(
-            s.dataset,
-            s.keys,
-            s.filters,
-            (),
-            s.partials,
-            s.keys_bound,
-            s.rows_bound,
-            s.distinct,
-            unique=s.unique,
-        )
-        for s in (receiver, sender)
-    ]
     counted = not receiver.partials and all(_counts_keys(p, sender) for p in sender.partials)
-    if [receiver, sender] != plain or not counted:
+    if [receiver, sender] != [_plain(receiver), _plain(sender)] or not counted:
         raise QueryError("plan.not-a-count", "psi_count answers COUNT over keys that do not repeat only")
     return {}
+
+
+def _plain(s: Side) -> Side:
+    """What of a side this protocol does: whatever else one says, groups and weights included, refuses."""
+    bounds = (s.keys_bound, s.rows_bound)
+    # A key that repeats counts once all the same where the side says so.
+    repeats = s.repeats and s.distinct
+    return Side(
+        s.dataset, s.keys, s.filters, (), s.partials, *bounds, s.distinct, repeats=repeats, unique=s.unique
+    )
 
 
 def _counts_keys(partial: Partial, sender: Side) -> bool:
