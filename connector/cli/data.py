@@ -238,6 +238,7 @@ def matrix(
         "measured",
         "listed",
         "weighted",
+        "mask",
     ]
     show(rows, columns, as_json=json)
 

@@ -25,6 +25,7 @@ def written(found: Mapping[str, Any], kind: str, out: Path | None) -> None:
             "dataset": row["dataset"],
             "column": row["column"],
             "used": ", ".join(row["uses"]),
+            "mask": row["mask"],
             "verdict": row["verdict"],
             "reasons": ", ".join(reason["code"] for reason in row["reasons"]),
         }
@@ -55,20 +56,27 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     columns = Table("dataset", "column", "used", "verdict", title="columns", title_justify="left")
     for row in found["columns"]:
         why = "; ".join(reason["code"] for reason in row["reasons"])
-        columns.add_row(row["dataset"], row["column"], ", ".join(row["uses"]), why or row["verdict"])
+        used = [*row["uses"], *([f"masked ({row['mask']})"] if row["mask"] else [])]
+        columns.add_row(row["dataset"], row["column"], ", ".join(used), why or row["verdict"])
     console.print(columns)
     plan = Table(
         "dataset",
         "rows at most",
         "keys padded to",
-        "groups by",
+        "groups by, or lists",
         "measures",
         title="plan",
         title_justify="left",
     )
     for side in found["plan"]:
         rows, keys = f"{side['rows_at_most']:,}", f"{side['keys_padded_to']:,}" if side["keys"] else "–"
-        plan.add_row(side["dataset"], rows, keys, ", ".join(side["groups_by"]), str(len(side["measures"])))
+        plan.add_row(
+            side["dataset"],
+            rows,
+            keys,
+            ", ".join(side["groups_by"] or side["lists"]),
+            str(len(side["measures"])),
+        )
     console.print(plan)
     uses = found["budget"]["uses"]
     limit = (
