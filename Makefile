@@ -14,6 +14,7 @@ help:
 	@echo "make deep    the longer checks: crash sweeps, verification by other people's tools"
 	@echo "make check   linters, types, import rules, clippy, cargo test, stale generated code"
 	@echo "make bench   every benchmark at its goal's size, into benchmarks/RESULTS.md (half an hour)"
+	@echo "             PEERS=/path/to/python: an environment with spu, openmined-psi, phe to compare with"
 	@echo "make wheel   the installable package, into dist/"
 	@echo "make verifier  the auditor's single file, dist/bayspace-verify.pyz: equal sources, equal bytes"
 	@echo "make proto   regenerate the gRPC code from proto/"
@@ -65,7 +66,7 @@ check: setup
 
 bench: setup
 	@$(PIP) matplotlib
-	@$(BIN)/python -m benchmarks.run all
+	@$(BIN)/python -m benchmarks.run all $(if $(PEERS),--peers $(PEERS))
 
 proto: $(VENV)/.python
 	@$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$(PROTO_OUT) --mypy_out=quiet:$(PROTO_OUT) --grpc_python_out=$(PROTO_OUT) --mypy_grpc_out=quiet:$(PROTO_OUT) \

@@ -32,20 +32,31 @@ GOALS: tuple[tuple[str, str], ...] = (
     ("catalogue", "p99 <= 50 ms"),
     ("witness --rows 16384", ">= 4,000 records/s, p99 <= 300 ms"),
 )
-CURVE = [2**n for n in range(14, 21, 2)]
 
 
 def write_results(options: argparse.Namespace) -> None:
     """Run everything and write RESULTS.md and its plot."""
-    rows = [(command, goal, measured(command, options.runs)) for command, goal in GOALS]
-    curve = {name: [measured(f"{name} --rows {n}", 1) for n in CURVE] for name in ("psi", "psi_aggregate")}
-    _plot(curve)
-    (HERE / "RESULTS.md").write_text(_page(rows), encoding="utf-8")
+    rows = [(command, goal, measured(command, options.runs, options.peers)) for command, goal in GOALS]
+    sizes = [2**n for n in range(14, 23, 2) if 2**n <= options.largest]
+    curve = {
+        name: [measured(f"{name} --rows {n}", 1, options.peers) for n in sizes]
+        for name in ("psi", "psi_aggregate")
+    }
+    _plot(sizes, curve)
+    (HERE / "RESULTS.md").write_text(_page([*rows, *_curves(curve)]), encoding="utf-8")
 
 
-def measured(command: str, runs: int) -> dict[str, Any]:
+def _curves(curve: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str, dict[str, Any]]]:
+    """The plot's points that are no goal's size: one run each."""
+    goals = {command for command, _ in GOALS}
+    points = [(f"{name} --rows {one['rows']}", one) for name, found in curve.items() for one in found]
+    return [(command, "one run", one) for command, one in points if command not in goals]
+
+
+def measured(command: str, runs: int, peers: str | None) -> dict[str, Any]:
     """One benchmark in a process of its own, as its JSON object."""
     arguments = [sys.executable, "-m", "benchmarks.run", *command.split(), "--runs", str(runs), "--json"]
+    arguments += ["--peers", peers] if peers else []
     print(f"benchmarks.run {command}", file=sys.stderr, flush=True)
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -68,12 +79,35 @@ def _page(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_row(command, goal, found) for command, goal, found in rows]
-    lines += ["", "![time against rows](results.svg)", "", "## Stages", ""]
+    lines += ["", "![time against rows](results.svg)", "", *_peers(rows), "## Stages", ""]
     for command, _, found in rows:
         if found["stages"]:
             said = ", ".join(f"{stage} {seconds} s" for stage, seconds in found["stages"].items())
             lines.append(f"- `{command}`: {said}")
     return "\n".join(lines) + "\n"
+
+
+def _peers(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
+    """Other people's software beside ours, at the same size unless it says another."""
+    lines = [
+        "## Peers in the same runs",
+        "",
+        "| beside | peer | rows | wall s | ours s | CPU s | MB | peak MB a party |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    found = [(command, ours, peer) for command, _, ours in rows for peer in ours["peers"]]
+    lines += [_peer(command, ours, peer) for command, ours, peer in found]
+    return [*lines, ""] if found else []
+
+
+def _peer(command: str, ours: dict[str, Any], peer: dict[str, Any]) -> str:
+    if "error" in peer:
+        return f"| `{command}` | {peer['name']} | {peer['rows']:,} | failed | | | | |"
+    megabytes = f"{peer['bytes_total'] / 1e6:.1f}" if peer["bytes_total"] else ""
+    same = f"{ours['seconds']:.3f}" if peer["rows"] == ours["rows"] else ""
+    cells = (f"`{command}`", peer["name"], f"{peer['rows']:,}", f"{peer['seconds']:.3f}", same)
+    used = (f"{peer['cpu_seconds']:.2f}", megabytes, f"{peer['peak_rss_mb']:.0f}")
+    return f"| {' | '.join((*cells, *used))} |"
 
 
 def _row(command: str, goal: str, found: dict[str, Any]) -> str:
@@ -86,7 +120,7 @@ def _row(command: str, goal: str, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plot(curve: dict[str, list[dict[str, Any]]]) -> None:
+def _plot(sizes: Sequence[int], curve: dict[str, list[dict[str, Any]]]) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -94,11 +128,14 @@ def _plot(curve: dict[str, list[dict[str, Any]]]) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for name, found in curve.items():
-        axes.plot(CURVE, [f["seconds"] for f in found], marker="o", label=name)
+        axes.plot(sizes, [f["seconds"] for f in found], marker="o", label=name)
+    for peer in dict.fromkeys(p["name"] for f in curve["psi"] for p in f["peers"]):
+        points = {p["rows"]: p.get("seconds") for f in curve["psi"] for p in f["peers"] if p["name"] == peer}
+        axes.plot(list(points), list(points.values()), marker=".", linestyle=":", label=peer)
     floors = [f["floor_seconds"] for f in curve["psi"]]
-    axes.plot(CURVE, floors, marker="o", linestyle="--", label="DuckDB on pooled plaintext")
+    axes.plot(sizes, floors, marker="o", linestyle="--", label="DuckDB on pooled plaintext")
     axes.set(xscale="log", yscale="log", xlabel="keys a side", ylabel="seconds")
-    axes.set_xticks(CURVE, [f"2^{n.bit_length() - 1}" for n in CURVE])
+    axes.set_xticks(sizes, [f"2^{n.bit_length() - 1}" for n in sizes])
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
     figure.savefig(HERE / "results.svg", bbox_inches="tight", metadata={"Date": None})

@@ -3,99 +3,147 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from benchmarks import parties as tables
-from benchmarks.measure import Result, cpu_of_self, median, peak_of_self
+from benchmarks import peers
+from benchmarks.measure import ROOT, Result, counted, cpu_of, cpu_of_self, median, peak_of, peak_of_self
 from benchmarks.parties import ASKER, OWNER, ask, parties
+from benchmarks.profiling import kernel_seconds
 from compute.engine import Limits
 from compute.inputs import Context
-from compute.local import join_input
+from compute.local import join_input, row_input
 from compute.planner import prepare
 from compute.protocols import protocol_named
 from compute.protocols.base import run_pair
 from connector import datasets
+from connector.loopback import Loopback
 from connector.storage import Store
 
 _JOIN = "FROM owner.{offer} s JOIN asker.own r ON s.id = r.id"
 COUNT = "SELECT count(*) AS n " + _JOIN
+LIST = "SELECT r.id " + _JOIN
+LISTED = "SELECT r.id, s.a, s.b " + _JOIN
 GROUPED = "SELECT {side}.label, count(*) AS n, sum(s.a) AS a, avg(s.a) AS ma, sum(s.b) AS b, avg(s.b) AS mb "
 GROUPED += _JOIN + " GROUP BY {side}.label"
 LOCAL = "SELECT label, count(*) AS n, sum(a) AS a, avg(b) AS b FROM owner.receiver WHERE a > 0 GROUP BY label"
 
 
 def psi(options: argparse.Namespace) -> Result:
-    """Counting the intersection at level `receiver`: matching, with the smallest answer there is."""
-    return _joint(options, "psi", COUNT.format(offer="receiver"))
+    """The intersection: a list of the asker's matching keys, or, by `--protocol psi_count`, their number."""
+    sql = LIST.format(offer="rows")
+    if options.protocol == "psi_count":
+        sql = COUNT.format(offer="cardinality")
+    elif options.protocol == "psi_aggregate":  # which learns the matches and would sum
+        sql = sql.replace("count(*) AS n", "count(*) AS n, sum(s.a) AS a")
+    elif options.protocol == "private_join_and_compute":
+        sql = COUNT.format(offer="cardinality").replace("count(*) AS n", "count(*) AS n, sum(s.a) AS a")
+    return _with_peers(options, _joint(options, "psi", sql))
+
+
+def psi_list(options: argparse.Namespace) -> Result:
+    """The same list with two columns of the owner's for each matching key."""
+    return _joint(options, "psi_list", LISTED.format(offer="rows"))
 
 
 def psi_aggregate(options: argparse.Namespace) -> Result:
     """Groups of one side, two measures, level `receiver`."""
-    return _joint(options, "psi_aggregate", GROUPED.format(offer="receiver", side=_side(options)))
+    return _joint(options, "psi_aggregate", _grouped(options, "psi_aggregate"))
 
 
 def private_join_and_compute(options: argparse.Namespace) -> Result:
     """Groups of one side, two measures, level `cardinality`."""
-    sql = GROUPED.format(offer="cardinality", side=_side(options))
-    return _joint(options, "private_join_and_compute", sql)
+    return _joint(options, "private_join_and_compute", _grouped(options, "private_join_and_compute"))
 
 
-def _side(options: argparse.Namespace) -> str:
-    return "s" if options.side == "sender" else "r"
+LEVELS = {"psi_aggregate": "receiver", "private_join_and_compute": "cardinality"}
+"""The disclosure level at which the planner chooses a protocol for groups and sums."""
+
+
+def _grouped(options: argparse.Namespace, protocol: str) -> str:
+    offer = LEVELS.get(options.protocol or protocol)
+    if offer is None:
+        raise SystemExit(f"groups and sums run under {' or '.join(LEVELS)}, not under {options.protocol}")
+    return GROUPED.format(offer=offer, side="s" if options.side == "sender" else "r")
+
+
+def _with_peers(options: argparse.Namespace, result: Result) -> Result:
+    found = peers.measured("psi", options.peers, result.rows, options.overlap, options.runs)
+    return replace(result, peers=found)
 
 
 def _joint(options: argparse.Namespace, name: str, sql: str) -> Result:
     rows = options.rows or 2**20
-    if options.in_memory:
-        return _in_memory(options, name, rows, sql)
     with parties(rows, options.overlap, options.groups) as space:
-        return ask(space, name, rows, sql, options.runs)
+        if options.in_memory:
+            result = median(_in_memory(space, name, rows, sql) for _ in range(options.runs))
+        else:
+            result = ask(space, name, rows, sql, options.runs)
+    if options.protocol not in (None, result.protocol):
+        raise SystemExit(f"{name} runs under {result.protocol} here, not under {options.protocol}")
+    return result
 
 
-def _in_memory(options: argparse.Namespace, name: str, rows: int, sql: str) -> Result:
-    """Both roles in this process: no network, no policy, no evidence."""
-    results = []
-    with parties(rows, options.overlap, options.groups) as space:
-        published = {}
-        for participant, offers in ((OWNER, ("receiver", "cardinality")), (ASKER, ("own",))):
-            settings = space.settings(participant)
-            store = Store.open(settings.state_url)
-            for offer in offers:
-                published[f"{participant}.{offer}"] = datasets.open_offer(settings, store, offer)
-            store.close()
-        prepared = prepare(sql, ASKER, {n: p.dataset for n, p in published.items()})
-        plan = prepared.plan
-        for _ in range(options.runs):
-            before, start = cpu_of_self(), time.perf_counter()
-            sides = [
-                join_input(side, published[side.dataset].dataset, published[side.dataset].source, Limits())
-                for side in (plan.receiver, plan.sender)
-                if side is not None
-            ]
-            context = Context(os.urandom(32), plan, os.urandom, lambda *_: None, 1)
-            protocol = protocol_named(plan.protocol)
-            local = time.perf_counter() - start
-            run_pair(
-                protocol.receiver(context, sides[0]),
-                protocol.sender(context, sides[1], lambda counts: counts >= 1),
-            )
-            seconds = time.perf_counter() - start
-            results.append(
-                Result(
-                    name=name,
-                    rows=rows,
-                    protocol=plan.protocol,
-                    seconds=seconds,
-                    cpu_seconds=cpu_of_self() - before,
-                    peak_rss_mb=peak_of_self(),
-                    floor_seconds=tables.floor(space, sql),
-                    stages={"both local parts": round(local, 3), "protocol": round(seconds - local, 3)},
-                )
-            )
-    return median(results)
+def _in_memory(space: Loopback, name: str, rows: int, sql: str) -> Result:
+    """Both roles in this process: no network, no policy, no evidence. Bytes are as the receiver sees them."""
+    published = _published(space)
+    plan = prepare(sql, ASKER, {n: p.dataset for n, p in published.items()}).plan
+    protocol = protocol_named(plan.protocol)
+    sent = {"receiver": 0, "sender": 0}
+    before, start = cpu_of_self(), time.perf_counter()
+    part = row_input if plan.kind == "list" else join_input
+    with kernel_seconds() as kernel:
+        receiver, sender = (
+            part(side, published[side.dataset].dataset, published[side.dataset].source, Limits())
+            for side in (plan.receiver, plan.sender)
+            if side is not None
+        )
+        local, in_local = time.perf_counter() - start, sum(kernel.values())
+        context = Context(os.urandom(32), plan, os.urandom, lambda *_: None, 1)
+        run_pair(
+            counted(protocol.receiver(context, receiver), sent, "receiver"),
+            counted(protocol.sender(context, sender, lambda counts: counts >= 1), sent, "sender"),
+        )
+    seconds = time.perf_counter() - start
+    in_protocol = sum(kernel.values()) - in_local
+    stages = {
+        "both local parts": local - in_local,
+        **{f"kernel: {function}": spent for function, spent in kernel.most_common()},
+        "protocol outside the kernel": seconds - local - in_protocol,
+    }
+    return Result(
+        name=name,
+        rows=rows,
+        protocol=plan.protocol,
+        seconds=seconds,
+        cpu_seconds=cpu_of_self() - before,
+        bytes_sent=sent["receiver"],
+        bytes_received=sent["sender"],
+        peak_rss_mb=peak_of_self(),
+        floor_seconds=tables.floor(space, sql),
+        stages={stage: round(spent, 3) for stage, spent in stages.items()},
+        figures={
+            "kernel_percent": round(100 * sum(kernel.values()) / seconds, 1),
+            "kernel_percent_of_protocol": round(100 * in_protocol / (seconds - local), 1),
+        },
+    )
+
+
+def _published(space: Loopback) -> dict[str, datasets.Published]:
+    published = {}
+    for participant, offers in ((OWNER, tables.OFFERS), (ASKER, ("own",))):
+        settings = space.settings(participant)
+        store = Store.open(settings.state_url)
+        for offer in offers:
+            published[f"{participant}.{offer}"] = datasets.open_offer(settings, store, offer)
+        store.close()
+    return published
 
 
 def local_aggregate(options: argparse.Namespace) -> Result:
@@ -104,7 +152,7 @@ def local_aggregate(options: argparse.Namespace) -> Result:
     with parties(rows, options.overlap, options.groups) as space:
         result = ask(space, "local_aggregate", rows, LOCAL, options.runs)
         path = space.settings(OWNER).folder / "data" / "theirs.parquet"
-        return Result(**{**vars(result), "floor_seconds": _parquet_floor(path, options.runs)})
+        return replace(result, floor_seconds=_parquet_floor(path, options.runs))
 
 
 def _parquet_floor(path: object, runs: int) -> float:
@@ -123,26 +171,38 @@ def _parquet_floor(path: object, runs: int) -> float:
 
 
 def catalogue(options: argparse.Namespace) -> Result:
-    """Unary calls to one connector from 64 threads with a channel each. Rows: calls."""
-    calls = options.rows or 3200
+    """Unary calls to one connector from 64 clients, in four processes. Rows: calls."""
+    calls = options.rows or 6400
     with parties(1024, options.overlap, options.groups) as space:
-        clients = [space.connect(ASKER) for _ in range(64)]
-
-        def one(number: int) -> float:
-            start = time.perf_counter()
-            clients[number % 64].catalogue(ASKER)
-            return time.perf_counter() - start
-
-        with ThreadPoolExecutor(64) as pool:
-            list(pool.map(one, range(128)))  # connections are made before anything is timed
-            start = time.perf_counter()
-            walls = sorted(pool.map(one, range(calls)))
-        seconds = time.perf_counter() - start
-        for client in clients:
-            client.close()
+        asked = [_round_of_calls(space, calls) for _ in range(options.runs)]
+        peak = peak_of(space.processes[ASKER].pid)
+    seconds, cpu, walls = sorted(asked, key=lambda one: one[2][int(calls * 0.99)])[len(asked) // 2]
     percentiles = {"p50_ms": walls[len(walls) // 2] * 1e3, "p99_ms": walls[int(len(walls) * 0.99)] * 1e3}
     figures = {name: round(value, 2) for name, value in percentiles.items()}
-    return Result("catalogue", calls, "unary", seconds, 0.0, figures=figures)
+    return Result("catalogue", calls, "unary", seconds, cpu, peak_rss_mb=peak, figures=figures)
+
+
+CALLERS, CLIENTS = 4, 16
+
+
+def _round_of_calls(space: Loopback, calls: int) -> tuple[float, float, list[float]]:
+    """Wall seconds, CPU seconds of the connector, and each call's seconds in ascending order."""
+    pid = space.processes[ASKER].pid
+    folder = str(space.settings(ASKER).folder)
+    command = [sys.executable, "-m", "benchmarks.calling", folder, str(CLIENTS), str(calls // CALLERS)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    callers = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(CALLERS)]  # type: ignore[call-overload]
+    for caller in callers:
+        caller.stdout.readline()  # connected
+    before, start = cpu_of(pid), time.perf_counter()
+    for caller in callers:
+        caller.stdin.write("go\n")
+        caller.stdin.flush()
+    walls = sorted(wall for caller in callers for wall in json.loads(caller.stdout.readline()))
+    seconds, cpu = time.perf_counter() - start, cpu_of(pid) - before
+    for caller in callers:
+        caller.communicate()
+    return seconds, cpu, walls
 
 
 def overhead(options: argparse.Namespace) -> Result:
@@ -154,4 +214,4 @@ def overhead(options: argparse.Namespace) -> Result:
     work = stages[f"{OWNER}: protocol"] + stages[f"{OWNER}: local part"] + stages[f"{ASKER}: local part"]
     added = result.seconds - work
     figures = {"added_seconds": round(added, 3), "added_percent": round(100 * added / result.seconds, 2)}
-    return Result(**{**vars(result), "figures": figures})
+    return replace(result, figures=figures)

@@ -11,6 +11,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from compute.frames import Frame, Role
+
+T = TypeVar("T")
 
 TICKS = os.sysconf("SC_CLK_TCK")
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +36,7 @@ class Result:
     floor_seconds: float | None = None  # DuckDB on the same tables in the same run
     stages: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)  # what belongs to this benchmark only
+    peers: list[dict[str, Any]] = field(default_factory=list)  # other people's software on the same work
 
     def document(self) -> dict[str, object]:
         """The JSON object of the command line."""
@@ -61,6 +67,18 @@ def median(results: Iterable[Result]) -> Result:
     """The run with the median wall time."""
     ordered = sorted(results, key=lambda result: result.seconds)
     return ordered[len(ordered) // 2]
+
+
+def counted(role: Role[T], sent: dict[str, int], name: str) -> Role[T]:
+    """The role itself; what it sends is added to `sent[name]`, in body bytes."""
+    item = role.send(None)
+    while True:
+        if isinstance(item, Frame):
+            sent[name] += len(item.body)
+        try:
+            item = role.send((yield item))
+        except StopIteration as end:
+            return cast(T, end.value)
 
 
 def timed(work: Callable[[], object], runs: int) -> tuple[float, float]:

@@ -19,6 +19,8 @@ from connector.loopback import WITNESS, Loopback
 
 OWNER, ASKER, PURPOSE = "owner", "asker", "benchmark"
 VALUE_BOUND = 10**6
+OFFERS = ("cardinality", "receiver", "rows")
+"""The owner's offers over its one table: one for each disclosure level there is a protocol for."""
 
 _POLICY = """\
 policy: benchmark-{level}
@@ -27,9 +29,10 @@ assignee: [asker]
 purpose: [benchmark]
 uses: {{count: 1000000}}
 analysis:
-  kinds: [aggregate]
+  kinds: [{kinds}]
   join: {{columns: [id], disclosure: {level}, operators: [and]}}
   dimensions: [label]
+  payload: [{payload}]
   filters: {{a: range}}
   measures: {{"*": [count], a: [sum, avg, count], b: [sum, avg, count]}}
   identity: id
@@ -43,9 +46,10 @@ assignee: [asker]
 purpose: [benchmark]
 uses: {count: 1000000}
 analysis:
-  kinds: [aggregate]
-  join: {columns: [id], disclosure: receiver, operators: [and]}
+  kinds: [aggregate, list]
+  join: {columns: [id], disclosure: rows, operators: [and]}
   dimensions: [label]
+  payload: [label]
   identity: id
   minimum_identities: 1
 """
@@ -59,7 +63,7 @@ columns:
   label: {{type: int64}}
   a: {{type: int64, bounds: [-{bound}, {bound}]}}
   b: {{type: int64, bounds: [-{bound}, {bound}]}}
-offers: {{cardinality: cardinality.yaml, receiver: receiver.yaml}}
+offers: {{cardinality: cardinality.yaml, receiver: receiver.yaml, rows: rows.yaml}}
 """
 _ASKERS = """\
 title: {{en: benchmark}}
@@ -100,6 +104,11 @@ def tables(rows: int, overlap: float, groups: int) -> tuple[pa.Table, pa.Table]:
     return theirs.take(pa.array(rng.permutation(rows))), mine.take(pa.array(rng.permutation(rows)))
 
 
+def _policy(level: str) -> str:
+    kinds, payload = ("aggregate, list", "a, b") if level == "rows" else ("aggregate", "")
+    return _POLICY.format(level=level, offer=level, kinds=kinds, payload=payload)
+
+
 @contextmanager
 def parties(rows: int, overlap: float, groups: int) -> Iterator[Loopback]:
     """A running data space over fresh tables of this size, with both offers agreed."""
@@ -109,14 +118,12 @@ def parties(rows: int, overlap: float, groups: int) -> Iterator[Loopback]:
         theirs, mine = tables(rows, overlap, groups)
         pq.write_table(theirs, root / "theirs.parquet")
         pq.write_table(mine, root / "mine.parquet")
-        offers = {
-            f"{level}.yaml": _POLICY.format(level=level, offer=level) for level in ("cardinality", "receiver")
-        }
+        offers = {f"{level}.yaml": _policy(level) for level in OFFERS}
         owners = _OWNERS.format(rows=rows, bound=VALUE_BOUND)
         space.publish(OWNER, "theirs", root / "theirs.parquet", owners, offers)
         space.publish(ASKER, "mine", root / "mine.parquet", _ASKERS.format(rows=rows), {"own.yaml": _OWN})
         with space.running():
-            for offer in ("cardinality", "receiver"):
+            for offer in OFFERS:
                 space.agree(ASKER, OWNER, offer)
             yield space
 
@@ -154,16 +161,13 @@ def ask(space: Loopback, name: str, rows: int, sql: str, runs: int) -> Result:
 def floor(space: Loopback, sql: str) -> float:
     """The same SQL in DuckDB over both files in memory, two threads: nothing can be faster."""
     with duckdb.connect(config={"threads": 2}) as connection:
-        for view, participant, file in (
-            ("owner.cardinality", OWNER, "theirs"),
-            ("owner.receiver", OWNER, "theirs"),
-            ("asker.own", ASKER, "mine"),
-        ):
+        views = [(f"owner.{offer}", OWNER, "theirs") for offer in OFFERS]
+        for view, participant, file in (*views, ("asker.own", ASKER, "mine")):
             path = space.settings(participant).folder / "data" / f"{file}.parquet"
             sql = sql.replace(view, file)
             connection.sql(f"CREATE TABLE IF NOT EXISTS {file} AS FROM read_parquet('{path}')")
         start = time.perf_counter()
-        connection.sql(sql).fetchall()
+        connection.sql(sql).to_arrow_table()
         return time.perf_counter() - start
 
 

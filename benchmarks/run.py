@@ -1,7 +1,8 @@
 """The one benchmark runner: `python -m benchmarks.run NAME [--rows N] [--json] ...`, from the project's root.
 
     kernel                    hashing to the curve and masking, per core and on all cores
-    psi                       matching counts alone, between two real connectors
+    psi                       the matching keys as a list, between two real connectors
+    psi_list                  the same with two columns of the owner's
     psi_aggregate             10 receiver-side groups, SUM, COUNT and AVG of two measures
     private_join_and_compute  the same at disclosure level `cardinality`
     selection_sum             one group, one measure, in memory, flooding included
@@ -12,7 +13,11 @@
     all                       every one at its goal's size, into RESULTS.md
 
 `psi`, `psi_aggregate`, `private_join_and_compute`, `overhead` and `catalogue` run two connector processes and
-a witness over mutual TLS with policy and evidence; `--in-memory` runs the bare protocol instead.
+a witness over mutual TLS with policy and evidence; `--in-memory` runs the bare protocol instead, in one
+process. Its stages say how much of the time is the kernel; `--profile` is another word for it.
+
+Software of others that does the same work is measured in the same run, where it is installed beside us or in
+the interpreter that `--peers` names: `spu` and `openmined-psi` with `psi`, `phe` with `selection_sum`.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from benchmarks.measure import Result
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "kernel": single.kernel,
     "psi": joint.psi,
+    "psi_list": joint.psi_list,
     "psi_aggregate": joint.psi_aggregate,
     "private_join_and_compute": joint.private_join_and_compute,
     "selection_sum": single.selection_sum,
@@ -49,7 +55,12 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--bound", type=int, default=2**19 - 1, help="selection_sum: largest |value|")
     parser.add_argument("--side", choices=("receiver", "sender"), default="receiver", help="whose groups")
-    parser.add_argument("--in-memory", action="store_true")
+    parser.add_argument("--protocol", help="psi, psi_aggregate, private_join_and_compute: by which protocol")
+    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the peers installed")
+    parser.add_argument("--largest", type=int, default=2**22, help="all: largest number of keys in the plot")
+    parser.add_argument(
+        "--in-memory", "--profile", action="store_true", help="the bare protocol, here; its profile"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.name == "all":

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.measure import Result, cpu_of_self, median, peak_of_self, timed
+from benchmarks import peers
+from benchmarks.measure import Result, counted, cpu_of_self, median, peak_of_self, timed
 from compute import kernel as native
 from compute import selection_sum as sums
-from compute.frames import Frame, Role
+from compute.protocols.base import run_pair
 
 
 def kernel(options: argparse.Namespace) -> Result:
@@ -54,7 +56,7 @@ def selection_sum(options: argparse.Namespace) -> Result:
         start, before = time.perf_counter(), cpu_of_self()
         sender = sums.sender(parameters, shape, [group], lambda counts: counts >= 0, os.urandom)
         receiver = sums.receiver(parameters, shape, [sums.ReceiverGroup(chosen)], os.urandom)
-        answers, opening = _counted(sender, receiver, sent)
+        answers, opening = run_pair(counted(sender, sent, "sender"), counted(receiver, sent, "receiver"))
         opened = sums.open_answers(parameters, shape, opening, answers.encode(parameters, shape))
         seconds, cpu = time.perf_counter() - start, cpu_of_self() - before
         cell = opened[0, 0]
@@ -78,24 +80,8 @@ def selection_sum(options: argparse.Namespace) -> Result:
                 figures=figures,
             )
         )
-    return median(results)
-
-
-def _counted(sender: Role, receiver: Role, sent: dict[str, int]) -> tuple:
-    """`run_pair` with the bytes of each direction counted."""
-    from compute.protocols.base import run_pair
-
-    def counting(role: Role, name: str) -> Role:
-        item = role.send(None)
-        while True:
-            if isinstance(item, Frame):
-                sent[name] += len(item.body)
-            try:
-                item = role.send((yield item))
-            except StopIteration as end:
-                return end.value
-
-    return run_pair(counting(sender, "sender"), counting(receiver, "receiver"))
+    found = peers.measured("selection_sum", options.peers, rows, 0.5, options.runs)
+    return replace(median(results), peers=found)
 
 
 def witness(options: argparse.Namespace) -> Result:

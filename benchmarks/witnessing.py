@@ -10,13 +10,13 @@ from pathlib import Path
 
 from benchmarks.measure import Result, cpu_of, peak_of
 from connector.enrolment import load_members
-from connector.identity import channel_credentials, channel_options, load_evidence_key, utc_now
+from connector.identity import channel_credentials, channel_options, load_evidence_keys, utc_now
 from connector.loopback import WITNESS, Loopback
 from connector.records import DONE, Statement
 from connector.terms import milliseconds
 from witness import dsse
 from witness.client import WitnessClient
-from witness.keys import PrivateKey
+from witness.keys import PrivateKeys
 from witness.record import PAYLOAD_TYPE, Contract, Data, Exchange, Party, Sensitive, exchange_tag
 
 OWNER, ASKER = "owner", "asker"
@@ -34,7 +34,7 @@ def recorded(rows: int) -> Result:
 def _recorded(space: Loopback, rows: int) -> Result:
     settings = space.settings(OWNER)
     members = load_members(settings.trust)
-    keys = {name: load_evidence_key(space.settings(name).evidence_key_path) for name in (OWNER, ASKER)}
+    keys = {name: load_evidence_keys(space.settings(name).evidence_key_path) for name in (OWNER, ASKER)}
     envelopes = [_envelope(members.space, members.digest, keys) for _ in range(rows)]
     witness = members.participant(WITNESS)
     if witness is None:
@@ -80,10 +80,10 @@ def _until_proved(client: WitnessClient, submission: tuple[bytes, bytes]) -> flo
     return time.perf_counter() - start
 
 
-def _envelope(space: str, members: str, keys: dict[str, PrivateKey]) -> tuple[bytes, bytes]:
+def _envelope(space: str, members: str, keys: dict[str, PrivateKeys]) -> tuple[bytes, bytes]:
     now = milliseconds(utc_now())
     parties = tuple(
-        Party(name, role, (keys[name].public.id,), "0" * 64, now)
+        Party(name, role, keys[name].public.ids, "0" * 64, now)
         for name, role in ((OWNER, "provider"), (ASKER, "consumer"))
     )
     statement = Statement(
@@ -98,5 +98,5 @@ def _envelope(space: str, members: str, keys: dict[str, PrivateKey]) -> tuple[by
         sensitive=Sensitive(),
     )
     sealed = statement.seal(os.urandom)
-    envelope = dsse.sign(PAYLOAD_TYPE, sealed.payload, keys.values())
+    envelope = dsse.sign(PAYLOAD_TYPE, sealed.payload, [key for both in keys.values() for key in both.keys])
     return envelope.to_bytes(), exchange_tag(os.urandom(32), 0, OWNER)
