@@ -71,6 +71,40 @@ def test_a_charge_counts_per_agreement_and_period_and_zero_allows_nothing(store)
     assert store.used("a3", "2026-11") == 0
 
 
+def test_a_hundred_losses_at_once_spend_a_budget_for_ten_exactly(store):
+    together = threading.Barrier(20)
+
+    def lose(number):
+        if number < 20:
+            together.wait()
+        return store.lose("agreement a1", "year 2026", 100_000_000, 1_000_000_000)
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(lose, range(100))) == 10
+    assert store.lost("agreement a1", "year 2026") == 1_000_000_000
+
+
+def test_a_loss_that_does_not_fit_is_not_spent_in_part(store):
+    assert not store.lose("a", "p", 11, 10)
+    assert store.lost("a", "p") == 0
+    assert store.lose("a", "p", 7, 10)
+    assert not store.lose("a", "p", 4, 10)
+    assert store.lose("a", "p", 3, 10)
+    assert store.lost("a", "p") == 10
+    assert store.lost("a", "q") == store.lost("b", "p") == 0
+
+
+def test_the_first_schema_gains_the_ledger_of_losses(tmp_path):
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    Store.open(url).close()
+    with create_engine(url).begin() as connection:
+        connection.execute(text("DROP TABLE losses"))
+        connection.execute(text("UPDATE schema_version SET version = 1"))
+    opened = Store.open(url)
+    assert opened.lose("a", "p", 1, 1)
+    opened.close()
+
+
 def test_concurrent_starts_respect_both_limits(store):
     def start(number):
         return store.start_query(f"q{number}", f"a{number % 2}", per_agreement=2, total=3)
@@ -232,7 +266,7 @@ _VICTIM = """
 import sys
 from connector.storage import Store
 store = Store.open(sys.argv[1])
-while store.charge("a1", "p", 10**6):
+while store.charge("a1", "p", 10**6) and store.lose("a1", "p", 3, 10**9):
     print(store.used("a1", "p"), flush=True)
 """
 
@@ -248,5 +282,6 @@ def test_what_was_charged_survives_kill_9(url):
     complete = [int(line) for line in rest[:-1] if line]
     store = Store.open(url)
     assert store.used("a1", "p") >= max([seen, *complete])
+    assert store.lost("a1", "p") >= 3 * max([seen, *complete])
     assert store.charge("a1", "p", 10**6)
     store.close()

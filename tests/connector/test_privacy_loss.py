@@ -1,0 +1,192 @@
+"""Noise and its ledger across two real connectors: asking again and again stops at the budget."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from compute.errors import PolicyRefusal
+from connector import config, datasets
+from connector.receipts import trust_file
+from connector.storage import Store
+from witness.verify import verify_files
+
+OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
+
+POLICY = """\
+policy: {offer}-v1
+dataset: sz-trade.{offer}
+assignee: [hk-bank]
+purpose: [credit-risk]
+uses: {{count: 1000, per: month}}
+analysis:
+  kinds: [aggregate]
+  join: {{columns: [company_id], disclosure: receiver}}
+  dimensions: [industry]
+  domains: {{industry: [steel, retail, none]}}
+  measures: {{"*": [count], amount: [sum, avg]}}
+  identity: company_id
+{words}
+"""
+NOISE = """\
+  max_rows_per_identity: 5
+  max_cells_per_identity: 2
+  noise: {mechanism: discrete-gaussian, rho_per_query: 0.1, budget: {rho: 0.3}, dataset_budget: {rho: 0.5}}
+"""
+EXACT = {
+    "hidden": "  minimum_identities: 3\n  suppressions: {complementary: true, count: hidden}\n",
+    "dominant": "  minimum_identities: 3\n  dominance: {share_at_most: 0.5}\n",
+}
+TABLES = ("averaged", "trusted", "renewed", "failed", "raced", "joined", "plain")
+SALES = """\
+title: {{en: Sales, zh: 销售}}
+source: {{kind: parquet, path: ../data/sales.parquet}}
+rights: {{holder: sz-trade}}
+columns:
+  company_id: {{type: string, key: [trim, casefold], nullable: false}}
+  industry: {{type: string}}
+  amount: {{type: int64, bounds: [0, 100], nullable: false}}
+offers: {{{offers}}}
+"""
+SINGLE = "SELECT industry, sum(amount) AS s, count(*) AS n FROM sz-trade.{} GROUP BY 1 ORDER BY 1"
+JOINT = (
+    "SELECT c.rating, sum(i.amount) AS s FROM sz-trade.{} i "
+    "JOIN hk-bank.credit c ON i.company_id = c.company_id GROUP BY 1"
+)
+
+
+def sales() -> pa.Table:
+    """60 companies: 29 in steel, 29 in retail with one that has most of it, two elsewhere."""
+    rows = [
+        (f"C{n:03d}", "other" if n > 57 else ("steel", "retail")[n % 2], 100 if n == 1 else 2)
+        for n in range(60)
+    ]
+    names = ("company_id", "industry", "amount")
+    return pa.table(dict(zip(names, zip(*rows, strict=True), strict=True)))
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory, space_builder):
+    """One table, registered under a name for each test: each has a lifetime of its own."""
+    made = space_builder(tmp_path_factory.mktemp("losses"), start=False)
+    settings = config.load(made.folder / OWNER)
+    pq.write_table(sales(), settings.folder / "data" / "sales.parquet")
+    store = Store.open(settings.state_url)
+    for table in TABLES:
+        words = EXACT if table == "plain" else {table: NOISE, f"{table}_again": NOISE}
+        for offer, said in words.items():
+            (settings.policies_folder / f"{offer}.yaml").write_text(POLICY.format(offer=offer, words=said))
+        listed = ", ".join(f"{offer}: {offer}.yaml" for offer in words)
+        (settings.datasets_folder / f"{table}.yaml").write_text(SALES.format(offers=listed))
+        datasets.add(settings, store, table)
+    store.close()
+    made.start_witness()
+    for name in (OWNER, ASKER):
+        made.start(name)
+    yield made
+    made.close()
+
+
+def refused(space, sql):
+    with pytest.raises(PolicyRefusal) as refusal:
+        space.asker.query(sql, PURPOSE)
+    return refusal.value.code
+
+
+def test_an_average_over_many_answers_stops_at_the_budget(space):
+    space.agree("averaged")
+    sql = SINGLE.format("averaged")
+    before = space.asker.explain(sql, PURPOSE)["budget"]["privacy"]
+    assert (before["costs_rho"], before["left_after_rho"], before["limit_rho"]) == ("0.1", "0.2", "0.3")
+    answers = [space.asker.query(sql, PURPOSE) for _ in range(3)]
+    assert len({str(answer.table.to_pylist()) for answer in answers}) == 3
+    assert all(answer.table["industry"].to_pylist() == ["none", "retail", "steel"] for answer in answers)
+    assert refused(space, sql) == "budget.exhausted"
+    after = space.asker.explain(sql, PURPOSE)["budget"]["privacy"]
+    assert (after["spent_rho"], after["left_after_rho"], after["dataset_lifetime_rho"]) == ("0.3", "0", "0.3")
+    verified = verify_files(answers[0].receipt.bundle, trust_file(space.nodes[ASKER].config))
+    assert [item.disclosed.budget for item in verified.items] == [{"rho": "0.1"}, {"rho": "0.1"}, None]
+
+
+def test_the_owner_decides_what_is_left_whatever_the_asker_remembers(space, monkeypatch):
+    space.agree("trusted")
+    monkeypatch.setattr(space.nodes[ASKER], "note_loss", lambda _agreement: None)
+    for _ in range(3):
+        space.asker.query(SINGLE.format("trusted"), PURPOSE)
+    assert refused(space, SINGLE.format("trusted")) == "budget.exhausted"
+    assert space.evidence(OWNER)[-1] == ["query.refusal"]
+
+
+def test_renewals_and_other_offers_of_the_table_share_its_lifetime(space):
+    space.agree("renewed")
+    for _ in range(3):
+        space.asker.query(SINGLE.format("renewed"), PURPOSE)
+    space.agree("renewed")  # renewed: a budget of its own again
+    space.asker.query(JOINT.format("renewed"), PURPOSE)
+    space.agree("renewed_again")
+    space.asker.query(SINGLE.format("renewed_again"), PURPOSE)
+    assert refused(space, SINGLE.format("renewed_again")) == "budget.dataset-exhausted"
+    owner = space.nodes[OWNER].store
+    assert owner.lost("dataset renewed", "dataset") == 500_000_000
+
+
+def test_a_query_that_fails_afterwards_is_not_given_back(space, monkeypatch):
+    space.agree("failed")
+
+    def fail(*_args):
+        raise MemoryError
+
+    monkeypatch.setattr(space.nodes[OWNER], "own_input", fail)
+    with pytest.raises(Exception):  # noqa: B017
+        space.asker.query(SINGLE.format("failed"), PURPOSE)
+    assert space.nodes[OWNER].store.lost("dataset failed", "dataset") == 100_000_000
+
+
+def test_a_hundred_charges_at_once_spend_the_budget_and_no_more(space):
+    digest = space.agree("raced")
+    node = space.nodes[OWNER]
+    agreement = node.agreement(digest, role="provider", peer=ASKER)
+
+    def charge(_number):
+        try:
+            with node.store.atomic():
+                node.charge(agreement)
+        except PolicyRefusal as refusal:
+            return refusal.code
+        return "charged"
+
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(charge, range(100)))
+    assert found.count("charged") == 3
+    assert set(found) == {"charged", "budget.exhausted"}
+    assert node.store.lost("dataset raced", "dataset") == 300_000_000
+    assert node.uses_of(agreement) == 3  # what was refused has not used anything
+
+
+def test_what_noise_does_not_cover_is_refused_with_its_reason(space):
+    space.agree("joined")
+    grouped = JOINT.replace("c.rating", "i.industry").format("joined")
+    assert refused(space, grouped) == "noise.joint-dimension"
+    assert space.nodes[OWNER].store.lost("dataset joined", "dataset") == 0
+
+
+def test_suppressions_are_hidden_from_the_asker_and_its_evidence(space):
+    space.agree("hidden")
+    answer = space.asker.query(SINGLE.format("hidden"), PURPOSE)
+    assert answer.suppressed is None
+    assert answer.table.num_rows == 1  # steel or retail: the other covers for the two elsewhere
+    verified = verify_files(answer.receipt.bundle, trust_file(space.nodes[ASKER].config))
+    assert verified.items[1].disclosed.figures == {"cells-released": 1}
+    assert {reveal.what for reveal in verified.items[0].record.data.reveals} == {"released-cells"}
+
+
+def test_a_dominated_group_is_held_back_and_a_join_refused(space):
+    space.agree("dominant")
+    answer = space.asker.query(SINGLE.format("dominant"), PURPOSE)
+    assert (answer.table["industry"].to_pylist(), answer.suppressed) == (["steel"], 2)
+    assert refused(space, JOINT.format("dominant")) == "gate.dominance.unavailable"
+    assert Fraction(answer.table["s"].to_pylist()[0]) == 58
