@@ -438,6 +438,16 @@ def test_slices_and_chunks_are_rows_like_others():
     assert np.array_equal(LAYOUT.encode(parts), LAYOUT.encode(whole)[:4])
 
 
+def test_what_lies_under_a_null_does_not_leave():
+    """Arrow does not say what a NULL's bytes are: a filter, or a CASE, may have left the value there."""
+    null = pa.py_buffer(b"\x00")
+    number = pa.Array.from_buffers(pa.int64(), 1, [null, pa.py_buffer(struct.pack("<q", 4711))])
+    offsets = pa.py_buffer(struct.pack("<ii", 0, 6))
+    text = pa.Array.from_buffers(pa.string(), 1, [null, offsets, pa.py_buffer(b"secret")])
+    encoded = Layout(COLUMNS[:2]).encode(pa.table({"d1": text, "d2": number}))
+    assert not encoded.any()
+
+
 @settings(max_examples=60, deadline=None)
 @given(values, st.integers(0, LAYOUT.row_bytes - 1), st.integers(1, 255))
 def test_only_what_is_written_is_read(row, place, change):
