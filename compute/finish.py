@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from compute.engine import Limits, locked, select
 from compute.errors import DataError
+from compute.histograms import quantile
 from compute.inputs import Cells
-from compute.plan import Figure, Plan, Total
+from compute.plan import Figure, Histogram, Plan, Total
 from compute.types import Type, parse_type
 
 _EXACT = Context(prec=80)
@@ -32,8 +33,12 @@ def finish(plan: Plan, cells: Cells, limits: Limits | None = None) -> pa.Table:
     dimensions = [
         d.name for side in (plan.receiver, plan.sender) if side is not None for d in side.dimensions
     ]
-    columns = {name: table[name] for name in (*dimensions, "identities")}
-    columns |= {figure.name: _column(figure, table) for figure in plan.figures}
+    if plan.histogram is not None:
+        dimensions.remove(plan.histogram.dimension)
+        columns = _quantiles(plan, plan.histogram, cells, dimensions)
+    else:
+        columns = {name: table[name] for name in (*dimensions, "identities")}
+        columns |= {figure.name: _column(figure, table) for figure in plan.figures}
     outputs = [
         f"CAST({output.sql} AS {parse_type(output.type).duckdb}) AS x{i}"
         for i, output in enumerate(plan.outputs)
@@ -48,6 +53,35 @@ def finish(plan: Plan, cells: Cells, limits: Limits | None = None) -> pa.Table:
         answer = connection.sql(query).to_arrow_table()
     schema = answer_schema(plan)
     return answer.rename_columns(schema.names).cast(schema)
+
+
+def _quantiles(
+    plan: Plan, histogram: Histogram, cells: Cells, dimensions: list[str]
+) -> dict[str, pa.ChunkedArray | pa.Array]:
+    """The groups that are shown, and quantiles of each over its buckets that were released."""
+    found: dict[tuple[Any, ...], dict[int, int]] = {}
+    if not dimensions and not cells.suppressed:
+        found[()] = {}
+    table = cells.table
+    rows = _totals(plan.figures[0].totals[0], table)
+    shown = (
+        zip(*(table[name].to_pylist() for name in dimensions), strict=True)
+        if dimensions
+        else [()] * len(rows)
+    )
+    for key, number, count in zip(shown, table[histogram.dimension].to_pylist(), rows, strict=True):
+        counts = found.setdefault(key, {})
+        if number is not None:
+            counts[number] = int(count)
+    columns = {
+        name: pa.array([key[i] for key in found], table.schema.field(name).type)
+        for i, name in enumerate(dimensions)
+    }
+    columns["identities"] = pa.array([0] * len(found), pa.int64())
+    for figure in plan.figures:
+        q = Fraction(figure.function.removeprefix("quantile:"))
+        columns[figure.name] = pa.array([quantile(histogram, c, q) for c in found.values()], pa.float64())
+    return columns
 
 
 def answer_schema(plan: Plan) -> pa.Schema:
@@ -191,7 +225,7 @@ FUNCTIONS: dict[str, Function] = {
     "regr_sxx": _squares,
     "regr_sxy": _crossed,
 }
-"""What a `Figure` may be, besides "value": a partial as it is."""
+"""What a `Figure` may be, besides "value", a partial as it is, and "quantile:q" over a plan's histogram."""
 
 TAKES: dict[str, tuple[str, ...]] = {
     "covar_pop": ("y", "x", "yx"),

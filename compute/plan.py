@@ -99,6 +99,16 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """The buckets that quantiles are read off: a dimension that the answer does not show."""
+
+    dimension: str  # d*: 0 to buckets - 1, or NULL
+    low: str
+    high: str
+    buckets: int
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """One column of the answer: SQL over dimensions `d*` and figures `f*`."""
 
@@ -135,6 +145,7 @@ class Plan:
     parameters: Mapping[str, Any]  # protocol parameters, e.g. of the selection sum
     reveals: tuple[Disclosure, ...]
     figures: tuple[Figure, ...] = ()  # what `outputs`, `having` and `order_by` are computed from
+    histogram: Histogram | None = None
     join: str = "inner"  # or "semi", "anti", "left"
     kind: str = "aggregate"  # or "list": matched rows, one row of the answer for each
     unrepeated: bool = False  # SELECT DISTINCT of a list

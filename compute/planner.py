@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from types import MappingProxyType
 from typing import cast
 
@@ -20,11 +21,12 @@ from compute import listing, masking
 from compute.dataset import Column, DatasetInfo, checked
 from compute.demands import demanded, hiding
 from compute.errors import QueryError
-from compute.expressions import RELEASED, Bound, Leaf, Scalar, quoted
+from compute.expressions import RELEASED, Bound, Constant, Leaf, Scalar, quoted
 from compute.facts import Notes, Prepared
 from compute.finish import TAKES
+from compute.histograms import bucket, quantile_buckets
 from compute.measures import Measure, Unbounded
-from compute.plan import Dimension, Output, Plan, Side, Total
+from compute.plan import Dimension, Histogram, Output, Plan, Side, Total
 from compute.products import (
     IDENTITIES,
     ROWS,
@@ -205,6 +207,7 @@ class _Planner:
         self._keys: list[tuple[str, str]] = []  # (receiver's column, sender's column)
         self._filters: dict[str, list[str]] = {info.full_name: [] for info in scope.infos}
         self._dimensions: list[tuple[Bound, Dimension]] = []
+        self._histogram: Histogram | None = None
         self._counts_own = False  # a figure counts rows of the asker, so each must be there once
         joint = self._receiver is not None
         self._repeats = repeats
@@ -227,6 +230,7 @@ class _Planner:
         self._multiplicities()
         for number, node in enumerate(self._grouping(), 1):
             self._dimension(node, f"GROUP BY item {number}")
+        self._buckets()
         self._left_join_answers()
         outputs = [self._output(i, item) for i, item in enumerate(self._statement.select, 1)]
         having = self._having()
@@ -494,11 +498,14 @@ class _Planner:
             raise QueryError(
                 "query.group", f"in {part}: an aggregate cannot be grouped by; filter it in HAVING"
             )
-        bound = self._rows(part).bound(node)
+        bound = _grouped_by(self._rows(part), node)
         if not bound.columns:
             raise QueryError("query.group", f"in {part}: GROUP BY takes columns, not literals")
         self._visible(bound.sides, part)
-        self._notes.marked(bound.columns, "grouped")
+        if isinstance(node.unnest(), exp.WidthBucket):
+            self._notes.aggregated(bound.columns, "histogram")
+        else:
+            self._notes.marked(bound.columns, "grouped")
         sql = f"({bound.sql} + 0.0e0)" if bound.type == FLOAT64 else bound.sql  # -0.0 and 0.0 are one group
         if all(known.sql != bound.sql or known.sides != bound.sides for known, _ in self._dimensions):
             dimension = Dimension(f"d{len(self._dimensions)}", sql, str(bound.type))
@@ -578,12 +585,12 @@ class _Planner:
     def _ungrouped(self) -> str:
         if any(_has_aggregate(i.node) for i in self._statement.select) or self._dimensions:
             return "a column is neither aggregated nor in GROUP BY; add it to GROUP BY or aggregate it"
-        return "rows are listed where two datasets are joined only; use COUNT, SUM or AVG with GROUP BY"
+        return "rows cannot be listed, only aggregates are answered; use COUNT, SUM or AVG with GROUP BY"
 
     def _matching(self, node: exp.Expr, part: str) -> Bound | None:
         """The dimension that this expression repeats."""
         try:
-            bound = Scalar(self._row_leaf, Notes(), part).bound(node)
+            bound = _grouped_by(Scalar(self._row_leaf, Notes(), part), node)
         except QueryError:
             if isinstance(node, exp.Column):
                 raise
@@ -602,6 +609,8 @@ class _Planner:
         sides = {self._scope.column(c)[0].full_name for n in read for c in n.find_all(exp.Column)}
         self._visible(sides, part)
         self._left_join_reads(read, sides, part)
+        if isinstance(node, exp.ApproxQuantile):
+            return self._quantile(node, part)
         keep = self._condition_of(condition, part)
         if isinstance(node, exp.Count):
             return self._count(node, keep, part)
@@ -728,6 +737,43 @@ class _Planner:
             else IDENTITIES
         )
 
+    def _buckets(self) -> None:
+        """Where quantiles are asked, the buckets of their column are one more dimension, not shown."""
+        trees = [item.node for item in self._statement.select] + [o.node for o in self._statement.order]
+        trees += [self._statement.having] if self._statement.having is not None else []
+        asked = [node for tree in trees for node in tree.find_all(*_AGGREGATES)]
+        quantiles = [node for node in asked if isinstance(node, exp.ApproxQuantile)]
+        if not quantiles:
+            return
+        columns = {self._quantile_column(node).sql() for node in quantiles}
+        if len(columns) > 1 or len(quantiles) < len(asked):
+            raise QueryError(
+                "query.quantile",
+                "quantiles are read off the buckets of one column; ask other aggregates, and quantiles of "
+                "other columns, in a question of their own",
+            )
+        node = self._quantile_column(quantiles[0])
+        scalar, (info, column) = self._rows("approx_quantile"), self._scope.column(node)
+        bound, histogram = quantile_buckets(scalar, scalar.bound(node), info, column)
+        self._visible(bound.sides, "approx_quantile")
+        self._notes.aggregated(bound.columns, "histogram")
+        self._histogram = replace(histogram, dimension=f"d{len(self._dimensions)}")
+        dimension = Dimension(self._histogram.dimension, bound.sql, str(bound.type))
+        self._dimensions.append((bound, dimension))
+
+    def _quantile_column(self, node: exp.ApproxQuantile) -> exp.Column:
+        column = _unwrapped(node.this)
+        if not isinstance(column, exp.Column):
+            raise QueryError("query.quantile", "approx_quantile takes a column and a number between 0 and 1")
+        return column
+
+    def _quantile(self, node: exp.ApproxQuantile, part: str) -> Bound:
+        operand = self._rows(part).operand(node.args["quantile"])
+        q = operand.value if isinstance(operand, Constant) else None
+        if isinstance(q, bool) or not isinstance(q, int | Decimal) or not 0 <= q <= 1:
+            raise QueryError("query.quantile", f"in {part}: approx_quantile takes a number between 0 and 1")
+        return self._figure(f"quantile:{q}", [self._products.count(ROWS)], FLOAT64)
+
     def _extreme(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
         function = "min" if isinstance(node, exp.Min) else "max"
         bound = self._argument(node.this, part)
@@ -736,7 +782,7 @@ class _Planner:
             raise QueryError(
                 "query.extreme-joint",
                 f"in {part}: {function.upper()} is not a sum, so no joint protocol computes it; "
-                "count rows over fixed buckets instead: GROUP BY floor(column / width)",
+                "count rows over fixed buckets instead: GROUP BY width_bucket(column, [edges])",
             )
         value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
         name = self._partials.add(value, 0, 0, function, str(bound.type))
@@ -830,6 +876,7 @@ class _Planner:
             reveals=(),
             figures=tuple(self._partials.figures.values()),
             join=self._join_kind,
+            histogram=self._histogram,
         )
 
     def _side(self, info: DatasetInfo) -> Side:
@@ -887,6 +934,12 @@ def _unwrapped(node: exp.Expr) -> exp.Expr:
     while isinstance(node, exp.Paren):
         node = node.this
     return node
+
+
+def _grouped_by(scalar: Scalar, node: exp.Expr) -> Bound:
+    """An expression that groups; buckets do only that, so that a policy can tell them from filters."""
+    inner = node.unnest()
+    return bucket(scalar, inner) if isinstance(inner, exp.WidthBucket) else scalar.bound(node)
 
 
 def _has_aggregate(node: exp.Expr) -> bool:
@@ -953,7 +1006,15 @@ _PAIRS: dict[type[exp.Expr], str] = {
     exp.RegrSxx: "regr_sxx",
     exp.RegrSxy: "regr_sxy",
 }
-_AGGREGATES: tuple[type[exp.Expr], ...] = (exp.Count, exp.CountIf, exp.Min, exp.Max, *_FUNCTIONS, *_PAIRS)
+_AGGREGATES: tuple[type[exp.Expr], ...] = (
+    exp.ApproxQuantile,
+    exp.Count,
+    exp.CountIf,
+    exp.Min,
+    exp.Max,
+    *_FUNCTIONS,
+    *_PAIRS,
+)
 _POLICY_WORDS = {name: name.split("_")[0] for name in (*_FUNCTIONS.values(), *_PAIRS.values())}
 
 

@@ -171,6 +171,9 @@ _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
     exp.DayOfWeek: _THIS,
     exp.DayOfWeekIso: _THIS,
     exp.Hour: _THIS,
+    exp.WidthBucket: frozenset({"this", "min_value", "max_value", "num_buckets"}),
+    exp.Array: frozenset({"expressions"}),  # the edges of width_bucket
+    exp.ApproxQuantile: frozenset({"this", "quantile"}),
     exp.Anonymous: _LIST,  # only the names in _ANONYMOUS
     exp.Count: frozenset({"this", "big_int"}),
     exp.CountIf: _THIS,
@@ -229,8 +232,9 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "RegexpLike": ("a regular expression", "LIKE or ILIKE with a fixed pattern"),
     "Escape": ("ESCAPE", "LIKE with a pattern that needs none"),
     "DPipe": ("joining strings", "grouping by both columns"),
-    "Median": ("a median", "counts over fixed buckets: GROUP BY floor(column / width)"),
-    "PercentileCont": ("a quantile", "counts over fixed buckets: GROUP BY floor(column / width)"),
+    "Median": ("a median", "approx_quantile(column, 0.5)"),
+    "PercentileCont": ("an exact quantile", "approx_quantile(column, q)"),
+    "PercentileDisc": ("an exact quantile", "approx_quantile(column, q)"),
     "Command": ("this statement", "a SELECT"),
 }
 

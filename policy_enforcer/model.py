@@ -37,7 +37,18 @@ ANY = ("any",)
 
 FilterKind = Literal["equality", "range", "membership", "null", "pattern", "column"]
 Measure = Literal[
-    "sum", "count", "count_distinct", "avg", "min", "max", "var", "stddev", "covar", "corr", "regr"
+    "sum",
+    "count",
+    "count_distinct",
+    "avg",
+    "min",
+    "max",
+    "var",
+    "stddev",
+    "covar",
+    "corr",
+    "regr",
+    "histogram",  # groups by fixed buckets of the column, and quantiles, which are read off such buckets
 ]
 ScalarFunction = Literal[
     "abs",

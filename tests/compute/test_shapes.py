@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -384,3 +385,103 @@ analysis:
   measures: {"*": [count]}
 """
 )
+
+
+# --- buckets
+
+BUCKETS = "CREATE MACRO width_bucket(x, edges) AS CASE WHEN x IS NULL THEN NULL ELSE len(list_filter(edges, lambda e: x >= e)) END"
+
+HISTOGRAMS = {
+    "d.days, [-500, 0, 250, 251]": "d.days, [-500, 0, 250, 251]",
+    "d.amount, [-0.5, 0, 1000.25]": "d.amount, [-0.5, 0, 1000.25]",
+    "d.amount, -1000000, 1000000, 3": "d.amount * 3, [-3000000, -1000000, 1000000, 3000000]",
+    "d.days, -1000, 1000, 7": "d.days * 7, [-7000, -5000, -3000, -1000, 1000, 3000, 5000, 7000]",
+    "d.big, [0, 4611686018427387904]": "d.big, [0, 4611686018427387904]",
+    "d.day, [DATE '1950-01-01', '1969-12-31', DATE '1999-12-31']": "d.day, [DATE '1950-01-01', DATE '1969-12-31', DATE '1999-12-31']",
+    "f.score, 0, 1000, 4": "f.score * 4, [0, 1000, 2000, 3000, 4000]",
+}
+
+
+@pytest.mark.parametrize("arguments", HISTOGRAMS)
+def test_histograms(arguments, pooled):
+    tables = pair(len(arguments))
+    sql = "SELECT width_bucket({}) AS bucket, count(*) n, sum(d.days) s FROM sz.deals d JOIN hk.firms f ON d.firm = f.firm GROUP BY bucket"
+    plain = {name: casefolded(table) for name, table in tables.items()}
+    with duckdb.connect(":memory:") as connection:
+        for name, table in plain.items():
+            connection.register("incoming", table)
+            connection.execute(f"CREATE SCHEMA {name[:2]}; CREATE TABLE {name} AS SELECT * FROM incoming")
+        connection.execute(BUCKETS)
+        truth = connection.sql(sql.format(HISTOGRAMS[arguments])).to_arrow_table()
+    mine = run(sql.format(arguments), tables)[0]
+    same(mine, truth.cast(mine.schema))
+
+
+def test_buckets_are_a_measure_and_no_dimension():
+    uses = prepare(
+        "SELECT width_bucket(d.days, [1, 5]) AS b, count(*) FROM sz.deals d JOIN hk.firms f USING (firm) GROUP BY b",
+        "hk",
+        CATALOGUE,
+    ).uses["sz.deals"]
+    days = next(use for use in uses if use.column == "days")
+    assert (days.aggregated, days.grouped) == ({"histogram"}, False)
+
+
+@pytest.mark.parametrize("level", [Level.RECEIVER, Level.CARDINALITY])
+def test_quantiles_are_off_by_a_bucket_at_most(level):
+    tables = pair(5, rows=390)
+    sql = "SELECT d.trade, approx_quantile(d.days, 0.5) m, approx_quantile(d.days, 0) a, approx_quantile(d.days, 1) z FROM sz.deals d JOIN hk.firms f ON d.firm = f.firm GROUP BY d.trade ORDER BY m DESC"
+    answer = run(sql, tables, level=level)[0].to_pylist()
+    with_key = {name for name in casefolded(tables["hk.firms"])["firm"].to_pylist() if name}
+    values: dict[str | None, list[int]] = {}
+    for row in casefolded(tables["sz.deals"]).to_pylist():
+        if row["firm"] in with_key and row["days"] is not None:
+            values.setdefault(row["trade"], []).append(row["days"])
+    assert {row["trade"] for row in answer} == set(values) != set()
+    for row in answer:
+        ranked = sorted(values[row["trade"]])
+        exact = (ranked[(len(ranked) + 1) // 2 - 1], ranked[0], ranked[-1])
+        for found, right in zip((row["m"], row["a"], row["z"]), exact, strict=True):
+            assert abs(found - right) <= 2000 / 64
+
+
+def test_a_quantile_of_nothing_is_null():
+    sql = "SELECT approx_quantile(d.days, 0.9) q FROM sz.deals d JOIN hk.firms f ON d.firm = f.firm"
+    assert run(sql, pair(1, 0, 0))[0].to_pylist() == [{"q": None}]
+
+
+@pytest.mark.parametrize(
+    ("expression", "code"),
+    [
+        ("approx_quantile(d.days, 0.5), count(*)", "query.quantile"),
+        ("approx_quantile(d.days, 0.5), approx_quantile(d.big, 0.5)", "query.quantile"),
+        ("approx_quantile(d.days, 2)", "query.quantile"),
+        ("approx_quantile(d.days + 1, 0.5)", "query.quantile"),
+        ("approx_quantile(d.trade, 0.5)", "query.type"),
+        ("median(d.days)", "query.construct"),
+        ("count(*) FILTER (WHERE width_bucket(d.days, [1]) = 1)", "query.expression"),
+    ],
+)
+def test_quantiles_refused(expression, code):
+    with pytest.raises(QueryError) as caught:
+        run(f"SELECT {expression} FROM sz.deals d JOIN hk.firms f USING (firm)", {})
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "d.days, []",
+        "d.days, [2, 1]",
+        "d.days, 5, 1, 3",
+        "d.trade, [1]",
+        "d.days, [d.big]",
+        "d.days, 0, 10, 1000",
+    ],
+)
+def test_buckets_refused(arguments):
+    with pytest.raises(QueryError):
+        run(
+            f"SELECT width_bucket({arguments}) b, count(*) FROM sz.deals d JOIN hk.firms f USING (firm) GROUP BY b",
+            {},
+        )
