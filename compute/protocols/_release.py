@@ -60,8 +60,11 @@ class Kept:
 
 def noised_partials(plan: Plan) -> tuple[Partial, ...]:
     """The figures, when each carries the noise it must. Raises `DataError`: fail closed."""
+    declared = plan.receiver is None and all(dimension.domain for dimension in plan.sender.dimensions)
     if not all(partial.noise for partial in plan.sender.partials):
         raise DataError("data.without-noise", "a figure of this plan carries no noise; nothing is released")
+    if plan.sender.dimensions and not declared:
+        raise DataError("data.without-noise", "which groups there are carries no noise; nothing is released")
     return plan.sender.partials
 
 

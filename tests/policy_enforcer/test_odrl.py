@@ -36,6 +36,9 @@ analysis:
   scalar_functions: [date_trunc, coalesce]
   identity: company_id
   minimum_identities: 10
+  dominance: {share_at_most: 0.75}
+  suppressions: {complementary: true, count: hidden}
+  max_rows_per_identity: 7
   bounds: {amount: [-0.5, 1000000000], wide: [-99999999999999999999, 99999999999999999999.000000000000000001]}
   weighted: true
   maximum_peer_keys: 100000
@@ -51,6 +54,33 @@ duties:
 @pytest.fixture
 def everything():
     return load(EVERYTHING)
+
+
+NOISY = """\
+policy: noisy.v1
+dataset: sz-trade.invoices
+assignee: any
+purpose: any
+analysis:
+  kinds: [aggregate]
+  dimensions: [industry]
+  domains: {industry: [retail]}
+  measures: {amount: sum}
+  identity: company_id
+  max_rows_per_identity: 7
+  max_cells_per_identity: 3
+  noise:
+    mechanism: discrete-laplace
+    rho_per_query: 0.000000001
+    budget: {rho: 9007199.254740992, per: week}
+    dataset_budget: {rho: 12}
+"""
+
+
+def test_noise_survives_both_conversions():
+    noisy = load(NOISY)
+    assert from_odrl(json.loads(canonical(noisy))) == noisy
+    assert load(to_yaml(noisy)) == noisy
 
 
 def test_every_word_survives_both_conversions(everything):
