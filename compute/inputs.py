@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,7 @@ class Context:
     progress: Progress
     minimum_group: int  # keys a receiver's group must have before anything about it is answered; 0: any
     complementary: bool = False  # the owner holds back a second cell where a margin would give the first
+    scratch: Path | None = None  # the folder for tags that are too many for memory; None: they stay there
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ __all__ = [
 
 POINT_BYTES = 32
 
-MATCH_MEMORY = 128 << 20
-"""Working memory of `match` and `has_duplicates`, 16 bytes an element: 2^22 keys a side in one pass."""
+MATCH_MEMORY = 32 << 20
+"""Working memory of `match` and `has_duplicates`, 16 bytes an element: 2^20 keys a side in one pass."""
 
 _COLLISION_BITS = 40
 _SHORTEST_TAG = 12

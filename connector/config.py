@@ -170,6 +170,11 @@ class ConnectorConfig(_Strict):
         return self.state.url if file == self.state.url else f"sqlite:///{self.path(file)}"
 
     @property
+    def scratch_folder(self) -> Path:
+        """Where files without a name go, for what does not fit into memory."""
+        return self._folder / "state"
+
+    @property
     def spans_path(self) -> Path | None:
         """The span file, or None."""
         return None if self.telemetry.spans is None else self.path(self.telemetry.spans)

@@ -26,7 +26,7 @@ from compute import kernel
 from compute.inputs import Context, LocalInput
 from compute.plan import Plan
 from compute.protocols import psi
-from compute.protocols.base import Role, receive_blob, send_blob
+from compute.protocols.base import Role, send_blob
 from compute.protocols.psi import Indices, Kept, Sizes
 from policy_enforcer.disclosure import Party
 
@@ -73,8 +73,7 @@ def count(context: Context, own: LocalInput, kept: Kept | None = None) -> Role[O
     sizes = Sizes.of(context)
     order = psi.padded_order(len(own.keys), sizes.sender, context.entropy)
     exchanged = yield from psi.exchange(context, Party.SENDER, own.keys, order, kept)
-    body = yield from receive_blob(TAGS, sizes.sender * sizes.tag_width)
-    asked = psi.distinct(psi.unpacked(body, sizes.tag_width))
+    asked = yield from psi.receive_tags(context, TAGS, sizes.sender)
     places, tags = psi.match(exchanged.tags, asked)
     return Overlap(order, np.asarray(places), np.asarray(tags))
 

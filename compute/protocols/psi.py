@@ -31,7 +31,8 @@ from numpy.typing import NDArray
 from compute import kernel
 from compute.errors import DataError, PeerViolation
 from compute.inputs import Context, Entropy
-from compute.protocols.base import FRAME_BYTES, Frame, Role, receive, receive_blob, send_blob
+from compute.protocols.base import FRAME_BYTES, Frame, Role, receive, send_blob
+from compute.scratch import Column
 from policy_enforcer.disclosure import Party
 
 POINT_BYTES = 32
@@ -145,10 +146,7 @@ def receiver_tags(
     sizes = Sizes.of(context)
     own = _masked(context, Party.RECEIVER, keys, order)
     slot_tags = yield from _exchange(context, own, sizes.receiver, sizes.sender)
-    reply = yield from receive_blob("tags", sizes.receiver * sizes.tag_width)
-    sent_tags = unpacked(reply, sizes.tag_width)
-    distinct(sent_tags)
-    return sent_tags, slot_tags
+    return (yield from receive_tags(context, "tags", sizes.receiver)), slot_tags
 
 
 def sender_tags(context: Context, keys: pa.LargeBinaryArray) -> Role[tuple[Indices, pa.FixedSizeBinaryArray]]:
@@ -158,6 +156,15 @@ def sender_tags(context: Context, keys: pa.LargeBinaryArray) -> Role[tuple[Indic
     own = _masked(context, Party.SENDER, keys, order)
     tags = yield from _exchange(context, own, sizes.sender, sizes.receiver)
     return order, tags
+
+
+def receive_tags(context: Context, kind: str, count: int) -> Role[pa.FixedSizeBinaryArray]:
+    """Take as many tags, all of them different, as `send_blob` sends packed."""
+    column = Column(Sizes.of(context).tag_width, count, context.scratch)
+    total = count * Sizes.of(context).tag_width
+    for start in range(0, total, FRAME_BYTES):
+        column.append((yield from receive(kind, min(FRAME_BYTES, total - start))))
+    return distinct(column.array())
 
 
 def send_tags(tags: pa.FixedSizeBinaryArray) -> Role[None]:
@@ -266,7 +273,7 @@ def _exchange(
     width = Sizes.of(context).tag_width
     own_kind, peer_kind = _kinds(own.role)
     own_chunks, peer_chunks = _chunks(own_size), _chunks(peer_size)
-    tags: list[pa.FixedSizeBinaryArray] = []
+    tags = Column(width, peer_size, context.scratch)
     for i in range(max(own_chunks, peer_chunks + WINDOW)):
         if i < own_chunks:
             chunk = next(own.chunks)
@@ -279,11 +286,9 @@ def _exchange(
             doubled = _doubled(body, own.scalar)
             if kept is not None:
                 kept.doubled.append(doubled)
-            tags.append(kernel.truncated_tags(doubled, context.sid, width))
+            tags.append(packed(kernel.truncated_tags(doubled, context.sid, width)))
         context.progress("keys", min(own_size, CHUNK * (i + 1)), own_size)
-    column = pa.concat_arrays(tags) if tags else pa.array([], type=pa.binary(width))
-    distinct(column)
-    return column
+    return distinct(tags.array())
 
 
 def _kinds(role: Party) -> tuple[str, str]:

@@ -84,12 +84,11 @@ impl<'a> Elements<'a> {
         let mut entries: Vec<Entry> = if shares.passes == 1 {
             elements.map(entry).collect()
         } else {
-            let chosen = |element: &&[u8]| shares.of(element) == pass;
-            // Counted first: a vector that grows holds up to three times what it needs.
-            let count = self.bytes.par_chunks_exact(self.width).filter(chosen).count();
-            let mut entries = Vec::with_capacity(count);
+            // Room for a share and an eighth: a vector that grows holds its elements twice meanwhile.
+            let share = self.len() / shares.passes as usize;
+            let mut entries = Vec::with_capacity(share + share / 8 + 64);
             let all = self.bytes.chunks_exact(self.width).enumerate();
-            entries.extend(all.filter(|(_, element)| chosen(element)).map(entry));
+            entries.extend(all.filter(|(_, element)| shares.of(element) == pass).map(entry));
             entries
         };
         entries.par_sort_unstable_by(|&a, &b| self.order(a, self, b));
