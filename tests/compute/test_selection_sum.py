@@ -203,6 +203,32 @@ def test_parameters_meet_the_standard_and_their_own_proof(slots, returned, magni
     assert 2 * p.t * (worst * p.q_kept + (p.degree + 1) * p.q) < p.q * p.q_kept
 
 
+@pytest.mark.parametrize("weight_bound", [None, 1000])
+def test_measured_noise_stays_within_its_bound(weight_bound: int | None) -> None:
+    """Of the kernel's own answers, before flood and switch: the noise budget is measured, not only proved."""
+    slots, magnitude = 20_000, 2**19
+    p = Parameters.derive(
+        slots=slots, returned=1, bounds=[SumBound(slots * magnitude)], weight_bound=weight_bound
+    )
+    random = np.random.default_rng(11)
+    values = random.integers(-magnitude, magnitude, slots, np.int64)
+    weights = None if weight_bound is None else random.choice([-weight_bound, weight_bound], slots)
+    ring = _native.SelectionRing("portable", p.degree, p.moduli)
+    key = _native.SelectionKey(ring, p.plain_bits, bytes(32), bytes(32))
+    selection = (everywhere(slots), weights)
+    sums = _native.SelectionSums(ring, bytes(32), key.public_key(), 1, slots, [selection])
+    for block in range(p.blocks):
+        here = values[block * p.degree : (block + 1) * p.degree]
+        sent = key.encrypt(0, block, 1, everywhere(len(here)), [(p.identity_bits, here)])
+        sums.absorb(0, block, 1, sent)
+    opened = key.open(len(p.moduli), sums.finish(0, 0, b"s" * 32, [0] * len(p.moduli), len(p.moduli)))
+    x = sum(r * (p.q // m) * pow(p.q // m, -1, m) for r, m in zip(opened, p.moduli, strict=True))
+    ones = np.ones(slots, np.int64) if weights is None else weights
+    plain = (int(ones.sum()) + (int(ones @ values) << p.identity_bits)) % p.t
+    noise = (x - (2 * p.q * plain + p.t) // (2 * p.t) + p.q // 2) % p.q - p.q // 2
+    assert 2**8 < abs(noise) <= p.noise_bound
+
+
 def small() -> tuple[Parameters, Shape, list[SenderGroup], list[ReceiverGroup]]:
     parameters = Parameters.derive(
         slots=100, returned=24, bounds=[SumBound(10_000, 500)], weight_bound=9, selected=60
