@@ -23,6 +23,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from compute.errors import DataError
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
 from compute.plan import Plan
 from compute.protocols import _aggregate as aggregate
@@ -54,6 +55,7 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
 def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
     """S's side."""
     assert isinstance(own, LocalInput)
+    _check_unique(context.plan, own)
     yield from aggregate.send_groups(Party.SENDER, own.groups)
     receiver_groups = yield from aggregate.receive_groups(context, Party.RECEIVER)
     shape = aggregate.shape(context, receiver_groups, own.groups)
@@ -68,6 +70,13 @@ def _check(plan: Plan, own: LocalInput) -> None:
     if not plan.receiver.repeats:
         aggregate.once_per_group(own)
     aggregate.one_group_per_key(plan, own)
+
+
+def _check_unique(plan: Plan, own: LocalInput) -> None:
+    """What R sums by itself relies on one row for each of S's keys, where the catalogue says so."""
+    assert plan.receiver is not None
+    if plan.receiver.partials and plan.sender.unique and np.any(aggregate.column(own, "rows") != 1):
+        raise DataError("data.not-unique", "a key that the catalogue declares unique occurs in several rows")
 
 
 def _selections(

@@ -354,6 +354,17 @@ def test_rows_that_repeat_are_counted_where_the_policy_allows_it(kit, pooled):
     assert not counted.plan.receiver.weights
 
 
+def test_a_sender_whose_key_repeats_although_declared_unique_answers_nothing(kit):
+    both = {
+        "hk.loans": loans([(1, "x", 5, None, True)]),
+        "sz.sales": sales([(1, "u", Decimal(3), 1, 0.5)] * 2),
+    }
+    run = Run(kit, f"SELECT sum(r.a) AS s FROM {JOIN}", both, catalogue(s_unique=True))
+    outcome, wire = kit.relay(*run.roles())
+    assert outcome[Party.SENDER].code == "data.not-unique"
+    assert all(sent.author is Party.RECEIVER for sent in wire)
+
+
 def test_rows_looked_up_by_a_semi_join_are_summed_once(kit, pooled):
     both = {
         "hk.loans": loans([(1, "x", 5, None, True), (1, "y", 7, None, True), (2, "x", 9, None, True)]),
