@@ -149,6 +149,7 @@ def _exchanged(
         local = _local(node, inquiry, interrupt)
     headers = Headers()
     role = Asking(node, terms, inquiry.prepared, local, headers, progress).run()
+    del local  # the role's, and gone before the answer is made
     stub = query_pb2_grpc.JointQueryStub(node.peers.channel(inquiry.agreement.provider))
     timeout = node.config.limits.frame_timeout_seconds
     protocol = inquiry.prepared.plan.protocol
