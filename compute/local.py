@@ -8,8 +8,8 @@ the cells of a single-domain query. Both refuse data that does not fit what the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
 from dataclasses import replace
+from fractions import Fraction
 from typing import TypeAlias
 
 import numpy as np
@@ -109,8 +109,16 @@ def row_input(
             shown.append(rest.filter(key.is_valid()) if key.null_count else rest)
             if sum(map(len, found)) > side.rows_bound:
                 raise _too_many_rows(side)
-    labels = pa.Table.from_batches(shown).rename_columns(schema.names).cast(schema) if shown else None
-    return _listed(side, found, schema.empty_table() if labels is None else labels.combine_chunks())
+            pa.default_memory_pool().release_unused()  # what reading the files took
+    labels = schema.empty_table()
+    if shown:
+        # The copy lets go of DuckDB's batches, which hold the raw keys as well.
+        labels = pa.Table.from_batches(shown).rename_columns(schema.names).cast(schema).combine_chunks()
+        shown.clear()
+    made = _listed(side, found, labels)
+    found.clear()
+    pa.default_memory_pool().release_unused()
+    return made
 
 
 def _listed(side: Side, found: Sequence[pa.LargeBinaryArray], labels: pa.Table) -> LocalInput:
