@@ -35,8 +35,7 @@ _OWN_SUMS = 10**38 - 1
 def demanded(draft: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
     """The draft under the policy of `info`, the sender's dataset. Raises `QueryError`."""
     plan = draft
-    # Of rows without a match S counts all and subtracts: a count of values among them would mislead it.
-    if demands.minimum_identities > 1 and not plan.sender.kept:
+    if demands.minimum_identities > 1:
         plan = _with_partials(plan, [_counting(partial) for partial in plan.sender.partials])
     return _noised(plan, info, demands) if demands.noise is not None else plan
 

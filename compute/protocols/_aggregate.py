@@ -68,7 +68,7 @@ def derive(receiver: Side | None, sender: Side, maximum_cells: int) -> Parameter
         returned=maximum_cells * Shape(1, 1, len(receiver.weights)).vectors,
         bounds=[SumBound(p.row_bound * sender.rows_bound, p.tail) for p in sender.partials],
         weight_bound=receiver.weight_bound if receiver.weights else None,
-        valued=sum(partial.counts_values for partial in sender.partials),
+        valued=int(any(partial.counts_values for partial in sender.partials)),
     )
 
 
@@ -141,7 +141,7 @@ def send_sums(
     plan = context.plan
     numbering = psi.permutation(own.groups, context.entropy)
     parameters = derive(plan.receiver, plan.sender, plan.maximum_cells)
-    kept = _kept(own, numbering) if plan.sender.kept else None
+    kept = _kept(plan, own, numbering) if plan.sender.kept else None
     gated = Gated(plan, gate, kept, _codes(own, numbering, announced) if context.complementary else None)
     groups = _sender_groups(plan, own, order, numbering)
     largest = (yield from _receive_largest_share()) if announced.weight_columns else None
@@ -337,10 +337,21 @@ def _has_kept(plan: Plan) -> bool:
     return plan.sender.kept or (plan.receiver is not None and plan.receiver.totals)
 
 
-def _kept(own: LocalInput, numbering: Indices) -> Kept:
+def _with_values(plan: Plan, own: LocalInput) -> NDArray[np.bool_] | None:
+    """Per cell of the long table, whether it has a value of every measure; None where all have.
+
+    Rows without a key stand for nobody, so that nothing is asked of them.
+    """
+    counts = [column(own, p.name) != 0 for p in plan.sender.partials if p.counts_values]
+    return np.logical_and.reduce(counts) | (column(own, "key") >= len(own.keys)) if counts else None
+
+
+def _kept(plan: Plan, own: LocalInput, numbering: Indices) -> Kept:
     """The sender's own groups in `numbering`'s order. Every (key, group) pair is in its cells once."""
     group, keyed = column(own, "group"), column(own, "key") < len(own.keys)
-    identities, keyless = (np.bincount(group[rows], minlength=own.groups) for rows in (keyed, ~keyed))
+    some = _with_values(plan, own)
+    counted = keyed if some is None else keyed & some  # as what the receiver's rest is counted by
+    identities, keyless = (np.bincount(group[rows], minlength=own.groups) for rows in (counted, ~keyed))
     return Kept(identities[numbering], np.minimum(keyless, 1)[numbering])
 
 
@@ -354,11 +365,8 @@ def _sender_groups(plan: Plan, own: LocalInput, order: Indices, numbering: Indic
     by = by_group(groups, slots, own.groups)
     slots, edges = slots[by], np.searchsorted(groups[by], np.arange(own.groups + 1))
     measures = [column(own, partial.name)[by] for partial in plan.sender.partials]
-    valued = [
-        np.asarray(rows != 0, np.int64)
-        for rows, partial in zip(measures, plan.sender.partials, strict=True)
-        if partial.counts_values
-    ]
+    some = _with_values(plan, own)
+    valued = [] if some is None else [some[by].astype(np.int64)]
     return [
         SenderGroup(
             slots[low:high],

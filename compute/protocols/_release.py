@@ -54,7 +54,7 @@ def receive_release() -> Role[bytes]:
 class Kept:
     """The owner's own groups where its rows without a match are answered: the first row of the cells."""
 
-    identities: NDArray[np.int64]  # in each group, matched or not
+    identities: NDArray[np.int64]  # that count (have values), in each group, matched or not
     keyless: NDArray[np.int64]  # 1 where a group has rows without a key: one slot, and no identity
 
 

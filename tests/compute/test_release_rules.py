@@ -471,6 +471,25 @@ def test_in_a_join_too_a_value_that_is_nearly_always_missing_is_not_shown():
     assert everybody.to_pylist() == [{"grade": "bad", "n": 5}, {"grade": "good", "n": 5}]
 
 
+@pytest.mark.parametrize(
+    ("with_values", "shown"),
+    [
+        (range(10), [None, "good"]),
+        ([*range(5), 9], ["good"]),  # one value among those without a match
+        ([0, *range(5, 10)], []),  # the rest, less the total, would be one value
+        ([*range(5), 7, 8, 9], [None, "good"]),
+    ],
+)
+def test_rows_without_a_match_need_enough_values_too(with_values, shown):
+    data = rows(*((f"p{i}", "n", 2025, 7, 42 if i in with_values else None) for i in range(10)))
+    sql = "SELECT o.grade, sum(t.spare) AS f FROM sz.t t LEFT JOIN hk.own o ON t.who = o.who GROUP BY 1"
+    cells = jointly(sql, COUNTED, data, PEOPLE[:5])
+    found = [row["grade"] for row in finish(planned(sql, COUNTED), cells).to_pylist()]
+    assert sorted(found, key=str) == shown
+    if with_values == range(10):
+        assert cells.suppressed == 0
+
+
 def test_a_minimum_costs_fields_only_where_values_may_be_missing():
     assert planned(BY_GRADE.format("count(*) AS n"), COUNTED).parameters.get("valued", 0) == 0
     assert planned(BY_GRADE.format("sum(t.spare) AS f"), COUNTED).parameters["valued"] == 1
