@@ -45,6 +45,8 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
     assert isinstance(own, LocalInput)
     if context.plan.noise is not None:
         raise DataError("data.without-noise", "a figure of this plan carries no noise; nothing is released")
+    if context.plan.sender.partials and np.any(aggregate.column(own, "rows") != 1):
+        raise DataError("data.not-unique", "a key that the catalogue declares unique occurs in several rows")
     found = yield from overlap.count(context, own)
     gated = Gated(context.plan, gate)
     allowed = bool(gated(np.array([[found.size]], np.int64))[0, 0])

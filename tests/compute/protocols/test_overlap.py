@@ -94,6 +94,17 @@ def test_a_key_that_is_not_unique_as_declared_is_the_owners_error(kit, overlap_s
     assert outcome[Party.SENDER].code == "data.not-unique"
 
 
+def test_a_count_of_rows_relies_on_keys_being_unique_as_declared(kit, overlap_scene):
+    made = overlap_scene("psi_count", LEFT, RIGHT)
+    cells = made.sender_input.cells
+    place = cells.schema.get_field_index("rows")
+    twice = cells.set_column(place, "rows", pa.array([2] + [1] * (len(cells) - 1), pa.int64()))
+    made.sender_input = replace(made.sender_input, cells=twice)
+    outcome, wire = kit.relay(*made.roles())
+    assert outcome[Party.SENDER].code == "data.not-unique"
+    assert not [s for s in wire if s.author is Party.SENDER]
+
+
 def test_a_count_needs_keys_that_occur_once(kit, overlap_scene):
     plan = overlap_scene("psi_count", LEFT, RIGHT).plan
     for receiver, sender in (
