@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from compute import engine
 from compute.engine import Limits, ParquetFiles, locked, stamp_of
 from compute.errors import DataError
 
 LIMITS = Limits(threads=1)
+SETTINGS = "SELECT name, value FROM duckdb_settings()"
 ROWS = pa.table({"a": [1, 2, 3], "hidden": ["SECRET"] * 3})
 
 
@@ -82,6 +84,24 @@ def test_a_file_that_changes_while_it_is_read_is_refused(change, files):
     with pytest.raises(DataError) as caught:
         read()
     assert caught.value.code == "dataset.changed"
+
+
+def test_a_connection_started_in_advance_is_locked_like_any_other(files):
+    engine.warm()
+    engine.warm()  # one is enough
+    limits = Limits(threads=1, memory_bytes=64 << 20)
+    with locked({"t": files}, limits) as connection:
+        settings = dict(connection.sql(SETTINGS).fetchall())
+        assert settings["threads"] == "1"
+        assert settings["memory_limit"] == "64.0 MiB"
+        assert settings["enable_external_access"] == settings["python_enable_replacements"] == "false"
+        assert settings["lock_configuration"] == "true"
+        assert connection.sql("SELECT sum(a) FROM t").fetchall() == [(6,)]
+    with locked({}, limits) as connection:  # no spare is left, and this one sees no file
+        assert (
+            dict(connection.sql("SELECT name, value FROM duckdb_settings()").fetchall())["allowed_paths"]
+            == "[]"
+        )
 
 
 def test_a_damaged_file_is_an_error_of_ours(files):

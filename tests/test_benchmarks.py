@@ -1,0 +1,72 @@
+"""The benchmark runner: what its JSON says, what its tables hold, whose time it counts. Nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import parties, peers, run
+from benchmarks.profiling import kernel_seconds
+from compute import _native, kernel
+
+FIELDS = {
+    *("name", "rows", "protocol", "seconds", "cpu_seconds", "rows_per_s", "bytes_sent", "bytes_received"),
+    *("bytes_total", "peak_rss_mb", "floor_seconds", "kernel", "cores", "commit", "stages"),
+}
+
+
+def said(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments, "--runs", "1", "--json"])
+    assert run.main() == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("arguments", [("kernel", "--rows", "256"), ("selection_sum", "--rows", "500")])
+def test_one_object_with_every_field(arguments, monkeypatch, capsys):
+    document = said(monkeypatch, capsys, *arguments)
+    assert document.keys() >= FIELDS
+    assert (document["name"], document["rows"]) == (arguments[0], int(arguments[2]))
+    assert document["rows_per_s"] == round(document["rows"] / document["seconds"])
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", ["psi", "psi_aggregate", "private_join_and_compute"])
+def test_the_bare_protocols_and_the_kernels_share(name, monkeypatch, capsys):
+    document = said(monkeypatch, capsys, name, "--rows", "512", "--in-memory")
+    assert document["bytes_total"] == document["bytes_sent"] + document["bytes_received"] > 0
+    assert document["stages"]["kernel: mask"] > 0
+    assert 0 < document["figures"]["kernel_percent"] <= 100
+    assert document["floor_seconds"] > 0
+    with pytest.raises(SystemExit, match="not under"):
+        said(monkeypatch, capsys, name, "--rows", "512", "--in-memory", "--protocol", "psi_list")
+
+
+def test_tables_overlap_as_told():
+    theirs, mine = (set(table["id"].to_pylist()) for table in parties.tables(1000, 0.3, 5))
+    assert len(theirs) == len(mine) == 1000
+    assert len(theirs & mine) == 300
+    assert {len(key.encode()) for key in theirs | mine} == {16}
+
+
+def test_kernel_time_is_counted_while_it_is_asked_for():
+    before = _native.truncated_tags
+    with kernel_seconds() as spent:
+        column = kernel.hash_to_group(parties.keys(0, 8).cast("large_binary"), b"tag")
+        kernel.truncated_tags(column, bytes(32), 16)
+    assert spent["hash_to_group"] > 0
+    assert spent["truncated_tags"] > 0
+    assert _native.truncated_tags is before
+
+
+def test_a_peer_that_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setattr(peers, "PEERS", {"psi": (peers.Peer("nobody", "no_such_module", 4, dict),)})
+    assert peers.measured("psi", None, 100, 0.5, 1) == []
+
+
+def test_a_peers_failure_is_said(monkeypatch):
+    monkeypatch.setattr(peers, "PEERS", {"psi": (peers.Peer("nobody", "json", 4, dict),)})
+    (found,) = peers.measured("psi", None, 100, 0.5, 1)
+    assert (found["name"], found["rows"]) == ("nobody", 4)
+    assert found["error"]
