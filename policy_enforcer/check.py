@@ -241,12 +241,34 @@ def _unused(policy: Policy) -> Iterator[Contradiction]:
         yield ("analysis", "weighted"), "weights need disclosure level receiver, so none will be used", None
 
 
+def _noise(policy: Policy) -> Iterator[Contradiction]:
+    analysis = policy.analysis
+    if analysis.noise is None:
+        return
+    for column, measures in analysis.measures.items():
+        if column not in analysis.bounds and {"sum", "avg"} & set(measures):
+            sentence = "noise grows with the bounds; none stand here, so the dataset's count"
+            yield ("analysis", "measures", column), sentence, f"Add `bounds: {{{column}: [least, most]}}`."
+    for column in analysis.dimensions:
+        if column not in analysis.domains:
+            sentence = "under noise nobody can group by a column whose values are not declared"
+            yield ("analysis", "dimensions", column), sentence, f"Add `domains: {{{column}: [...]}}`."
+
+
+def _dominance(policy: Policy) -> Iterator[Contradiction]:
+    if policy.analysis.dominance is not None and policy.analysis.join is not None:
+        sentence = "no joint protocol shows shares, so joint queries will be refused"
+        yield ("analysis", "dominance"), sentence, "Expect single-domain queries only, or remove it."
+
+
 _WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _wide_open,
     _small_groups,
     _ungateable,
     _declared,
     _unused,
+    _noise,
+    _dominance,
 )
 
 

@@ -492,3 +492,18 @@ def test_what_is_about_identities_names_them(invoices_text, words):
     text = with_words(invoices_text, *words).replace("  identity: company_id\n", "")
     text = text.replace("  minimum_identities: 10\n", "")
     assert [p.path for p in found(text)] == [f"analysis.{words[0].split(':')[0]}"]
+
+
+def test_lint_says_what_makes_noise_large_or_useless(invoices_text):
+    words = (NOISE.format("0.05", "1", ""), *BOUNDED.split(", "))
+    text = with_words(invoices_text, *words).replace("  bounds: {amount: [0, 1000000000]}\n", "")
+    paths = [problem.path for problem in advice(text)]
+    assert [path for path in paths if path.startswith("analysis.")] == [
+        *(f"analysis.dimensions.{column}" for column in load(text).analysis.dimensions),
+        "analysis.measures.amount",
+    ]
+
+
+def test_lint_says_that_dominance_ends_joins(invoices_text):
+    paths = [problem.path for problem in advice(with_words(invoices_text, "dominance: {share_at_most: 0.7}"))]
+    assert "analysis.dominance" in paths
