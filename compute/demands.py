@@ -34,10 +34,13 @@ _OWN_SUMS = 10**38 - 1
 
 def demanded(draft: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
     """The draft under the policy of `info`, the sender's dataset. Raises `QueryError`."""
-    plan = draft
-    if demands.minimum_identities > 1:
-        plan = _with_partials(plan, [_counting(partial) for partial in plan.sender.partials])
+    plan = counting(draft) if demands.minimum_identities > 1 else draft
     return _noised(plan, info, demands) if demands.noise is not None else plan
+
+
+def counting(plan: Plan) -> Plan:
+    """The plan with the figures marked that count rows with a value: a minimum holds for them too."""
+    return _with_partials(plan, [_counting(partial) for partial in plan.sender.partials])
 
 
 def hiding(plan: Plan, demands: Obligations) -> Plan:
@@ -83,7 +86,7 @@ def _noised(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
         partials.append(partial)
     identities = Scale.of(noise.mechanism, noise.loss, count, once).text if gated else ""
     plan = replace(plan, noise=Noise(noise.mechanism, noise.loss, identities))
-    return _with_domains(_with_partials(plan, partials), info, demands)
+    return with_domains(_with_partials(plan, partials), info, demands)
 
 
 def _present(figure: Figure) -> Figure:
@@ -133,8 +136,11 @@ def _with_partials(plan: Plan, partials: Sequence[Partial]) -> Plan:
     return replace(plan, sender=replace(plan.sender, partials=tuple(partials)))
 
 
-def _with_domains(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
-    """The sender's dimensions with the labels that are declared, and as many cells as these make."""
+def with_domains(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
+    """The sender's dimensions with the labels that are declared, and as many cells as these make.
+
+    Raises `QueryError`.
+    """
     if plan.receiver is not None or not plan.sender.dimensions:
         return plan
     domains = {quoted(c.name): (c.type, demands.domains.get(c.name, ())) for c in info.columns}
@@ -142,7 +148,7 @@ def _with_domains(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
     cells = prod(len(d.domain) or 1 for d in dimensions)
     if cells > plan.maximum_cells:
         raise QueryError(
-            "query.noise", f"the declared groups make {cells} cells, more than {plan.maximum_cells}"
+            "query.too-many-groups", f"the declared groups make {cells} cells, more than {plan.maximum_cells}"
         )
     sender = replace(plan.sender, dimensions=tuple(dimensions))
     return replace(plan, sender=sender, maximum_cells=cells)

@@ -11,11 +11,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from compute.dataset import DatasetInfo
 from compute.plan import Plan
-from compute.protocols.base import Protocol
 from policy_enforcer.facts import ColumnUse, ProtocolUse, Request
+
+if TYPE_CHECKING:  # protocols plan and bind by what is noted here
+    from compute.protocols.base import Protocol
 
 ColumnRef = tuple[str, str]
 """(participant.dataset, column)."""

@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 import numpy as np
 import rfc8785
 from numpy.typing import NDArray
 
 from compute.errors import PeerViolation
-from compute.frames import Frame, Receive, Role, receive, receive_blob, send_blob
-
-T = TypeVar("T")
+from compute.frames import Frame, Gather, Role, receive, receive_blob, send_blob
 
 WORD_BYTES = 16
 MOST_PARTICIPANTS = 64
@@ -43,6 +40,8 @@ class Entry:
     agreement: str
     commitment: str  # of the version of its dataset
     session: str  # the sid of its exchange: fresh, with a nonce of its own
+    identities: int  # least identities that its policy demands of a total
+    participants: int  # least participants behind one
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +67,9 @@ class Roster:
     @classmethod
     def parse(cls, body: bytes) -> Roster:
         """The roster with exactly these bytes. Raises `PeerViolation`."""
-        fields = {"participant", "agreement", "commitment", "session"}
         try:
             items = json.loads(body)
-            shaped = all(set(item) == fields and all(map(_text, item.values())) for item in items)
-            roster = cls(tuple(Entry(**item) for item in items)) if shaped else None
+            roster = cls(tuple(Entry(**item) for item in items)) if all(map(_shaped, items)) else None
         except (ValueError, TypeError, AttributeError, RecursionError):
             roster = None
         if roster is None or roster.canonical() != body:
@@ -80,26 +77,15 @@ class Roster:
         return roster
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 256
+def _shaped(item: dict[str, object]) -> bool:
+    numbers = [item.pop(name, None) for name in ("identities", "participants")]
+    least = all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n < 1 << 40 for n in numbers)
+    texts = all(isinstance(text, str) and 0 < len(text) <= 256 for text in item.values())
+    item |= {"identities": numbers[0], "participants": numbers[1]}
+    return least and texts
 
 
-@dataclass(frozen=True, slots=True)
-class Gather:
-    """Yielded by a coordinator's role: hand `body` in and wait for everybody's, in roster order.
-
-    The driver answers with a frame of this kind whose body is `joined` bodies.
-    """
-
-    kind: str
-    body: bytes
-
-
-Coordinator = Generator[Frame | Receive | Gather, Frame | None, T]
-"""The asker's end of one participant's exchange in a round."""
-
-
-def gather(kind: str, body: bytes) -> Coordinator[list[bytes]]:
+def gather(kind: str, body: bytes) -> Role[list[bytes]]:
     """Everybody's bodies of this kind, in roster order."""
     frame = yield Gather(kind, body)
     if frame is None or frame.kind != kind:
@@ -125,22 +111,31 @@ def split(data: bytes) -> list[bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """What a participant's role needs to take part: its own name and session, and how keys are checked."""
+class Seat:
+    """The asker's end of the exchange with the participant at `place` of the roster."""
 
-    participant: str
-    session: str
-    agreement: str
-    commitment: str
+    roster: Roster
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What a participant's role needs to take part: its own entry, and how keys are signed and checked."""
+
+    entry: Entry
     expected: tuple[str, ...]  # the participants the plan names, in order
     sign: Sign
     verify: Verify
 
+    @property
+    def participant(self) -> str:
+        """Its id."""
+        return self.entry.participant
+
     def checked(self, roster: Roster) -> Roster:
         """The roster, if it is the one we agreed to."""
-        own = Entry(self.participant, self.agreement, self.commitment, self.session)
         names = tuple(entry.participant for entry in roster.entries)
-        if own not in roster.entries or names != self.expected:
+        if self.entry not in roster.entries or names != self.expected:
             raise PeerViolation("peer.roster", "the roster is not the one this participant agreed to")
         return roster
 
@@ -291,10 +286,18 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class TotalGate:
-    """The rule over totals that every participant applies alike: least identities and participants a cell."""
+    """The rule over totals that every participant applies alike: least identities and participants a cell.
+
+    It is the strictest of all policies: were each to apply its own, a cell would hold the sum of some.
+    """
 
     identities: int
     participants: int
+
+    @classmethod
+    def of(cls, roster: Roster) -> TotalGate:
+        """The rule of a round."""
+        return cls(max(e.identities for e in roster.entries), max(e.participants for e in roster.entries))
 
     def released(self, shape: Shape, totals: Sequence[int]) -> list[bool]:
         """Which cells may be filled. Raises `PeerViolation` for totals that no honest round has."""

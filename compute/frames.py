@@ -33,7 +33,18 @@ class Receive:
     kind: str
 
 
-Role = Generator[Frame | Receive, Frame | None, T]
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Yielded by the asker's role of one exchange in a federated round: hand `body` in, wait for everybody's.
+
+    The driver answers with a frame of this kind whose body is the `joined` bodies, in roster order.
+    """
+
+    kind: str
+    body: bytes
+
+
+Role = Generator[Frame | Receive | Gather, Frame | None, T]
 
 
 def receive(kind: str, length: int | None = None) -> Role[bytes]:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from compute.federation import Member, Seat
 from compute.plan import Plan
 
 Entropy = Callable[[int], bytes]
@@ -54,6 +55,7 @@ class Context:
     minimum_group: int  # keys a receiver's group must have before anything about it is answered; 0: any
     complementary: bool = False  # the owner holds back a second cell where a margin would give the first
     scratch: Path | None = None  # the folder for tags that are too many for memory; None: they stay there
+    federated: Seat | Member | None = None  # our place in a federated round: the asker's, or a participant's
 
 
 @dataclass(frozen=True, slots=True)

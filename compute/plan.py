@@ -150,6 +150,9 @@ class Plan:
     kind: str = "aggregate"  # or "list": matched rows, one row of the answer for each
     unrepeated: bool = False  # SELECT DISTINCT of a list
     noise: Noise | None = None
+    federation: tuple[
+        str, ...
+    ] = ()  # participants' datasets whose rows are pooled; the sender is any of them
 
     def canonical(self) -> bytes:
         """RFC 8785 bytes of the plan."""

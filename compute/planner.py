@@ -17,7 +17,7 @@ from typing import cast
 
 from sqlglot import exp
 
-from compute import listing, masking
+from compute import listing, masking, pooling
 from compute.dataset import Column, DatasetInfo, checked
 from compute.demands import demanded, hiding
 from compute.errors import QueryError
@@ -27,6 +27,7 @@ from compute.finish import TAKES
 from compute.histograms import bucket, quantile_buckets
 from compute.measures import Measure, Unbounded
 from compute.plan import Dimension, Histogram, Output, Plan, Side, Total
+from compute.pooling import Part
 from compute.products import (
     IDENTITIES,
     ROWS,
@@ -72,11 +73,15 @@ def prepare(
     catalogue: Mapping[str, DatasetInfo],
     protocols: Sequence[Protocol] = PROTOCOLS,
     demands: Mapping[str, Obligations] = MappingProxyType({}),
+    parts: Sequence[Part] = (),
 ) -> Prepared:
     """The plan of a question with the facts for every dataset it names.
 
     `demands`: by `participant.dataset`, what the policy of the agreement demands of a release.
+    `parts`: what the federation in `catalogue` is made of (compute/pooling.py).
     """
+    if parts:
+        return _prepared(sql, asker, catalogue, protocols, demands, repeats=False, parts=parts)
     with suppress(QueryError):
         # Rows that share a key are counted where they can be; with weights if the owner's policy allows it.
         counted = _prepared(sql, asker, catalogue, protocols, demands, repeats=True)
@@ -95,12 +100,13 @@ def _prepared(
     demands: Mapping[str, Obligations],
     *,
     repeats: bool,
+    parts: Sequence[Part] = (),
 ) -> Prepared:
     """`prepare`, counting how many of the asker's rows share a key, or relying on none doing so."""
     statement = parse(sql)
     infos = tuple(_seen(_dataset(source, catalogue), demands) for source in statement.sources)
     scope = _Scope(statement.sources, infos, frozenset(name.name.casefold() for name in statement.using))
-    return _Planner(statement, scope, asker, demands, repeats=repeats).prepared(protocols)
+    return _Planner(statement, scope, asker, demands, repeats=repeats, parts=parts).prepared(protocols)
 
 
 def _seen(info: DatasetInfo, demands: Mapping[str, Obligations]) -> DatasetInfo:
@@ -189,7 +195,9 @@ class _Planner:
         demands: Mapping[str, Obligations],
         *,
         repeats: bool,
+        parts: Sequence[Part] = (),
     ) -> None:
+        self._parts = parts
         self._statement, self._asker, self._join_kind = statement, asker, statement.join
         self._left, self._right = scope.infos[0], scope.infos[-1]
         # Rows of the asker are counted here, wherever its dataset is the one whose rows are kept.
@@ -238,7 +246,10 @@ class _Planner:
             raise QueryError("query.not-grouped", self._ungrouped())
         order = [self._ordering(i, outputs) for i in range(len(self._statement.order))]
         draft = self._draft(outputs, having, order)
-        draft = demanded(draft, self._sender, self._demands)
+        if self._parts:
+            draft = pooling.planned(draft, self._sender, self._demands, self._parts)
+        else:
+            draft = demanded(draft, self._sender, self._demands)
         chosen, final = _choose(draft, self._scope.infos, protocols)
         final = hiding(final, self._demands)
         self._note_weights()
@@ -626,7 +637,7 @@ class _Planner:
             return self._exact(node.this, function, keep, part)
         except Unbounded as unbounded:
             # Where the owner computes alone, DuckDB can aggregate in floating point.
-            if self._receiver is not None:
+            if self._receiver is not None or self._parts:
                 raise
             return self._native(node.this, function, keep, part, unbounded)
 
@@ -712,6 +723,11 @@ class _Planner:
             )
         bound = self._argument(nodes[0], part)
         self._notes.aggregated(bound.columns, "count_distinct")
+        if self._parts:
+            raise QueryError(
+                "query.count-distinct",
+                f"in {part}: who occurs at several participants would be counted several times; count rows",
+            )
         if self._receiver is None:
             value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
             name = self._partials.add(value, 0, 1, "count_distinct")
@@ -778,7 +794,7 @@ class _Planner:
         function = "min" if isinstance(node, exp.Min) else "max"
         bound = self._argument(node.this, part)
         self._notes.aggregated(bound.columns, function)
-        if self._receiver is not None:
+        if self._receiver is not None or self._parts:
             raise QueryError(
                 "query.extreme-joint",
                 f"in {part}: {function.upper()} is not a sum, so no joint protocol computes it; "
@@ -790,7 +806,7 @@ class _Planner:
 
     def _measured(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Mixed:
         receiver = self._receiver.full_name if self._receiver is not None else None
-        joint = receiver is not None
+        joint = receiver is not None or bool(self._parts)
         measure = Measure(self._rows(part), self._scope.column, self._notes, joint=joint)
         mixed = Binder(measure, self._scope.column, receiver).bind(node)
         if not mixed.columns:
@@ -1023,7 +1039,8 @@ def _choose(
 ) -> tuple[Protocol, Plan]:
     """The cheapest protocol that both datasets tolerate and that the sums fit."""
     joint = draft.receiver is not None
-    able = [p for p in protocols if p.joint == joint and draft.kind in p.kinds]
+    kind = "federated" if draft.federation else draft.kind
+    able = [p for p in protocols if p.joint == joint and kind in p.kinds]
     if draft.noise is not None:
         able = [p for p in able if "noise" in p.gates]
     limit = min(info.disclosure for info in infos)

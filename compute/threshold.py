@@ -75,6 +75,15 @@ class Parameters:
         """Length of all c0, or all c1, of a vector."""
         return -(-length // self.degree) * self.polynomial_bytes
 
+    def canonical(self) -> dict[str, int | list[int]]:
+        """What enters the plan's digest."""
+        return {
+            "degree": self.degree,
+            "moduli": list(self.moduli),
+            "plain_bits": self.plain_bits,
+            "flood_bits": self.flood_bits,
+        }
+
     def ring(self) -> _native.SelectionRing:
         """The kernel's tables."""
         return _native.SelectionRing(kernel.implementation(), self.degree, self.moduli)

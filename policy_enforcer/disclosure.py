@@ -40,6 +40,9 @@ class Fact(StrEnum):
 
     RELEASED_CELLS = "released-cells"  # cells of the result that passed the owner's gate
     SUPPRESSED_CELLS = "suppressed-cells"  # how many cells did not pass
+    TOTAL_COUNTS = (
+        "total-counts"  # identities and participants behind every cell of a federation, before any gate
+    )
     OWN_MATCHES = "own-matches"  # which of the learner's own keys matched, before any gate
     CELL_MATCH_COUNTS = "cell-match-counts"  # exact matches per cell, before any gate
     GROUP_COUNT = "group-count"  # how many groups the other side has

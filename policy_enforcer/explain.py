@@ -14,6 +14,9 @@ _ENGLISH: Mapping[Fact, str] = MappingProxyType(
     {
         Fact.RELEASED_CELLS: "{to} learns the cells of the result, {gate}",
         Fact.SUPPRESSED_CELLS: "{to} learns how many cells of the result {of} held back, {gate}",
+        Fact.TOTAL_COUNTS: (
+            "{to}'s connector learns how many identities and participants each cell has in total, {gate}"
+        ),
         Fact.OWN_MATCHES: "{to}'s connector learns which of its own keys {of} also has, {gate}",
         Fact.CELL_MATCH_COUNTS: "{to}'s connector learns how many keys both sides share in each cell, {gate}",
         Fact.GROUP_COUNT: "{to}'s connector learns how many groups {of}'s data has, {gate}",
@@ -28,6 +31,7 @@ _CHINESE: Mapping[Fact, str] = MappingProxyType(
     {
         Fact.RELEASED_CELLS: "{to} 获知结果中的单元格({gate})",
         Fact.SUPPRESSED_CELLS: "{to} 获知 {of} 隐去了多少个结果单元格({gate})",
+        Fact.TOTAL_COUNTS: "{to} 的连接器获知各参与方在每个单元格中的标识总数与参与方数({gate})",
         Fact.OWN_MATCHES: "{to} 的连接器获知自己的哪些键 {of} 也有({gate})",
         Fact.CELL_MATCH_COUNTS: "{to} 的连接器获知每个单元格中双方共有多少个键({gate})",
         Fact.GROUP_COUNT: "{to} 的连接器获知 {of} 的数据有多少个分组({gate})",

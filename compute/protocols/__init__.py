@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from compute.protocols import private_join_and_compute, psi_aggregate, psi_count, psi_list, single_domain
+from compute.protocols import (
+    he_sum,
+    masked_sum,
+    private_join_and_compute,
+    psi_aggregate,
+    psi_count,
+    psi_list,
+    single_domain,
+)
 from compute.protocols.base import Protocol
 
 PROTOCOLS: tuple[Protocol, ...] = (
@@ -11,6 +19,8 @@ PROTOCOLS: tuple[Protocol, ...] = (
     private_join_and_compute.PROTOCOL,
     psi_count.PROTOCOL,
     psi_list.PROTOCOL,
+    masked_sum.PROTOCOL,
+    he_sum.PROTOCOL,
 )
 """Every protocol a plan may name; planner, policy and explain read only these declarations."""
 

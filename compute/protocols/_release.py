@@ -76,9 +76,7 @@ class Gated:
     what nobody has may be said where one may be shown.
     """
 
-    def __init__(
-        self, plan: Plan, gate: Gate, kept: Kept | None = None, codes: Codes | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, gate: Gate, kept: Kept | None = None, codes: Codes | None = None) -> None:
         """`codes`: of every cell, where the owner demands complementary suppression."""
         self._gate, self._kept, self._codes = gate, kept, codes
         self._totals = plan.receiver is not None and plan.receiver.totals

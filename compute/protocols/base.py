@@ -15,8 +15,8 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from compute.errors import PeerViolation
-from compute.federation import Coordinator, Gather, joined
-from compute.frames import FRAME_BYTES, Frame, Receive, Role, receive, receive_blob, send_blob
+from compute.federation import joined
+from compute.frames import FRAME_BYTES, Frame, Gather, Receive, Role, receive, receive_blob, send_blob
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
 from compute.plan import Plan, Side
 from policy_enforcer.disclosure import Disclosure, Level
@@ -52,9 +52,7 @@ def run_pair(a: Role[T], b: Role[S]) -> tuple[T, S]:
     return left.result(), right.result()
 
 
-def run_round(
-    coordinators: Sequence[Coordinator[T]], participants: Sequence[Role[S]]
-) -> tuple[list[T], list[S]]:
+def run_round(coordinators: Sequence[Role[T]], participants: Sequence[Role[S]]) -> tuple[list[T], list[S]]:
     """Run all exchanges of a federated round in memory. `PeerViolation` as `run_pair`."""
     pairs = []
     for coordinator, participant in zip(coordinators, participants, strict=True):
@@ -81,7 +79,7 @@ def _gathered(coordinators: Sequence[_Runner[T]]) -> bool:
 class _Runner(Generic[T]):
     """One role and its inbox; `step` goes as far as the inbox allows."""
 
-    def __init__(self, role: Role[T] | Coordinator[T], inbox: deque[Frame], outbox: deque[Frame]) -> None:
+    def __init__(self, role: Role[T], inbox: deque[Frame], outbox: deque[Frame]) -> None:
         self._role, self._inbox, self._outbox = role, inbox, outbox
         self._value: list[T] = []
         self.gathering: Gather | None = None

@@ -15,15 +15,22 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
-from compute import _native, threshold
+import pyarrow as pa
+
+from compute import _native, pooling, threshold
 from compute import federation as f
 from compute.errors import PeerViolation
-from compute.federation import Contribution, Coordinator, Member, Roster, Shape, TotalGate, Totals
+from compute.federation import Contribution, Member, Roster, Shape, TotalGate, Totals
 from compute.frames import Frame, Role, receive, receive_blob, send_blob
-from compute.inputs import Entropy
+from compute.inputs import Cells, Context, Entropy, Gate, LocalInput, Summary
+from compute.plan import Plan, Side
+from compute.protocols import _federated as federated
 from compute.protocols._release import receive_release, send_release
+from compute.protocols.base import Cost, Protocol
 from compute.threshold import Parameters
+from policy_enforcer.disclosure import Level
 
 SCHEME = "he_sum v1"
 _SEED_BYTES = 32
@@ -34,7 +41,6 @@ def participant(
     shape: Shape,
     parameters: Parameters,
     own: Contribution,
-    gate: TotalGate,
     entropy: Entropy,
 ) -> Role[list[bool]]:
     """A participant's side: returns which cells it filled."""
@@ -43,12 +49,12 @@ def participant(
     share = yield from key.contributed("counts", own.counted())
     yield from send_blob("counts-share", share)
     totals = yield from receive_blob("totals", f.WORD_BYTES * shape.counted)
-    released = gate.released(shape, f.integers(totals))
+    released = TotalGate.of(roster).released(shape, f.integers(totals))
     yield from send_release((yield from key.contributed("measures", own.measured(released))))
     return released
 
 
-def coordinator(roster: Roster, shape: Shape, parameters: Parameters, place: int) -> Coordinator[Totals]:
+def coordinator(roster: Roster, shape: Shape, parameters: Parameters, place: int) -> Role[Totals]:
     """The asker's side of the exchange with the participant at `place`; all of a round run side by side."""
     ring = parameters.ring()
     yield from f.send_roster(roster)
@@ -70,9 +76,7 @@ def coordinator(roster: Roster, shape: Shape, parameters: Parameters, place: int
     return Totals.of(shape, f.integers(totals), f.integers(measured))
 
 
-def _ciphertexts(
-    parameters: Parameters, ring: _native.SelectionRing, label: str, length: int
-) -> Coordinator[bytes]:
+def _ciphertexts(parameters: Parameters, ring: _native.SelectionRing, label: str, length: int) -> Role[bytes]:
     """Pass every c1 to everybody; return the total c0."""
     if not length:
         return b""
@@ -138,3 +142,56 @@ def _added(ring: _native.SelectionRing, columns: list[bytes]) -> bytes:
         raise PeerViolation(
             "peer.malformed", "a participant's ciphertext is not of the agreed form"
         ) from None
+
+
+def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
+    """The asker's side, as a protocol's role."""
+    assert own is None
+    plan, seat = context.plan, federated.seat(context)
+    parameters = pooling.threshold_parameters(plan.sender, plan.maximum_cells)
+    totals = yield from coordinator(seat.roster, pooling.shape(plan), parameters, seat.place)
+    return federated.answered(context, totals)
+
+
+def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
+    """A participant's side, as a protocol's role."""
+    plan = context.plan
+    part, left_out = federated.own_part(plan, own, gate)
+    parameters = pooling.threshold_parameters(plan.sender, plan.maximum_cells)
+    member, shape = federated.member(context), pooling.shape(plan)
+    released = yield from participant(member, shape, parameters, part, context.entropy)
+    return federated.summary(part, released, left_out)
+
+
+def _cost(plan: Plan) -> Cost:
+    """Everybody adds up everybody's ciphertexts: about 5 ms a polynomial."""
+    shape, n = pooling.shape(plan), len(plan.federation)
+    parameters = pooling.threshold_parameters(plan.sender, plan.maximum_cells)
+    polynomial = parameters.polynomial_bytes
+    whole = parameters.ciphertext_bytes(shape.counted) + parameters.ciphertext_bytes(shape.measured)
+    seconds = 0.1 + 0.005 * n * (n + 5) * (1 + whole / polynomial)
+    return Cost(seconds, n * (n + 3) * (whole + polynomial))
+
+
+def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
+    return pooling.threshold_parameters(sender, maximum_cells).canonical()
+
+
+PROTOCOL = Protocol(
+    name="he_sum",
+    version=1,
+    level=Level.HIDDEN,
+    joint=False,
+    kinds=frozenset({"federated"}),
+    threat_model=(
+        "All participants follow the protocol and may study what they see; all but two may pool it. A "
+        "deviating asker can announce wrong totals to the gate; nothing but sums over all participants opens."
+    ),
+    reveals=federated.REVEALS,
+    gates=federated.GATES,
+    weighted=False,
+    cost=_cost,
+    parameters=_parameters,
+    receiver=receiver,
+    sender=sender,
+)

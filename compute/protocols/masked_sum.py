@@ -18,7 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import pyarrow as pa
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -26,30 +28,33 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from compute import federation as f
+from compute import pooling
 from compute.errors import PeerViolation
-from compute.federation import Contribution, Coordinator, Member, Roster, Shape, TotalGate, Totals
+from compute.federation import Contribution, Member, Roster, Shape, TotalGate, Totals
 from compute.frames import Frame, Role, receive, receive_blob, send_blob
-from compute.inputs import Entropy
+from compute.inputs import Cells, Context, Entropy, Gate, LocalInput, Summary
+from compute.plan import Plan, Side
+from compute.protocols import _federated as federated
 from compute.protocols._release import receive_release, send_release
+from compute.protocols.base import Cost, Protocol
+from policy_enforcer.disclosure import Level
 
 SCHEME = "masked_sum v1"
 KEY_BYTES = 32
 
 
-def participant(
-    member: Member, shape: Shape, own: Contribution, gate: TotalGate, entropy: Entropy
-) -> Role[list[bool]]:
+def participant(member: Member, shape: Shape, own: Contribution, entropy: Entropy) -> Role[list[bool]]:
     """A participant's side: returns which cells it filled."""
     roster = yield from f.receive_roster(member)
     masks = yield from _agreed(member, roster, entropy)
     yield from send_blob("counts", masks.masked("counts", f.words(own.counted())))
     totals = yield from receive_blob("totals", f.WORD_BYTES * shape.counted)
-    released = gate.released(shape, f.integers(totals))
+    released = TotalGate.of(roster).released(shape, f.integers(totals))
     yield from send_release(masks.masked("measures", f.words(own.measured(released))))
     return released
 
 
-def coordinator(roster: Roster, shape: Shape) -> Coordinator[Totals]:
+def coordinator(roster: Roster, shape: Shape) -> Role[Totals]:
     """The asker's side of the exchange with one participant; all of a round run side by side."""
     yield from f.send_roster(roster)
     key = yield from receive("round-key")
@@ -114,3 +119,50 @@ def _secrets(
         )
     except ValueError:  # a point of small order gives the all-zero secret (RFC 7748, section 6.1)
         raise PeerViolation("peer.round-key", "a participant's key gives no shared secret") from None
+
+
+def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
+    """The asker's side, as a protocol's role."""
+    assert own is None
+    totals = yield from coordinator(federated.seat(context).roster, pooling.shape(context.plan))
+    return federated.answered(context, totals)
+
+
+def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
+    """A participant's side, as a protocol's role."""
+    plan = context.plan
+    part, left_out = federated.own_part(plan, own, gate)
+    member, shape = federated.member(context), pooling.shape(plan)
+    released = yield from participant(member, shape, part, context.entropy)
+    return federated.summary(part, released, left_out)
+
+
+def _cost(plan: Plan) -> Cost:
+    """A pad for every pair and vector, about 100 MB a second."""
+    shape, n = pooling.shape(plan), len(plan.federation)
+    size = f.WORD_BYTES * (shape.counted + shape.measured)
+    return Cost(0.05 + n * n * (0.0004 + size / 1e8), n * (size + f.WORD_BYTES * shape.counted))
+
+
+def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
+    return {}
+
+
+PROTOCOL = Protocol(
+    name="masked_sum",
+    version=1,
+    level=Level.HIDDEN,
+    joint=False,
+    kinds=frozenset({"federated"}),
+    threat_model=(
+        "All connectors follow the protocol and may study what they see; all but two participants may pool "
+        "it. A deviating asker can announce wrong totals to the gate; it gets sums over all of them only."
+    ),
+    reveals=federated.REVEALS,
+    gates=federated.GATES,
+    weighted=False,
+    cost=_cost,
+    parameters=_parameters,
+    receiver=receiver,
+    sender=sender,
+)

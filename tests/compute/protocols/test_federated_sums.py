@@ -58,21 +58,23 @@ class Round:
 
     def __post_init__(self) -> None:
         self.names = [f"party-{i:02}" for i in range(self.n)]
-        entries = [Entry(name, "aa" * 32, "bb" * 32, f"{i:064x}") for i, name in enumerate(self.names)]
+        entries = [
+            Entry(name, "aa" * 32, "bb" * 32, f"{i:064x}", self.gate.identities, self.gate.participants)
+            for i, name in enumerate(self.names)
+        ]
         self.roster = Roster(tuple(entries))
         vectors = [self.shape.counted, self.shape.measured]
         self.parameters = Parameters.derive(self.n, self.bound, vectors)
 
     def member(self, i: int) -> Member:
-        e = self.roster.entries[i]
-        sign = _sign(e.participant)
-        return Member(e.participant, e.session, e.agreement, e.commitment, tuple(self.names), sign, _verify)
+        entry = self.roster.entries[i]
+        return Member(entry, tuple(self.names), _sign(entry.participant), _verify)
 
     def participant(self, i: int, own: Contribution, member: Member | None = None) -> Any:
         entropy, member = _entropy(f"{self.seed}/{i}"), member or self.member(i)
         if self.scheme == "masked_sum":
-            return masked_sum.participant(member, self.shape, own, self.gate, entropy)
-        return he_sum.participant(member, self.shape, self.parameters, own, self.gate, entropy)
+            return masked_sum.participant(member, self.shape, own, entropy)
+        return he_sum.participant(member, self.shape, self.parameters, own, entropy)
 
     def coordinator(self, place: int, roster: Roster | None = None) -> Any:
         if self.scheme == "masked_sum":
@@ -115,7 +117,7 @@ def contribution(shape: Shape, rng: np.random.Generator, bound: int) -> Contribu
 @given(n=st.integers(2, 5), cells=st.integers(1, 5), measures=st.integers(0, 3), seed=st.integers(0, 2**32))
 def test_a_round_gives_the_plain_totals(scheme: str, n: int, cells: int, measures: int, seed: int) -> None:
     shape, rng = Shape(cells, measures), np.random.default_rng(seed)
-    gate = TotalGate(identities=int(rng.integers(0, 6)), participants=int(rng.integers(1, 4)))
+    gate = TotalGate(identities=int(rng.integers(1, 7)), participants=int(rng.integers(1, 4)))
     contributions = [contribution(shape, rng, 10**6) for _ in range(n)]
     round_ = Round(scheme, n, shape, bound=5 * 10**6, seed=str(seed), gate=gate)
     assert round_.run(contributions) == expected(shape, gate, contributions)
@@ -196,6 +198,7 @@ def test_a_coordinator_cannot_have_one_ciphertext_opened(label: str) -> None:
         lambda r: Roster((replace(r.entries[0], session="ff" * 32), *r.entries[1:])),
         lambda r: Roster((replace(r.entries[0], commitment="cc" * 32), *r.entries[1:])),
         lambda r: Roster((replace(r.entries[0], agreement="cc" * 32), *r.entries[1:])),
+        lambda r: Roster((replace(r.entries[0], identities=2), *r.entries[1:])),
     ],
 )
 def test_a_participant_refuses_another_roster(scheme: str, change: Callable[[Roster], Roster]) -> None:

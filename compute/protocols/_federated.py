@@ -1,0 +1,58 @@
+"""What both federated protocols share: declaration, and the ends of their roles."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from compute import pooling
+from compute.errors import PeerViolation
+from compute.federation import Contribution, Member, Seat, TotalGate, Totals
+from compute.inputs import Cells, Context, Gate, LocalInput, Summary
+from compute.plan import Plan
+from policy_enforcer.disclosure import Disclosure, Fact, Party
+
+REVEALS = (
+    Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS, gated=True),
+    Disclosure(Party.RECEIVER, Fact.SUPPRESSED_CELLS),
+    Disclosure(Party.RECEIVER, Fact.TOTAL_COUNTS),
+    Disclosure(Party.SENDER, Fact.TOTAL_COUNTS),
+)
+"""Of both federated protocols. The sender is any participant; gated, since each fills released cells only."""
+
+GATES = frozenset({"minimum-identities", "minimum-participants"})
+
+
+def seat(context: Context) -> Seat:
+    """The asker's place in the round."""
+    if not isinstance(context.federated, Seat):
+        raise AssertionError("the asker's role of a round has a seat")
+    return context.federated
+
+
+def member(context: Context) -> Member:
+    """A participant's place in the round."""
+    if not isinstance(context.federated, Member):
+        raise AssertionError("a participant's role of a round has a member")
+    return context.federated
+
+
+def own_part(plan: Plan, own: LocalInput | pa.Table, gate: Gate) -> tuple[Contribution, int]:
+    """The contribution, and the cells that its own gate left out."""
+    assert isinstance(own, pa.Table)
+    return pooling.contribution(plan, own, gate)
+
+
+def summary(own: Contribution, released: list[bool], left_out: int) -> Summary:
+    """What a participant may record: how many of its cells went into the answer, and how many did not."""
+    let = [shown for count, shown in zip(own.identities, released, strict=True) if count]
+    return Summary(sum(let), left_out + len(let) - sum(let))
+
+
+def answered(context: Context, totals: Totals) -> Cells:
+    """The answer's cells: those that the same rule lets out which the participants applied."""
+    plan, gate = context.plan, TotalGate.of(seat(context).roster)
+    released = gate.released(pooling.shape(plan), [*totals.identities, *totals.participants])
+    hidden = [shown or not any(column) for *column, shown in zip(*totals.measures, released, strict=True)]
+    if not all(hidden):
+        raise PeerViolation("peer.totals", "a participant filled a cell that its totals do not let out")
+    return pooling.cells(plan, totals, released)

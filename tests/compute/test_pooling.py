@@ -1,0 +1,246 @@
+"""Questions over a federation answer what the same SQL answers over the pooled rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compute import pooling
+from compute.dataset import Column, DatasetInfo
+from compute.engine import Limits
+from compute.errors import PeerViolation, QueryError
+from compute.facts import Prepared
+from compute.federation import Entry, Member, Roster, Seat
+from compute.finish import finish
+from compute.inputs import Cells, Context
+from compute.local import aggregate
+from compute.planner import prepare
+from compute.pooling import Part
+from compute.protocols import PROTOCOLS, protocol_named
+from compute.protocols.base import run_round
+from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
+
+LOANS = DatasetInfo(
+    participant="bank-0",
+    name="loans",
+    columns=(
+        Column("client", "string"),
+        Column("region", "string"),
+        Column("year", "int64", bounds=("1900", "2100")),
+        Column("amount", "decimal(12,2)", bounds=("-100000", "100000")),
+        Column("overdue", "int64", bounds=("-1000", "1000")),
+        Column("rate", "float64", scale=4, bounds=("-1", "1")),
+        Column("loose", "float64"),
+        Column("opened", "date"),
+    ),
+    rows_bound=1000,
+    keys_bound=1000,
+    commitment="00" * 32,
+)
+REGIONS = ("深圳", "Hong Kong", "澳门", "nowhere")
+DEMANDS = replace(NOTHING_DEMANDED, domains={"region": REGIONS, "year": (1969, 2025, 2026)})
+TYPES = {
+    "client": pa.string(),
+    "region": pa.string(),
+    "year": pa.int64(),
+    "amount": pa.decimal128(12, 2),
+    "overdue": pa.int64(),
+    "rate": pa.float64(),
+    "loose": pa.float64(),
+    "opened": pa.date32(),
+}
+
+
+def _table(rng: np.random.Generator, rows: int) -> pa.Table:
+    def some(values: Sequence[Any]) -> list[Any]:
+        return [None if rng.random() < 0.15 else values[int(rng.integers(len(values)))] for _ in range(rows)]
+
+    columns = {
+        "client": some([f"c{i}" for i in range(12)]),
+        "region": some([*REGIONS[:3], "elsewhere"]),
+        "year": some([1969, 2025, 2026]),
+        "amount": some([Decimal(int(rng.integers(-(10**7), 10**7))) / 100 for _ in range(20)]),
+        "overdue": some([int(x) for x in rng.integers(-1000, 1000, 20)]),
+        "rate": some([int(x) / 10**4 for x in rng.integers(-(10**4), 10**4, 20)]),
+        "loose": some([0.5, 1.5]),
+        "opened": some([dt.date(1969, 7, 20), dt.date(2026, 1, 1)]),
+    }
+    return pa.table({name: pa.array(values, TYPES[name]) for name, values in columns.items()})
+
+
+def _prepared(sql: str, n: int = 3, demands: Obligations = DEMANDS, protocol: str | None = None) -> Prepared:
+    parts = [Part(f"bank-{i}.loans", LOANS.rows_bound) for i in range(n)]
+    info = pooling.pooled("loans", LOANS, parts)
+    wanted = [p for p in PROTOCOLS if protocol in (None, p.name)]
+    name = info.full_name
+    return prepare(sql, "asker", {name: info}, wanted, {name: demands}, parts)
+
+
+def _answer(
+    prepared: Prepared,
+    tables: Sequence[pa.Table],
+    local: int = 1,
+    least: Sequence[tuple[int, int]] = (),
+    identity: str | None = "client",
+) -> tuple[pa.Table, Cells]:
+    """Run a round over these participants' tables; `least`: identities and participants, by participant."""
+    plan, names = prepared.plan, [f"bank-{i}" for i in range(len(tables))]
+    rules = least or [(1, 1)] * len(tables)
+    entries = [
+        Entry(name, "aa" * 32, "bb" * 32, f"{i:064x}", *rule)
+        for i, (name, rule) in enumerate(zip(names, rules, strict=True))
+    ]
+    roster = Roster(tuple(entries))
+    protocol = protocol_named(plan.protocol)
+    receivers, senders = [], []
+    for i, table in enumerate(tables):
+        base = Context(bytes(32), plan, os.urandom, lambda *_: None, 1)
+        receivers.append(protocol.receiver(replace(base, federated=Seat(roster, i)), None))
+        member = Member(entries[i], tuple(names), lambda m: m[:32], lambda *_: None)
+        own = aggregate(plan.sender, LOANS, replace(DEMANDS, identity=identity), table, Limits(threads=1))
+        senders.append(protocol.sender(replace(base, federated=member), own, lambda c: c >= local))
+    cells, _ = run_round(receivers, senders)
+    return finish(plan, cells[0]), cells[0]
+
+
+def _pooled(sql: str, tables: Sequence[pa.Table]) -> list[tuple[Any, ...]]:
+    rows = pa.concat_tables(tables)  # noqa: F841  DuckDB reads it
+    text = sql.replace("federation.loans", "rows")
+    return duckdb.sql(f"SELECT * FROM ({text})").fetchall()
+
+
+QUERIES = [
+    "SELECT count(*) AS n, sum(amount) AS s FROM federation.loans WHERE region IN ('深圳', '澳门')",
+    (
+        "SELECT region, count(*) AS n, sum(amount) AS s, avg(overdue) AS o FROM federation.loans "
+        "WHERE region <> 'elsewhere' GROUP BY region ORDER BY region"
+    ),
+    (
+        "SELECT year, region, var_samp(overdue) AS v, count(overdue) AS c FROM federation.loans "
+        "WHERE region <> 'elsewhere' AND year IS NOT NULL GROUP BY year, region ORDER BY year, region"
+    ),
+    (
+        "SELECT covar_pop(amount, overdue) AS c, corr(amount, overdue) AS r, regr_slope(amount, overdue) AS b, "
+        "stddev_pop(rate) AS d FROM federation.loans"
+    ),
+    (
+        "SELECT year, sum(amount) / count(*) AS mean FROM federation.loans WHERE opened < DATE '1970-01-01' "
+        "AND year IS NOT NULL GROUP BY year HAVING count(*) > 1 ORDER BY mean DESC NULLS LAST, year LIMIT 2"
+    ),
+    (
+        "SELECT region, sum(overdue * overdue) AS q FROM federation.loans WHERE overdue > 0 "
+        "AND region <> 'elsewhere' GROUP BY region ORDER BY region"
+    ),
+]
+
+
+@pytest.mark.parametrize("protocol", ["masked_sum", "he_sum"])
+@pytest.mark.parametrize("sql", QUERIES)
+@settings(max_examples=2)
+@given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(0, 40), min_size=2, max_size=4))
+def test_answers_equal_the_pooled_rows(protocol: str, sql: str, seed: int, sizes: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    tables = [_table(rng, size) for size in sizes]
+    answer, _ = _answer(_prepared(sql, len(tables), protocol=protocol), tables, identity=None)
+    expected = _pooled(sql, tables)
+    found = [tuple(row.values()) for row in answer.to_pylist()]
+    if "GROUP BY" not in sql and sum(sizes) == 0:
+        return  # a single cell of nobody is not released
+    assert len(found) == len(expected)
+    # an average of the federation is rounded once, DuckDB's a few times
+    ordered = found if "ORDER BY mean" in sql else sorted(found, key=repr)
+    wanted = expected if "ORDER BY mean" in sql else sorted(expected, key=repr)
+    assert all(_close(a, b) for a, b in zip(ordered, wanted, strict=True)), (found, expected)
+
+
+def _close(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    return all(
+        x == y
+        or (isinstance(x, float) and isinstance(y, float) and np.isclose(x, y, rtol=1e-9, equal_nan=True))
+        or (x is not None and y is not None and not isinstance(x, str) and abs(float(x) - float(y)) < 1e-6)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def _few() -> list[pa.Table]:
+    def rows(region: str, clients: int) -> pa.Table:
+        made: dict[str, list[Any]] = {name: [None] * clients for name in TYPES}
+        made |= {"client": [f"c{i}" for i in range(clients)], "region": [region] * clients}
+        made |= {"overdue": [1] * clients}
+        return pa.table({name: pa.array(values, TYPES[name]) for name, values in made.items()})
+
+    return [
+        pa.concat_tables([rows("深圳", 2), rows("澳门", 5)]),
+        pa.concat_tables([rows("深圳", 3), rows("Hong Kong", 9)]),
+        rows("澳门", 1),
+    ]
+
+
+COUNTED = "SELECT region, count(*) AS n, sum(overdue) AS s FROM federation.loans GROUP BY region ORDER BY n"
+
+
+@pytest.mark.parametrize("protocol", ["masked_sum", "he_sum"])
+def test_a_local_minimum_leaves_small_parts_out(protocol: str) -> None:
+    answer, _ = _answer(_prepared(COUNTED, protocol=protocol), _few(), local=3)
+    assert sorted(answer["n"].to_pylist()) == [3, 5, 9]
+
+
+@pytest.mark.parametrize("protocol", ["masked_sum", "he_sum"])
+def test_the_strictest_total_minimum_of_all_policies_holds(protocol: str) -> None:
+    prepared = _prepared(COUNTED, protocol=protocol)
+    answer, cells = _answer(prepared, _few(), least=[(1, 1), (6, 1), (1, 2)])
+    assert answer.to_pylist() == [{"region": "澳门", "n": 6, "s": 6}]
+    assert cells.suppressed == 2
+
+
+@pytest.mark.parametrize(
+    ("sql", "code"),
+    [
+        ("SELECT client, count(*) FROM federation.loans GROUP BY client", "query.group-undeclared"),
+        ("SELECT upper(region), count(*) FROM federation.loans GROUP BY 1", "query.group-undeclared"),
+        ("SELECT max(amount) FROM federation.loans", "query.extreme-joint"),
+        ("SELECT count(DISTINCT client) FROM federation.loans", "query.count-distinct"),
+        ("SELECT sum(loose) FROM federation.loans", "query.bounds-missing"),
+    ],
+)
+def test_what_no_sum_answers_is_refused(sql: str, code: str) -> None:
+    with pytest.raises(QueryError) as error:
+        _prepared(sql)
+    assert error.value.code == code
+
+
+def test_a_federation_of_one_is_refused() -> None:
+    with pytest.raises(QueryError) as error:
+        _prepared("SELECT count(*) FROM federation.loans", n=1)
+    assert error.value.code == "query.federation"
+
+
+def test_participants_and_what_they_bring_are_in_the_digest() -> None:
+    sql = "SELECT count(*) FROM federation.loans"
+    digests = {_prepared(sql, n).plan.digest for n in (2, 3, 4)}
+    assert len(digests) == 3
+
+
+def test_a_participant_that_fills_a_held_back_cell_is_noticed() -> None:
+    prepared = _prepared(COUNTED, protocol="masked_sum")
+    from compute import federation
+
+    honest = federation.Contribution.measured
+    federation.Contribution.measured = lambda self, released: honest(self, [True] * len(released))  # type: ignore[method-assign]
+    try:
+        with pytest.raises(PeerViolation) as error:
+            _answer(prepared, _few(), least=[(6, 1)] * 3)
+    finally:
+        federation.Contribution.measured = honest  # type: ignore[method-assign]
+    assert error.value.code == "peer.totals"
