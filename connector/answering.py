@@ -24,7 +24,7 @@ from compute.facts import Prepared
 from compute.inputs import Context, Gate, LocalInput, Summary
 from compute.planner import prepare
 from compute.protocols import protocol_named
-from compute.protocols.base import Frame, Receive, Role, receive
+from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
 from connector.firewall import reasons_to_json
 from connector.node import Node
@@ -257,6 +257,8 @@ class Answering:
                 if isinstance(item, Frame):
                     yield sealer.seal(item) if item.kind == "release" else item
                     item = role.send(None)
+                elif isinstance(item, Gather):
+                    raise AssertionError("only an asker gathers")
                 else:
                     frame = yield item
                     self._in_force(admitted)

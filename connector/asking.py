@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -21,7 +21,7 @@ from compute.facts import Prepared
 from compute.finish import finish
 from compute.inputs import Cells, Context, LocalInput, Progress
 from compute.protocols import protocol_named
-from compute.protocols.base import Frame, Receive, Role, receive
+from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
 from connector.firewall import reasons_from_json
 from connector.node import Node
@@ -83,7 +83,7 @@ class Asking:
 
     # --- handshake ------------------------------------------------------------------------------------
 
-    def _accepted(self) -> Generator[Frame | Receive, Frame | None, tuple[bytes, Sealed]]:
+    def _accepted(self) -> Role[tuple[bytes, Sealed]]:
         frame = yield Receive("accept")
         if frame is not None and frame.kind == "refuse":
             self._refused(RefusalNotice.parse(frame.body))
@@ -124,9 +124,7 @@ class Asking:
 
     # --- protocol and release -------------------------------------------------------------------------
 
-    def _protocol(
-        self, sid: bytes, intent: Sealed
-    ) -> Generator[Frame | Receive, Frame | None, tuple[Cells, Sealed]]:
+    def _protocol(self, sid: bytes, intent: Sealed) -> Role[tuple[Cells, Sealed]]:
         """Run the protocol's receiver. Where it waits for the release, exchange receipt for key first."""
         plan, node = self._prepared.plan, self._node
         minimum = self._terms.agreement.policy.analysis.minimum_identities or 1
@@ -141,6 +139,8 @@ class Asking:
                     yield item
                     item = role.send(None)
                     continue
+                if isinstance(item, Gather):
+                    raise AssertionError("one exchange alone gathers nothing")
                 if item.kind == "release" and release is None:
                     release, opened = yield from self._exchange_receipt(sid, intent, opener)
                 item = role.send(_next(opened) if item.kind == "release" else (yield item))
@@ -153,7 +153,7 @@ class Asking:
 
     def _exchange_receipt(
         self, sid: bytes, intent: Sealed, opener: Opener
-    ) -> Generator[Frame | Receive, Frame | None, tuple[Sealed, deque[Frame]]]:
+    ) -> Role[tuple[Sealed, deque[Frame]]]:
         """Collect the sealed answer, sign for exactly these bytes, and open it with the key that follows."""
         digest = self._headers.transcript.digest
         before = digest()

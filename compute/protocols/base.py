@@ -28,6 +28,7 @@ __all__ = [
     "FRAME_BYTES",
     "Cost",
     "Frame",
+    "Gather",
     "Protocol",
     "Receive",
     "Role",

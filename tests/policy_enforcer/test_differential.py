@@ -34,6 +34,7 @@ EVENT_LEVELS = {
     "released-cells": 0,
     "suppressed-cells": 0,
     "padded-size": 0,
+    "total-counts": 0,
     "group-count": 1,
     "group-sizes": 1,
     "cell-match-counts": 1,
