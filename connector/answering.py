@@ -158,7 +158,7 @@ class Answering:
     def _side(self, participant: str, build: str, clock: int) -> Side:
         node = self._node
         place = node.jurisdiction_of(participant)
-        return Side(participant, node.key_of(participant).id, build, clock, place)
+        return Side(participant, node.key_of(participant).ids, build, clock, place)
 
     def _decide(self, terms: Terms, prepared: Prepared) -> None:
         decision = self._decision(terms, prepared)
@@ -226,7 +226,7 @@ class Answering:
     def _start(self, admitted: _Admitted) -> Role[None]:
         """Charge and record the intent in one transaction; then wait for the witness if it is demanded."""
         node, terms = self._node, admitted.terms
-        confirmation = yield from receive("confirm", 64)
+        confirmation = yield from receive("confirm", node.key_of(self._asker).signature_size)
         envelope = countersigned(admitted.intent, node.key, node.key_of(self._asker), confirmation)
         try:
             self._in_force(admitted)
@@ -249,7 +249,8 @@ class Answering:
         node, plan = self._node, admitted.prepared.plan
         demands = obligations(admitted.terms.agreement.policy)
         minimum = demands.minimum_identities
-        context = Context(admitted.sid, plan, node.entropy, _silent, minimum, demands.complementary)
+        scratch = node.config.scratch_folder
+        context = Context(admitted.sid, plan, node.entropy, _silent, minimum, demands.complementary, scratch)
         role = protocol_named(plan.protocol).sender(context, local, _gate(minimum))
         try:
             item = role.send(None)
@@ -281,7 +282,7 @@ class Answering:
         )
         sealed = statement.seal(node.entropy)
         yield Frame("outcome", SignedRecord.of(sealed, signature(sealed, node.key)).to_bytes())
-        receipt = yield from receive("receipt", 64)
+        receipt = yield from receive("receipt", node.key_of(self._asker).signature_size)
         envelope = countersigned(sealed, node.key, node.key_of(self._asker), receipt)
         self._in_force(admitted)
         node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [sealer.evidence])

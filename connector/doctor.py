@@ -26,7 +26,7 @@ from connector.identity import (
     channel_credentials,
     channel_options,
     load_certificate,
-    load_evidence_key,
+    load_evidence_keys,
     load_tls_key,
     same_key,
     split_address,
@@ -87,8 +87,11 @@ def examine(config: ConnectorConfig, now: datetime | None = None) -> list[Findin
 
 def _keys(config: ConnectorConfig, _now: datetime) -> Iterator[Finding]:
     key = load_tls_key(config.tls.key)
-    evidence = load_evidence_key(config.evidence_key_path)
-    yield Finding("keys", "ok", f"TLS and evidence key are private (evidence key {evidence.public.id[:16]}…)")
+    evidence = load_evidence_keys(config.evidence_key_path)
+    ids = ", ".join(f"{key.public.algorithm} {key.public.id[:16]}…" for key in evidence.keys)
+    alone = len(evidence.keys) == 1
+    remedy = "`bayspace connector rotate` adds an ML-DSA-44 key" if alone else ""
+    yield Finding("keys", "warn" if alone else "ok", f"TLS and evidence keys are private ({ids})", remedy)
     if config.tls.certificate.exists() and not same_key(load_certificate(config.tls.certificate), key):
         raise ConfigError("identity.key", "the certificate is for another key than this connector's")
 
@@ -126,8 +129,9 @@ def _members(config: ConnectorConfig, now: datetime) -> Iterator[Finding]:
         raise ConfigError(
             "members.certificate", "the member list holds another certificate than this connector's"
         )
-    key = members.key(us.id, load_evidence_key(config.evidence_key_path).public.id)
-    if key is None or not key.valid_at(int(now.timestamp() * 1000)):
+    ours = load_evidence_keys(config.evidence_key_path).public
+    listed = [members.key(us.id, id_) for id_ in ours.ids]
+    if not all(key is not None and key.valid_at(int(now.timestamp() * 1000)) for key in listed):
         raise ConfigError(
             "members.key", "the member list does not hold this connector's evidence key as valid"
         )

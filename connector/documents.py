@@ -145,7 +145,7 @@ def _record(
         space=node.space,
         members=node.members.digest,
         exchange=Exchange(exchange, 0),
-        parties=(Party(node.id, role, (node.key.public.id,), node.build, clock),),
+        parties=(Party(node.id, role, node.key.public.ids, node.build, clock),),
         outcome=outcome,
         data=data,
         contract=None,

@@ -1,10 +1,10 @@
 """Joining a data space, seen from the participant: the request it makes, the admission it installs, the
 member list it then lives by.
 
-A request is signed by the evidence key it names (proof of possession), and a renewal by the key before
-it as well. An admission is signed by the space's operator and holds certificate, authority and member
-list together; its operator key is pinned when the first one is installed. Refuses admissions by any
-other operator, certificates for keys that are not ours, and member lists older than the one in force.
+A request is signed by the evidence keys it names (proof of possession), and a renewal by the keys before
+them as well, all of them. An admission is signed by the space's operator and holds certificate, authority
+and member list together; its operator key is pinned when the first one is installed. Refuses admissions by
+any other operator, certificates for keys that are not ours, and member lists older than the one in force.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from connector.identity import (
     Role,
     TlsPaths,
     checked_name,
-    load_evidence_key,
+    load_evidence_keys,
     load_tls_key,
-    new_evidence_key,
+    new_evidence_keys,
     new_tls_key,
     same_key,
     signing_request,
@@ -41,13 +41,23 @@ from connector.identity import (
 from witness import canonical, dsse
 from witness import members as member_list
 from witness.encoding import b64
-from witness.keys import ED25519, KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
+from witness.keys import (
+    ED25519,
+    ML_DSA_44,
+    KeyInvalid,
+    PrivateKey,
+    PrivateKeys,
+    PublicKey,
+    PublicKeys,
+    SignatureInvalid,
+)
 from witness.members import MemberList, MembersInvalid
 from witness.schema import ID, LINE, TOKEN, VKEY, Fields, FormatError, text_list
 
 REQUEST_TYPE = "application/vnd.bayspace.enrolment.v1+json"
 ADMISSION_TYPE = "application/vnd.bayspace.admission.v1+json"
 REQUEST_FILE = "enrolment.json"
+_EVIDENCE_FIELDS = {ED25519: "evidence", ML_DSA_44: "evidence_ml_dsa_44"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,7 @@ class Enrolment:
     address: str
     jurisdiction: str
     csr: bytes
-    evidence: PublicKey
+    evidence: PublicKeys
     logs: tuple[str, ...] = ()
     tiles: str | None = None
 
@@ -94,13 +104,13 @@ class Enrolment:
         fields: dict[str, Any] = {
             "address": self.address,
             "csr": b64(self.csr),
-            "evidence": b64(self.evidence.raw),
             "jurisdiction": self.jurisdiction,
             "logs": list(self.logs),
             "participant": self.participant,
             "role": self.role,
             "space": self.space,
         }
+        fields |= {_EVIDENCE_FIELDS[key.algorithm]: b64(key.raw) for key in self.evidence.keys}
         return canonical.serialise(fields if self.tiles is None else {**fields, "tiles": self.tiles})
 
 
@@ -132,26 +142,31 @@ class Admission:
 
 
 def create_keys(seat: Seat) -> None:
-    """Make the seat's two private keys. Refuses to replace one."""
+    """Make the seat's private keys. Refuses to replace one."""
     write_private(seat.tls.key, tls_key_pem(new_tls_key()))
-    write_private(seat.evidence_key, new_evidence_key().pem())
+    write_private(seat.evidence_key, new_evidence_keys().pem())
 
 
 def write_request(seat: Seat) -> Path:
     """Write the enrolment request for the seat's present keys; returns its path."""
-    return _write_request(seat, seat.tls.key, [load_evidence_key(seat.evidence_key)])
+    return _write_request(seat, seat.tls.key, load_evidence_keys(seat.evidence_key))
 
 
 def rotate(seat: Seat) -> Path:
-    """Make the next TLS and evidence key and a request for them; `install` puts them in force."""
+    """Make the next TLS and evidence keys and a request for them; `install` puts them in force.
+
+    A participant of Ed25519 alone thereby gets its ML-DSA-44 key.
+    """
     key, evidence = _next(seat.tls.key), _next(seat.evidence_key)
-    for path, pem in ((key, tls_key_pem(new_tls_key())), (evidence, new_evidence_key().pem())):
+    for path, pem in ((key, tls_key_pem(new_tls_key())), (evidence, new_evidence_keys().pem())):
         path.unlink(missing_ok=True)  # a rotation that was never answered is replaced
         write_private(path, pem)
-    return _write_request(seat, key, [load_evidence_key(evidence), load_evidence_key(seat.evidence_key)])
+    return _write_request(seat, key, load_evidence_keys(evidence), load_evidence_keys(seat.evidence_key).keys)
 
 
-def _write_request(seat: Seat, tls_key: Path, signers: Sequence[PrivateKey]) -> Path:
+def _write_request(
+    seat: Seat, tls_key: Path, evidence: PrivateKeys, before: Sequence[PrivateKey] = ()
+) -> Path:
     request = Enrolment(
         seat.trust.space,
         seat.participant,
@@ -159,34 +174,41 @@ def _write_request(seat: Seat, tls_key: Path, signers: Sequence[PrivateKey]) -> 
         seat.address,
         seat.jurisdiction,
         signing_request(load_tls_key(tls_key), seat.participant),
-        signers[0].public,
+        evidence.public,
         seat.logs,
         seat.tiles,
     )
     path = seat.folder / REQUEST_FILE
-    replace_file(path, dsse.sign(REQUEST_TYPE, request.to_payload(), signers).to_bytes())
+    signed = dsse.sign(REQUEST_TYPE, request.to_payload(), [*evidence.keys, *before])
+    replace_file(path, signed.to_bytes())
     return path
 
 
 def read_request(data: bytes, current: Sequence[PublicKey] = ()) -> Enrolment:
-    """The request in these bytes, signed by the key it names and, when given, one of `current`.
+    """The request in these bytes, signed by the keys it names and, when given, all of `current`.
 
     Raises ConfigError.
     """
     try:
         envelope = dsse.parse(data)
         request = _parse_request(envelope)
-        envelope.verify(request.evidence)
+        for key in request.evidence.keys:
+            envelope.verify(key)
     except (dsse.EnvelopeInvalid, FormatError, KeyInvalid, SignatureInvalid) as error:
         raise ConfigError(
             "enrolment.request", f"the enrolment request cannot be accepted: {error}"
         ) from error
-    if current and not any(_signed(envelope, key) for key in current):
+    if not all(_signed(envelope, key) for key in current):
         raise ConfigError(
             "enrolment.not-the-member",
-            "the participant is a member already, and its present evidence key did not sign this request",
+            "the participant is a member already, and its present evidence keys did not sign this request",
         )
     return request
+
+
+def _evidence_keys(f: Fields) -> PublicKeys:
+    named = {algorithm: f.optional(name, f.base64) for algorithm, name in _EVIDENCE_FIELDS.items()}
+    return PublicKeys.of(PublicKey(algorithm, raw) for algorithm, raw in named.items() if raw is not None)
 
 
 def _signed(envelope: dsse.Envelope, key: PublicKey) -> bool:
@@ -209,7 +231,7 @@ def _parse_request(envelope: dsse.Envelope) -> Enrolment:
             address=f.text("address", LINE),
             jurisdiction=f.text("jurisdiction", TOKEN),
             csr=f.base64("csr"),
-            evidence=PublicKey(ED25519, f.base64("evidence")),
+            evidence=_evidence_keys(f),
             logs=text_list(f.take("logs"), VKEY, "request.logs"),
             tiles=f.optional("tiles", lambda name: f.text(name, LINE)),
         )
@@ -246,7 +268,9 @@ def install(seat: Seat, data: bytes, now: datetime, operator_key_id: str | None 
     listed = {key.id for key in entry.keys} if entry else set()
     if entry is None or entry.certificate != named.fingerprint:
         raise ConfigError("enrolment.members", "the member list does not hold the admission's certificate")
-    evidence = _the_one(seat.evidence_key, lambda path: load_evidence_key(path).public.id in listed)
+    evidence = _the_one(
+        seat.evidence_key, lambda path: listed.issuperset(load_evidence_keys(path).public.ids)
+    )
     replace_file(seat.trust.operator_key, _public_pem(operator))
     replace_file(seat.tls.authority, admission.authority)
     replace_file(seat.tls.certificate, admission.certificate)

@@ -7,8 +7,9 @@ lets TLS itself do the check: `channel_options` overrides the expected name with
 the handshake fails for anybody else, wherever the address leads. Only the space's operator issues such
 names, and refuses to issue one as a mere address.
 
-TLS keys are P-256 because gRPC's TLS refuses Ed25519 certificates; evidence is signed with another key,
-Ed25519 (`witness.keys`). Refuses private keys that others than their owner can read.
+TLS keys are P-256 because gRPC's TLS refuses Ed25519 certificates; evidence is signed with other keys,
+Ed25519 and ML-DSA-44 together (`witness.keys`), which lie in one file. Refuses private keys that others
+than their owner can read.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from compute.errors import ConfigError, PeerViolation
 from witness.encoding import system_entropy
-from witness.keys import KeyInvalid, PrivateKey
+from witness.keys import KeyInvalid, PrivateKey, PrivateKeys
 from witness.members import MemberList
 
 Role = Literal["connector", "witness"]
@@ -175,15 +176,28 @@ def load_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def new_evidence_key() -> PrivateKey:
-    """A fresh Ed25519 key for signing evidence."""
+def new_operator_key() -> PrivateKey:
+    """A fresh Ed25519 key for signing member lists and admissions."""
     return PrivateKey.from_seed(system_entropy(32))
 
 
-def load_evidence_key(path: Path) -> PrivateKey:
-    """The evidence key in a file that only its owner can read. Raises ConfigError."""
+def load_operator_key(path: Path) -> PrivateKey:
+    """The operator's key in a file that only its owner can read. Raises ConfigError."""
     try:
         return PrivateKey.from_pem(read_private(path))
+    except KeyInvalid as error:
+        raise ConfigError("identity.key", f"{path}: {error}") from error
+
+
+def new_evidence_keys() -> PrivateKeys:
+    """Fresh keys for signing evidence, Ed25519 and ML-DSA-44."""
+    return PrivateKeys.generate(system_entropy)
+
+
+def load_evidence_keys(path: Path) -> PrivateKeys:
+    """The evidence keys in a file that only its owner can read, one or both. Raises ConfigError."""
+    try:
+        return PrivateKeys.from_pem(read_private(path))
     except KeyInvalid as error:
         raise ConfigError("identity.key", f"{path}: {error}") from error
 

@@ -17,10 +17,11 @@ from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailabl
 from connector.contract import CONSUMER, PROVIDER, Agreement, Message, State, advance
 from connector.node import Node
 from connector.opening import SignedRecord
-from connector.records import DONE, Statement, agreed, countersigned, reopen, signature
+from connector.records import DONE, Statement, agreed, countersigned, reopen, signature, signature_in
 from connector.storage import NegotiationRecord
 from connector.terms import milliseconds
 from connector.v1 import negotiation_pb2, negotiation_pb2_grpc
+from witness import dsse
 from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Sealed, Sensitive
 from witness.schema import HEX16, FormatError, matching
 
@@ -402,8 +403,12 @@ class Negotiating:
     def _signed_before(self, negotiation: str, record: bytes) -> bytes | None:
         """Our signature on a record that we signed and kept already: its message is a repetition."""
         sealed, _ = reopen(SignedRecord.parse(record))
-        known = any(kept.digest == sealed.digest for kept in self._node.store.evidence(negotiation))
-        return signature(sealed, self._node.key) if known else None
+        kept = [e.envelope for e in self._node.store.evidence(negotiation) if e.digest == sealed.digest]
+        if not kept:
+            return None
+        if kept[0] is None:  # erased since
+            return signature(sealed, self._node.key)
+        return signature_in(dsse.parse(kept[0]), self._node.key.public)
 
     def _keep(
         self, negotiation: str, sealed: Sealed, peer: str, theirs: bytes, status: str | None = None
@@ -458,7 +463,7 @@ class Negotiating:
         node = self._node
         now = milliseconds(node.now())
         both = [
-            Party(id_, role, (node.key_of(id_).id,), node.build if id_ == author else UNSTATED, now)
+            Party(id_, role, node.key_of(id_).ids, node.build if id_ == author else UNSTATED, now)
             for id_, role in ((roles.provider, PROVIDER), (roles.consumer, CONSUMER))
         ]
         return Statement(

@@ -36,7 +36,7 @@ from connector.evidence import Evidence, Witness
 from connector.identity import (
     channel_credentials,
     channel_options,
-    load_evidence_key,
+    load_evidence_keys,
     peer_participant,
     utc_now,
 )
@@ -57,7 +57,7 @@ from policy_enforcer.problems import PolicyError
 from witness import dsse
 from witness.client import WitnessClient
 from witness.encoding import Entropy, system_entropy
-from witness.keys import PrivateKey, PublicKey
+from witness.keys import PrivateKeys, PublicKeys
 from witness.members import MemberList
 from witness.record import Data, Exchange, Outcome, Record, Sensitive
 from witness.schema import TEXT
@@ -102,7 +102,7 @@ class Node:
     def __init__(self, config: ConnectorConfig) -> None:
         self.config = config
         self.space, self.id = config.space, config.participant
-        self.key: PrivateKey = load_evidence_key(config.evidence_key_path)
+        self.key: PrivateKeys = load_evidence_keys(config.evidence_key_path)
         self.build = build_digest()
         self.store = Store.open(config.state_url)
         self.entropy: Entropy = system_entropy
@@ -165,15 +165,17 @@ class Node:
         """The connector that calls. Raises `PeerViolation` for anybody who is not a member."""
         return peer_participant(context, self.space, self.members)
 
-    def key_of(self, participant: str) -> PublicKey:
-        """The evidence key a member signs with now. Raises `Unavailable` for a stranger."""
+    def key_of(self, participant: str) -> PublicKeys:
+        """The evidence keys a member signs with now. Raises `Unavailable` for a stranger."""
         member = self.members.participant(participant)
         now = milliseconds(self.now())
         valid = [key.public for key in member.keys if key.valid_at(now)] if member else []
         if not valid:
             raise Unavailable("peer.unknown", f"the member list names no valid key of {participant!r}")
         own = self.key.public
-        return own if participant == self.id and own in valid else valid[-1]
+        if participant == self.id and set(own.keys) <= set(valid):
+            return own
+        return PublicKeys.of({key.algorithm: key for key in valid}.values())  # the newest of each
 
     def jurisdiction_of(self, participant: str) -> str:
         """Where a member computes and receives, as the space's operator certified it."""

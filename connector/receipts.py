@@ -20,7 +20,11 @@ from connector.enrolment import load_members, pinned_operator
 from connector.storage import Store
 from witness import bundle, checkpoint, dsse, timestamp, tlog_proof
 from witness.bundle import Item, Opening
+from witness.checks import Requirement
 from witness.encoding import system_entropy
+from witness.keys import ML_DSA_44
+from witness.members import WITNESS, MemberList
+from witness.note import parse_vkey
 from witness.record import Record
 from witness.schema import FormatError
 from witness.trust import of_logs
@@ -123,8 +127,20 @@ def trust_file(config: ConnectorConfig, authorities: Collection[bytes] = ()) -> 
     if not logs:
         raise ConfigError("witness.unknown", "the member list names no witness")
     certificates = tuple(_certificate(pem) for pem in authorities)
-    trust = of_logs(config.space, [operator], logs)
+    trust = of_logs(config.space, [operator], logs, required(members))
     return replace(trust, timestamp_authorities=certificates).to_bytes()
+
+
+def required(members: MemberList) -> list[Requirement]:
+    """From when on every log and every member signs with ML-DSA-44 too; nothing while one does not yet."""
+    since = []
+    for member in members.participants:
+        algorithms = {parse_vkey(vkey).public.algorithm for vkey in member.logs}
+        starts = [key.valid_from for key in member.keys if key.public.algorithm == ML_DSA_44]
+        if not starts or (member.role == WITNESS and ML_DSA_44 not in algorithms):
+            return []
+        since.append(min(starts))
+    return [Requirement(ML_DSA_44, max(since))] if since else []
 
 
 def _certificate(pem: bytes) -> bytes:

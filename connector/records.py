@@ -15,7 +15,7 @@ from compute.errors import PeerViolation
 from connector.opening import SignedRecord
 from witness import dsse
 from witness.encoding import Entropy
-from witness.keys import KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
+from witness.keys import KeyInvalid, PrivateKeys, PublicKeys, SignatureInvalid
 from witness.record import (
     PAYLOAD_TYPE,
     Contract,
@@ -120,23 +120,31 @@ def check_clock(ours: int, theirs: int) -> None:
 
 
 def countersigned(
-    sealed: Sealed, own: PrivateKey, peer: PublicKey | None, peer_signature: bytes | None
+    sealed: Sealed, own: PrivateKeys, peer: PublicKeys | None, peer_signature: bytes | None
 ) -> dsse.Envelope:
-    """The envelope of `sealed` with our signature and, when there is one, the peer's, verified.
+    """The envelope of `sealed` with our signatures and, when there are any, the peer's, all verified.
 
     Raises `PeerViolation` when the peer's signature does not hold.
     """
-    envelope = dsse.sign(PAYLOAD_TYPE, sealed.payload, [own])
+    envelope = dsse.sign(PAYLOAD_TYPE, sealed.payload, own.keys)
     if peer is None or peer_signature is None:
         return envelope
-    envelope = envelope.with_signatures([dsse.Signature(peer.id, peer_signature)])
     try:
-        envelope.verify(peer)
+        parts = peer.split(peer_signature)
+        envelope = envelope.with_signatures(dsse.Signature(key.id, part) for key, part in parts)
+        for key in peer.keys:
+            envelope.verify(key)
     except (SignatureInvalid, KeyInvalid):
         raise PeerViolation("peer.signature", "the peer's signature on the evidence does not hold") from None
     return envelope
 
 
-def signature(sealed: Sealed, own: PrivateKey) -> bytes:
-    """Our signature over a record's payload."""
-    return dsse.make_signature(PAYLOAD_TYPE, sealed.payload, own).sig
+def signature_in(envelope: dsse.Envelope, own: PublicKeys) -> bytes:
+    """What `signature` gave when this envelope was made: ML-DSA draws randomness each time."""
+    made = {s.keyid: s.sig for s in envelope.signatures}
+    return b"".join(made[key.id] for key in own.keys)
+
+
+def signature(sealed: Sealed, own: PrivateKeys) -> bytes:
+    """Our signatures over a record's payload, by all of our keys, one after the other."""
+    return own.sign(dsse.pae(PAYLOAD_TYPE, sealed.payload))

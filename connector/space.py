@@ -36,10 +36,10 @@ from connector.identity import (
     checked_name,
     issue,
     load_certificate,
-    load_evidence_key,
+    load_operator_key,
     load_tls_key,
     new_authority,
-    new_evidence_key,
+    new_operator_key,
     tls_key_pem,
     utc_now,
     write_private,
@@ -79,7 +79,7 @@ def init(folder: Path, name: str, now: datetime | None = None) -> Space:
     if _members_file(folder).exists():
         raise ConfigError("space.exists", f"{folder} holds a data space already")
     authority = new_authority(checked_name(name, "space name"), now)
-    operator = new_evidence_key()
+    operator = new_operator_key()
     for path in (folder, folder / "keys", folder / "history"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(folder / "keys" / "ca.key", tls_key_pem(authority.key))
@@ -93,7 +93,7 @@ def open_space(folder: Path) -> Space:
     """The space in `folder`, its list verified. Raises ConfigError."""
     if not _members_file(folder).exists():
         raise ConfigError("space.missing", f"{folder} holds no data space: run `bayspace space init`")
-    operator = load_evidence_key(folder / "keys" / "operator.key")
+    operator = load_operator_key(folder / "keys" / "operator.key")
     authority = Authority(load_tls_key(folder / "keys" / "ca.key"), load_certificate(folder / "ca.pem"))
     try:
         envelope = dsse.parse(_members_file(folder).read_bytes())
@@ -129,7 +129,7 @@ def enrol(
     )
     others = [p for p in space.members.participants if p.id != request.participant]
     member = _member(space.members, request, certificate, replace_keys, now)
-    if any(key.id == request.evidence.id for other in others for key in other.keys):
+    if any(key.id in request.evidence.ids for other in others for key in other.keys):
         raise ConfigError("space.key-taken", "another member uses this evidence key")
     members = member_list.successor(space.members, space.name, [*others, member], _milliseconds(now))
     envelope = _publish(folder, space.operator, members)
@@ -188,9 +188,9 @@ def _member(
 ) -> Participant:
     known = members.participant(request.participant)
     ends = _milliseconds(now if replaced else now + GRACE)
-    kept = [key for key in known.keys if key.id == request.evidence.id] if known else []
-    fresh = kept or [EvidenceKey(request.evidence, _milliseconds(now))]
-    ended = [_ended(key, ends) for key in known.keys if key.id != request.evidence.id] if known else []
+    before = {key.id: key for key in known.keys} if known else {}
+    fresh = [before.pop(key.id, EvidenceKey(key, _milliseconds(now))) for key in request.evidence.keys]
+    ended = [_ended(key, ends) for key in before.values()]
     return Participant(
         id=request.participant,
         role=request.role,

@@ -32,7 +32,7 @@ class Side:
     """One participant as the records name it."""
 
     id: str
-    key: str  # id of its evidence key
+    keys: tuple[str, ...]  # ids of its evidence keys
     build: str
     clock: int
     jurisdiction: str
@@ -205,8 +205,8 @@ class Terms:
         )
 
     def _parties(self, first: Side | None = None) -> tuple[Party, ...]:
-        owner = Party(self.owner.id, "provider", (self.owner.key,), self.owner.build, self.owner.clock)
-        asker = Party(self.asker.id, "consumer", (self.asker.key,), self.asker.build, self.asker.clock)
+        owner = Party(self.owner.id, "provider", self.owner.keys, self.owner.build, self.owner.clock)
+        asker = Party(self.asker.id, "consumer", self.asker.keys, self.asker.build, self.asker.clock)
         return (asker, owner) if first is not None and first.id == self.asker.id else (owner, asker)
 
     def _datasets(self) -> tuple[Dataset, ...]:

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import (
     BigInteger,
@@ -302,6 +303,17 @@ class Database:
         with self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
 
+    def contents(self, first: int, size: int) -> dict[bytes, bytes | None]:
+        """The envelopes of the entries [first, size) that are kept, by digest; None if damaged."""
+        sealed = select(_contents.c.digest, _contents.c.sealed, _content_keys.c.key)
+        sealed = sealed.join(_content_keys, _contents.c.digest == _content_keys.c.digest)
+        sealed = sealed.join(_entries, _entries.c.envelope == _contents.c.digest)
+        plain = select(_envelopes).join(_entries, _entries.c.envelope == _envelopes.c.digest)
+        here = (_entries.c.index >= first, _entries.c.index < size)
+        with self._engine.connect() as connection:
+            kept = {row.digest: row.envelope for row in connection.execute(plain.where(*here))}
+            return kept | {row.digest: _opened(row) for row in connection.execute(sealed.where(*here))}
+
     def entries(self, first: int, size: int) -> list[tuple[int, bytes, bytes]]:
         """Index, digest and leaf of the entries [first, size)."""
         query = select(_entries.c.index, _entries.c.envelope, _entries.c.leaf)
@@ -376,6 +388,13 @@ _ONCE = bytes(12)
 
 def _seal(row: Row) -> bytes:
     return AESGCM(row.key).encrypt(_ONCE, row.envelope, row.digest)
+
+
+def _opened(row: Any) -> bytes | None:
+    try:
+        return AESGCM(row.key).decrypt(_ONCE, row.sealed, row.digest)
+    except InvalidTag:
+        return None
 
 
 def _engine(url: str) -> Engine:

@@ -8,6 +8,7 @@ and keys of the wrong size. Verification raises; a private key prints as nothing
 
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 ED25519 = "ed25519"
 ML_DSA_44 = "ml-dsa-44"
 SIGNATURE_SIZES = {ED25519: 64, ML_DSA_44: 2420}
+_REMEMBERED = 1024
 _PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.*?-----END [A-Z ]+-----\n?", re.DOTALL)
 _PUBLIC: dict[str, type[Ed25519PublicKey] | type[MLDSA44PublicKey]] = {
     ED25519: Ed25519PublicKey,
@@ -94,6 +96,8 @@ class PrivateKey:
         self._key = key
         algorithm = ED25519 if isinstance(key, Ed25519PrivateKey) else ML_DSA_44
         self.public = PublicKey(algorithm, key.public_key().public_bytes_raw())
+        self._made: dict[bytes, bytes] = {}
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"PrivateKey({self.public.algorithm}, id={self.public.id[:16]}…)"
@@ -123,8 +127,17 @@ class PrivateKey:
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     def sign(self, message: bytes) -> bytes:
-        """The signature over `message`."""
-        return self._key.sign(message)
+        """The signature over `message`; the same one when asked again soon.
+
+        ML-DSA draws randomness, and both ends of an exchange must come to the same envelope.
+        """
+        name = hashlib.sha256(message).digest()
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = self._key.sign(message)
+                if len(self._made) > _REMEMBERED:
+                    del self._made[next(iter(self._made))]
+            return self._made[name]
 
 
 @dataclass(frozen=True)
@@ -148,9 +161,14 @@ class PublicKeys:
         """The keys' ids, sorted: as a record's party names them."""
         return tuple(sorted(key.id for key in self.keys))
 
+    @property
+    def signature_size(self) -> int:
+        """Bytes of a signature by all of these keys."""
+        return sum(SIGNATURE_SIZES[key.algorithm] for key in self.keys)
+
     def split(self, signature: bytes) -> list[tuple[PublicKey, bytes]]:
         """Each key with its part of a signature that `PrivateKeys.sign` made. Raises SignatureInvalid."""
-        if len(signature) != sum(SIGNATURE_SIZES[key.algorithm] for key in self.keys):
+        if len(signature) != self.signature_size:
             raise SignatureInvalid("the signature is not of the signer's keys, all of them")
         parts, at = [], 0
         for key in self.keys:

@@ -122,7 +122,7 @@ def test_a_peer_cannot_prevent_the_owner_from_stopping(fresh, owner, monkeypatch
     if action == "terminate":
         last = store.evidence(ended.id)[-1]
         assert last.event == "contract.termination"
-        assert len(dsse.parse(last.envelope).signatures) == 1  # one-sided, and it says so
+        assert len(dsse.parse(last.envelope).signatures) == 2  # one-sided, both of its keys
         assert store.exchange(ended.id).status == "terminated"
 
 
@@ -142,7 +142,7 @@ def test_both_may_end_it_at_once(fresh, owner, asker, monkeypatch):
         assert node.store.exchange(ended.id).status == "terminated"
         last = node.store.evidence(ended.id)[-1]
         assert last.event == "contract.termination"
-        assert len(dsse.parse(last.envelope).signatures) == 2
+        assert len(dsse.parse(last.envelope).signatures) == 4
 
 
 def test_an_end_that_was_not_recorded_before_a_crash_is_recorded_at_the_next_start(fresh, owner, monkeypatch):

@@ -13,12 +13,12 @@ from connector.firewall import reasons_from_json
 from connector.opening import SignedRecord
 from connector.records import Statement, reopen, signature
 from connector.terms import Terms
-from witness.keys import PrivateKey
+from witness.keys import PrivateKeys
 from witness.record import Contract, Data, Disclosure, Exchange, Outcome, Party, Record, Sealed, Sensitive
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
 SQL = "SELECT count(*) AS n FROM sz-trade.matched"
-KEY = PrivateKey.from_seed(bytes(32))
+KEY = PrivateKeys.generate(bytes)
 
 
 def statement():
@@ -27,7 +27,7 @@ def statement():
         "gba",
         "ab" * 32,
         Exchange("cd" * 16, 0),
-        (Party(OWNER, "provider", (KEY.public.id,), "0" * 64, 1_700_000_000_000),),
+        (Party(OWNER, "provider", KEY.public.ids, "0" * 64, 1_700_000_000_000),),
         Outcome("failed", "peer.gone"),
         Data(),
         Contract("ef" * 32, "v1"),

@@ -211,7 +211,7 @@ def _keep_record(bank, clocks, at):
         "query.refusal", "gba", "0" * 64, Exchange("0" * 32, 0), parties, outcome, data, None, Sensitive()
     )
     payload = statement.seal(system_entropy).payload
-    envelope = dsse.sign(PAYLOAD_TYPE, payload, [identity.load_evidence_key(bank.evidence_key_path)])
+    envelope = dsse.sign(PAYLOAD_TYPE, payload, identity.load_evidence_keys(bank.evidence_key_path).keys)
     store = Store.open(bank.state_url, clock=lambda: at)
     store.open_exchange("0" * 32, None, "sz-trade", "provider", "query", "0" * 32, bytes(32))
     store.add_evidence("0" * 32, 0, "query.refusal", "0" * 64, envelope.to_bytes(), b"[]", ["witness-a"])

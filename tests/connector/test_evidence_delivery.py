@@ -12,10 +12,10 @@ from connector.evidence import Evidence, Witness
 from connector.records import countersigned
 from connector.storage import Store
 from witness.client import Recorded, WitnessRejected, WitnessUnavailable
-from witness.keys import PrivateKey
+from witness.keys import PrivateKeys
 from witness.record import Exchange, Outcome, Party, seal
 
-KEY = PrivateKey.from_seed(bytes(32))
+KEY = PrivateKeys.generate(bytes)
 EXCHANGE = "ab" * 16
 
 
@@ -58,7 +58,7 @@ def made(tmp_path, monkeypatch):
                 space="gba",
                 members="ab" * 32,
                 exchange=Exchange(EXCHANGE, sequence, previous),
-                parties=(Party("sz-trade", "provider", (KEY.public.id,), "0" * 64, 1_700_000_000_000),),
+                parties=(Party("sz-trade", "provider", KEY.public.ids, "0" * 64, 1_700_000_000_000),),
                 outcome=Outcome("failed", "peer.gone"),
             )
             kept.keep(EXCHANGE, sealed, countersigned(sealed, KEY, None, None))

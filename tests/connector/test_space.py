@@ -46,7 +46,7 @@ def test_two_hosts_with_carried_files(operator, make, tmp_path):
         "192.0.2.7:7443",
         "HK-1",
     )
-    assert member.keys[0].id == identity.load_evidence_key(seat.evidence_key).public.id
+    assert {k.id for k in member.keys} == set(identity.load_evidence_keys(seat.evidence_key).public.ids)
     assert enrolment.Members(seat.trust).current() == space.listing(operator) == members
     assert b"PRIVATE" not in admission.read_bytes() + carried.read_bytes()
 
@@ -73,15 +73,17 @@ def test_a_folder_holds_one_space_and_one_connector(operator, make):
 def test_rotation_keeps_the_history_of_keys(operator, make):
     seat = make("hk-bank")
     space.enrol_local(operator, seat)
-    before = identity.load_evidence_key(seat.evidence_key).public.id
+    before = identity.load_evidence_keys(seat.evidence_key).public.ids
     enrolment.rotate(seat)
     now = utc_now()
     members = space.enrol_local(operator, seat, now=now)
-    after = identity.load_evidence_key(seat.evidence_key).public.id
-    old, new = members.participant("hk-bank").keys
-    assert (old.id, new.id) == (before, after)
-    assert old.valid_at(int(now.timestamp() * 1000)), "evidence on its way stays valid"
-    assert not old.valid_at(int((now + space.GRACE).timestamp() * 1000))
+    after = identity.load_evidence_keys(seat.evidence_key).public.ids
+    old, new = members.participant("hk-bank").keys[:2], members.participant("hk-bank").keys[2:]
+    assert [tuple(sorted(key.id for key in keys)) for keys in (old, new)] == [before, after]
+    assert {key.public.algorithm for key in new} == {"ed25519", "ml-dsa-44"}
+    for key in old:
+        assert key.valid_at(int(now.timestamp() * 1000)), "evidence on its way stays valid"
+        assert not key.valid_at(int((now + space.GRACE).timestamp() * 1000))
     assert not list(seat.folder.rglob("*.next"))
 
 
@@ -93,8 +95,8 @@ def test_a_renewal_needs_the_present_evidence_key(operator, make):
     assert _code(space.enrol, operator, request) == "enrolment.not-the-member"
     now = utc_now()
     space.enrol(operator, request, replace_keys=True, now=now)  # the operator decided that keys were lost
-    old, new = space.listing(operator).participant("hk-bank").keys
-    assert old.valid_until == new.valid_from == int(now.timestamp() * 1000)
+    *old, new, _ = space.listing(operator).participant("hk-bank").keys
+    assert {key.valid_until for key in old} == {new.valid_from} == {int(now.timestamp() * 1000)}
 
 
 def test_a_request_that_was_changed_or_is_for_another_space_is_refused(operator, make, tmp_path):
