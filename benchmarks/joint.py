@@ -37,13 +37,13 @@ LOCAL = "SELECT label, count(*) AS n, sum(a) AS a, avg(b) AS b FROM owner.receiv
 
 def psi(options: argparse.Namespace) -> Result:
     """The intersection: a list of the asker's matching keys, or, by `--protocol psi_count`, their number."""
-    sql = LIST.format(offer="rows")
-    if options.protocol == "psi_count":
-        sql = COUNT.format(offer="cardinality")
-    elif options.protocol == "psi_aggregate":  # which learns the matches and would sum
-        sql = sql.replace("count(*) AS n", "count(*) AS n, sum(s.a) AS a")
-    elif options.protocol == "private_join_and_compute":
-        sql = COUNT.format(offer="cardinality").replace("count(*) AS n", "count(*) AS n, sum(s.a) AS a")
+    summed = COUNT.replace("count(*) AS n", "count(*) AS n, sum(s.a) AS a")
+    questions = {
+        "psi_count": COUNT.format(offer="cardinality"),
+        "psi_aggregate": summed.format(offer="receiver"),  # which learns the matches, and sums
+        "private_join_and_compute": summed.format(offer="cardinality"),
+    }
+    sql = questions.get(options.protocol, LIST.format(offer="rows"))
     return _with_peers(options, _joint(options, "psi", sql))
 
 

@@ -1,4 +1,4 @@
-"""The benchmark runner: what its JSON says, what its tables hold, whose time it counts. Nothing is timed here."""
+"""The benchmark runner: what its JSON says, what its tables hold, whose time it counts. It times nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_bare_protocols_and_the_kernels_share(name, monkeypatch, capsys):
     assert 0 < document["figures"]["kernel_percent"] <= 100
     assert document["floor_seconds"] > 0
     with pytest.raises(SystemExit, match="not under"):
-        said(monkeypatch, capsys, name, "--rows", "512", "--in-memory", "--protocol", "psi_list")
+        said(monkeypatch, capsys, name, "--rows", "512", "--in-memory", "--protocol", "psi")
 
 
 def test_tables_overlap_as_told():
