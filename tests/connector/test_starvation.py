@@ -128,6 +128,52 @@ class Over:
         pass
 
 
+class Silent:
+    """A call to an owner that neither reads nor answers, until it is cancelled."""
+
+    def __init__(self):
+        self.cancelled = threading.Event()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        assert self.cancelled.wait(10)
+        raise Gone
+
+    def is_active(self):
+        return not self.cancelled.is_set()
+
+    def cancel(self):
+        self.cancelled.set()
+
+
+def failed(role, call):
+    with pytest.raises(Unavailable) as caught:
+        transport.call(role, Headers(), lambda _: call, OWNER, 0.3, lambda _: None)
+    assert call.cancelled.is_set()
+    return caught.value.code
+
+
+def test_an_owner_that_does_not_answer_is_given_up():
+    def role():
+        yield from receive("never")
+
+    assert failed(role(), Silent()) == "peer.stalled"
+
+
+def test_an_owner_that_does_not_read_holds_few_frames_and_is_given_up():
+    made = []
+
+    def role():
+        while True:
+            made.append(1)
+            yield Frame("more", bytes(1 << 20))
+
+    assert failed(role(), Silent()) == "peer.stalled"
+    assert len(made) <= transport.MOST_WAITING + 1  # those that wait, and the one in hand
+
+
 class Gone(grpc.RpcError):
     def code(self):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
