@@ -218,7 +218,7 @@ LEFT = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(1, 4))])
 @pytest.mark.parametrize("sql", [*ANTI, *LEFT])
 def test_rows_without_a_match(sql, seed, pooled):
     tables = pair(seed + len(sql), own=7)
@@ -236,7 +236,12 @@ def test_rows_without_a_match_at_level_cardinality(sql, pooled):
     same(run(sql, tables, level=Level.CARDINALITY)[0], pooled(sql, plain))
 
 
-@pytest.mark.parametrize("sql", [*ANTI, *LEFT])
+FEW = {ANTI[1], ANTI[4], LEFT[1], LEFT[4]}
+
+
+@pytest.mark.parametrize(
+    "sql", [sql if sql in FEW else pytest.param(sql, marks=pytest.mark.deep) for sql in (*ANTI, *LEFT)]
+)
 @pytest.mark.parametrize(("rows", "own"), [(0, 7), (20, 0), (0, 0)])
 def test_empty_tables(sql, rows, own, pooled):
     tables = pair(1, rows, own)

@@ -31,7 +31,7 @@ from policy_enforcer.disclosure import Level
 from policy_enforcer.obligations import NOTHING_DEMANDED
 
 LIMITS = Limits(threads=2)
-PARTS = 8  # of the orders of scale factor 0.01, one in eight is kept, so that a query takes a moment
+PARTS = 16  # of the orders of scale factor 0.01, one in sixteen is kept, so that a query takes a moment
 
 ORDERS = """
 SELECT o_orderkey AS orderkey, c_nationkey AS nationkey, c_custkey AS custkey, c_name AS customer, c_mktsegment AS segment,

@@ -16,6 +16,8 @@ from compute.errors import PolicyRefusal
 from connector import config, datasets
 from connector.storage import Store
 
+pytestmark = pytest.mark.deep  # the same shapes run in memory in tests/compute/test_shapes.py
+
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
 POLICY = """\
 policy: {offer}-v1
