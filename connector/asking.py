@@ -128,8 +128,13 @@ class Asking:
         """Run the protocol's receiver. Where it waits for the release, exchange receipt for key first."""
         plan, node = self._prepared.plan, self._node
         minimum = self._terms.agreement.policy.analysis.minimum_identities or 1
-        context = Context(sid, plan, node.entropy, self._progress, minimum)
-        role = protocol_named(plan.protocol).receiver(context, self._local)
+        context = Context(
+            sid, plan, node.entropy, self._progress, minimum, scratch=node.config.scratch_folder
+        )
+        # The role alone holds our rows: they go when it ends, before the answer is made.
+        own, self._local = self._local, None
+        role = protocol_named(plan.protocol).receiver(context, own)
+        del own
         opener, opened, release = Opener(sid), deque[Frame](), None
         try:
             item = role.send(None)
@@ -187,7 +192,8 @@ class Asking:
                 "peer.evidence", "the release record misstates what we attested of our weights"
             )
         minimum = self._terms.agreement.policy.analysis.minimum_identities or 1
-        if attested is not None and figures["cells-released"] and figures[WEIGHTS_FEWEST] < minimum:
+        fewest = max(1, figures.get(WEIGHTS_FEWEST, 0))  # none at all is judged like one
+        if attested is not None and figures["cells-released"] and fewest < minimum:
             raise PeerViolation(
                 "peer.evidence", "the owner released a cell of fewer weights than its minimum"
             )
