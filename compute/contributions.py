@@ -91,17 +91,21 @@ def bounded_keys(cells: pa.Table, demands: Obligations, limits: Limits) -> pa.Ta
 # --- who stands behind a figure
 
 
-def counted(side: Side, demands: Obligations) -> str:
-    """How many identities a gate counts in a cell: with a minimum, those with a value of every figure.
+def valued(side: Side, demands: Obligations) -> list[str]:
+    """For each figure the rows that it is computed from, where a minimum holds for who is behind them.
 
     A column that is NULL nearly everywhere shows one identity's value in a cell of many.
     """
+    if demands.identity is None or demands.minimum_identities == 1 or demands.noise is not None:
+        return []
+    return sorted({condition for p in side.partials if (condition := _with_value(p))})
+
+
+def counted(demands: Obligations, conditions: Sequence[str]) -> str:
+    """How many identities a gate counts in a cell: with conditions, of that with the fewest."""
     if demands.identity is None:
         return "count(*)"
     everybody = f"count(DISTINCT {quoted(demands.identity)})"
-    if demands.minimum_identities == 1 or demands.noise is not None:
-        return everybody
-    conditions = sorted({condition for p in side.partials if (condition := _with_value(p))})
     counts = [f"{everybody} FILTER (WHERE {condition})" for condition in conditions]
     return f"least({', '.join([everybody, *counts])})" if counts else everybody
 

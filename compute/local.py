@@ -141,6 +141,29 @@ def aggregate(
 
     Where one identity dominates a cell, nobody counts. Under noise every declared cell is there.
     """
+    conditions = contributions.valued(side, demands)
+    table = _grouped(side, info, demands, source, limits, conditions)
+    if conditions and pc.any(table["missing"]).as_py():
+        # Counting distinct identities once more for each figure costs as much as the query itself.
+        table = _grouped(side, info, demands, source, limits, conditions, each=True)
+    if demands.dominance is not None:
+        table = _undominated(table, demands.dominance)
+    schema = aggregate_schema(side)
+    return table.select(range(len(schema))).rename_columns(schema.names).cast(schema)
+
+
+def _grouped(
+    side: Side,
+    info: DatasetInfo,
+    demands: Obligations,
+    source: Source,
+    limits: Limits,
+    conditions: Sequence[str],
+    *,
+    each: bool = False,
+) -> pa.Table:
+    """The cells. `identities` are all, and `missing` says where a row does not meet `conditions`; with
+    `each`, they are those with rows that do, for the condition with the fewest."""
     rows, view_of = _opened(source), _holding(info, demands)
     tables: dict[str, Rows] = {"source": rows}
     view, where = _view(info, rows.schema, demands), list(side.filters)
@@ -152,11 +175,12 @@ def aggregate(
         view, where = contributions.bounded(view, where, side, view_of, demands), []
     dimensions = [d.sql for d in side.dimensions]
     figures = [
-        f"{contributions.counted(side, demands)} AS identities",
+        f"{contributions.counted(demands, conditions if each else ())} AS identities",
         *(f"{_figure(p)} AS {p.name}" for p in side.partials),
     ]
+    missing = [f"NOT bool_and({' AND '.join(conditions)}) AS missing"] if conditions else []
     most = f"{_group_by(len(dimensions))} LIMIT {limits.maximum_groups + 1}"
-    query = select([*_named(dimensions), *figures, _ROWS], view, where, most)
+    query = select([*_named(dimensions), *figures, _ROWS, *missing], view, where, most)
     if declared:
         query = contributions.on_grid(query, side)
     if demands.dominance is not None:
@@ -169,10 +193,7 @@ def aggregate(
             f"the answer has more than {limits.maximum_groups} groups; group more coarsely",
         )
     _check_rows(table["rows"], side)
-    if demands.dominance is not None:
-        table = _undominated(table, demands.dominance)
-    schema = aggregate_schema(side)
-    return table.select(range(len(schema))).rename_columns(schema.names).cast(schema)
+    return table
 
 
 def _undominated(table: pa.Table, share: Fraction) -> pa.Table:
