@@ -36,6 +36,7 @@ def check_location(checkout: Path) -> None:
 def check_contents() -> None:
     installed = {str(path) for path in files("bayspace") or ()}
     assert {f"{name}/py.typed" for name in PACKAGES} <= installed
+    assert {"witness/console/templates/base.html", "witness/console/static/console.css"} <= installed
     top = {path.split("/")[0] for path in installed if not path.startswith("..")}
     strange = {name for name in top - set(PACKAGES) if not name.startswith("bayspace-")}
     assert not strange, f"the wheel installs more than our packages: {strange}"

@@ -1,4 +1,4 @@
-"""The witness without a connector: `python -m witness init|serve|fsck|keys|erase|verify|document`.
+"""The witness without a connector: `python -m witness init|serve|fsck|keys|erase|console|verify|document`.
 
 An auditor's `verify` loads only the standard library and `cryptography`. Exit codes: 0 done, 2 usage or
 configuration, 7 verification failed, 8 fsck found damage, 9 fsck found that a log signed what cannot be.
@@ -52,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     erase.add_argument("config", type=Path)
     erase.add_argument("digest", nargs="+", help="SHA-256 of the envelope, in hexadecimal")
     erase.set_defaults(run=_erase)
+    console = commands.add_parser("console", help="read-only web pages (needs the extra `console`)")
+    console.add_argument("--folder", type=Path, required=True, help="the witness's folder or configuration")
+    console.add_argument("--listen", default="127.0.0.1:7082", help="host:port; whoever reaches it may read")
+    console.add_argument(
+        "--host", action="append", default=[], help="a name under which a proxy passes it on"
+    )
+    console.set_defaults(run=_console)
     add_commands(commands)
     return parser
 
@@ -137,6 +144,28 @@ def _erase(options: argparse.Namespace) -> int:
         return fail(USAGE, str(error))
     sys.stdout.write(f"erased {erased} of {len(digests)}\n")
     return DONE if erased else USAGE
+
+
+def _console(options: argparse.Namespace) -> int:
+    from witness.database import SchemaOther
+    from witness.server import ConfigInvalid, load
+
+    try:
+        from witness.console.app import run
+    except ImportError:
+        return fail(USAGE, "the console needs the extra `console`: pip install 'bayspace[console]'")
+    try:
+        run(load(options.folder), options.listen, options.host, _console_ready)
+    except (ConfigInvalid, SchemaOther) as error:
+        return fail(USAGE, str(error))
+    except ValueError:
+        return fail(USAGE, f"--listen: {options.listen} is not host:port")
+    return DONE
+
+
+def _console_ready(url: str) -> None:
+    sys.stdout.write(f"ready {url}\n")
+    sys.stdout.flush()
 
 
 def _ready(grpc_port: int, http_port: int) -> None:

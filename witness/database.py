@@ -10,10 +10,13 @@ and in every copy of its large table, and leaves sequence, leaves and proofs as 
 """
 
 import hashlib
+import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -33,11 +36,14 @@ from sqlalchemy import (
     func,
     insert,
     inspect,
+    make_url,
     select,
     text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import QueuePool
 
 _metadata = MetaData()
 _entries = Table(
@@ -121,6 +127,10 @@ class SchemaTooNew(RuntimeError):
     """A newer program has written this database; this one does not touch it."""
 
 
+class SchemaOther(RuntimeError):
+    """No database of this program's schema is there to read: start the witness, which makes it."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One sequenced entry: its leaf, and the envelope that the leaf commits to, with the key to seal it."""
@@ -162,15 +172,29 @@ class Staged:
 
 
 class Database:
-    """The tables, over one engine."""
+    """The tables, over one engine.
 
-    def __init__(self, url: str) -> None:
-        self._engine = _engine(url)
+    read_only: never write, beside the process that does; raises SchemaOther instead of making tables.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self._engine = _reading_engine(url) if read_only else _engine(url)
         try:
-            self._migrate()
+            if read_only:
+                self._check_schema()
+            else:
+                self._migrate()
         except BaseException:
             self._engine.dispose()
             raise
+
+    def _check_schema(self) -> None:
+        try:
+            found = self._scalar(select(_schema.c.version))
+        except SQLAlchemyError as error:
+            raise SchemaOther("there is no witness's database to read, or an older one") from error
+        if found != SCHEMA_VERSION:
+            raise SchemaOther("the witness's database was written by another version")
 
     def _migrate(self) -> None:
         with self._engine.begin() as connection:
@@ -321,6 +345,22 @@ class Database:
         with self._engine.connect() as connection:
             return [(row[0], row[1], row[2]) for row in connection.execute(query)]
 
+    def envelopes(self, first: int, size: int) -> dict[bytes, bytes]:
+        """The envelopes of the entries [first, size) that are not erased, by their digests."""
+        wanted = (_entries.c.index >= first) & (_entries.c.index < size)
+        keyed = (
+            select(_contents.c.digest, _contents.c.sealed, _content_keys.c.key)
+            .join(_content_keys, _contents.c.digest == _content_keys.c.digest)
+            .join(_entries, _entries.c.envelope == _contents.c.digest)
+        )
+        plain = select(_envelopes).join(_entries, _entries.c.envelope == _envelopes.c.digest)
+        with self._engine.connect() as connection:
+            found = {
+                row.digest: AESGCM(row.key).decrypt(_ONCE, row.sealed, row.digest)
+                for row in connection.execute(keyed.where(wanted))
+            }
+            return found | {row.digest: row.envelope for row in connection.execute(plain.where(wanted))}
+
     # What this witness knows of other logs
 
     def cosigned(self, origin: str) -> str | None:
@@ -402,6 +442,23 @@ def _engine(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _durable_sqlite)
     return engine
+
+
+def _reading_engine(url: str) -> Engine:
+    """Read-only as the database enforces it, so that no defect of a reader can become a write."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        options = {"options": "-c default_transaction_read_only=on"}
+        return create_engine(parsed, hide_parameters=True, connect_args=options)
+    file = f"file:{quote(parsed.database or '')}?mode=ro"
+    creator = partial(_opened, file)
+    return create_engine("sqlite://", hide_parameters=True, poolclass=QueuePool, creator=creator)
+
+
+def _opened(file: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, uri=True, timeout=10, check_same_thread=False)
+    connection.execute("PRAGMA query_only=ON")
+    return connection
 
 
 def _durable_sqlite(connection: Any, _record: object) -> None:
