@@ -279,11 +279,6 @@ class Answers:
     supports: IntColumn  # (receiver group, sender group, weight column): weights that are not zero, exact
     least: IntColumn  # (receiver group, sender group): of all counts, what the gate was asked about
 
-    @property
-    def without_weights(self) -> int:
-        """Cells that have identities, and no weight but zero, or no value, in some column."""
-        return int(np.count_nonzero((self.counts > 0) & (self.least == 0)))
-
     def noised(self, parameters: Parameters, noise: Callable[[int, int, int], Sequence[int]]) -> Answers:
         """Add noise(receiver group, sender group, answer)[field] to every answer, within its tail.
 
@@ -547,6 +542,8 @@ def _gated(
                 supports[r, s, k // 2] = count
     if (supports > counts[:, :, None]).any():
         raise PeerViolation("peer.selection-sum-count", "a returned count is impossible")
+    # None of a weight or value is judged like one: what nobody has may be said where one may be shown.
+    least = np.where(counts > 0, np.maximum(least, 1), least)
     released = np.asarray(gate(least.copy()), np.bool_)
     if released.shape != counts.shape:
         raise DataError("data.gate", "the gate did not decide every cell")

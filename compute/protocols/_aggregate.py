@@ -147,8 +147,6 @@ def send_sums(
     largest = (yield from _receive_largest_share()) if announced.weight_columns else None
     answers = yield from selection_sum.sender(parameters, announced, groups, gated, context.entropy)
     weights = None if largest is None else _weight_figures(largest, answers)
-    # Nothing but zeros under a weight column holds a cell back that has identities.
-    suppressed = gated.suppressed + (0 if gated.always else answers.without_weights)
     if kept is not None:
         counts = answers.counts.copy()
         counts[0] = np.maximum(counts[0] - kept.keyless, 0)
@@ -158,9 +156,9 @@ def send_sums(
     # A label leaves only with a released cell; the order of the others is not told either.
     shown = own.labels.take(pa.array(numbering[answers.released.any(axis=0)]))
     labels = encode_table(shown, label_schema(plan.sender))
-    told = suppressed if plan.says_suppressed else 0
+    told = gated.suppressed if plan.says_suppressed else 0
     yield from send_release(_HEAD.pack(told, len(encoded)) + encoded + labels)
-    return Summary(gated.released, suppressed, weights)
+    return Summary(gated.released, gated.suppressed, weights)
 
 
 def receive_sums(

@@ -89,11 +89,6 @@ class Gated:
         self._always = not joint or self._totals or plan.kind == "list"
         self.released = self.suppressed = 0
 
-    @property
-    def always(self) -> bool:
-        """Whether there is a cell even where nothing is counted."""
-        return self._always
-
     def __call__(self, counts: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which cells may leave; a pair of groups without a match is no cell at all."""
         exists = np.full(counts.shape, fill_value=True) if self._always else counts > 0
