@@ -228,6 +228,7 @@ def _misheard(self, frame):
         ({"cells-released": 1, "weights-fewest": 3, "weights-largest-per-mille": 400}, True),
         ({"cells-released": 0, "weights-fewest": 0, "weights-largest-per-mille": 400}, True),
         ({"cells-released": 1, "weights-fewest": 2, "weights-largest-per-mille": 400}, False),
+        ({"cells-released": 1, "weights-fewest": 0, "weights-largest-per-mille": 400}, False),
         ({"cells-released": 1, "weights-fewest": 3, "weights-largest-per-mille": 401}, False),
     ],
 )
