@@ -336,7 +336,7 @@ class Database:
         here = (_entries.c.index >= first, _entries.c.index < size)
         with self._engine.connect() as connection:
             kept = {row.digest: row.envelope for row in connection.execute(plain.where(*here))}
-            return kept | {row.digest: _opened(row) for row in connection.execute(sealed.where(*here))}
+            return kept | {row.digest: _unsealed(row) for row in connection.execute(sealed.where(*here))}
 
     def entries(self, first: int, size: int) -> list[tuple[int, bytes, bytes]]:
         """Index, digest and leaf of the entries [first, size)."""
@@ -355,10 +355,8 @@ class Database:
         )
         plain = select(_envelopes).join(_entries, _entries.c.envelope == _envelopes.c.digest)
         with self._engine.connect() as connection:
-            found = {
-                row.digest: AESGCM(row.key).decrypt(_ONCE, row.sealed, row.digest)
-                for row in connection.execute(keyed.where(wanted))
-            }
+            opened = {row.digest: _opened(row) for row in connection.execute(keyed.where(wanted))}
+            found = {digest: envelope for digest, envelope in opened.items() if envelope is not None}
             return found | {row.digest: row.envelope for row in connection.execute(plain.where(wanted))}
 
     # What this witness knows of other logs
@@ -430,7 +428,7 @@ def _seal(row: Row) -> bytes:
     return AESGCM(row.key).encrypt(_ONCE, row.envelope, row.digest)
 
 
-def _opened(row: Any) -> bytes | None:
+def _unsealed(row: Any) -> bytes | None:
     try:
         return AESGCM(row.key).decrypt(_ONCE, row.sealed, row.digest)
     except InvalidTag:
@@ -451,11 +449,11 @@ def _reading_engine(url: str) -> Engine:
         options = {"options": "-c default_transaction_read_only=on"}
         return create_engine(parsed, hide_parameters=True, connect_args=options)
     file = f"file:{quote(parsed.database or '')}?mode=ro"
-    creator = partial(_opened, file)
+    creator = partial(_read_only, file)
     return create_engine("sqlite://", hide_parameters=True, poolclass=QueuePool, creator=creator)
 
 
-def _opened(file: str) -> sqlite3.Connection:
+def _read_only(file: str) -> sqlite3.Connection:
     connection = sqlite3.connect(file, uri=True, timeout=10, check_same_thread=False)
     connection.execute("PRAGMA query_only=ON")
     return connection
