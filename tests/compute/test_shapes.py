@@ -490,3 +490,28 @@ def test_buckets_refused(arguments):
             f"SELECT width_bucket({arguments}) b, count(*) FROM sz.deals d JOIN hk.firms f USING (firm) GROUP BY b",
             {},
         )
+
+
+def test_where_some_keys_were_not_asked_about_nobody_can_tell_what_has_no_match():
+    """At level `cardinality` a small group of the asker's is left out; its matches are no rows without one."""
+    names = [f"f{i}" for i in range(12)]
+    tables = few({"t": names}, names[:5])
+    grades = pa.array(["甲"] * 4 + ["乙"], pa.string())
+    tables["hk.firms"] = tables["hk.firms"].set_column(2, "grade", grades)
+    sql = "SELECT f.grade, count(*) n FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm GROUP BY 1"
+    answer, (summary, cells) = run(sql, tables, level=Level.CARDINALITY, minimum=3)
+    assert answer.to_pylist() == [{"grade": "甲", "n": 4}]
+    assert (summary.suppressed, cells.suppressed) == (1, 2)
+    anti = "SELECT count(*) n FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm AND f.grade = '乙'"
+    assert run(anti, tables, level=Level.CARDINALITY, minimum=3)[0].num_rows == 0
+
+
+@pytest.mark.parametrize("level", [Level.RECEIVER, Level.CARDINALITY])
+def test_as_many_keys_as_declared_and_rows_without_one(level):
+    names = [f"f{i}" for i in range(DEALS.keys_bound)]
+    tables = few({"t": [*names, None, None]}, names[:10])
+    sql = (
+        "SELECT count(*) n, count(DISTINCT d.firm) k FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm"
+    )
+    rest = DEALS.keys_bound - 10
+    assert run(sql, tables, level=level)[0].to_pylist() == [{"n": rest + 2, "k": rest}]
