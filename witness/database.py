@@ -355,7 +355,7 @@ class Database:
         )
         plain = select(_envelopes).join(_entries, _entries.c.envelope == _envelopes.c.digest)
         with self._engine.connect() as connection:
-            opened = {row.digest: _opened(row) for row in connection.execute(keyed.where(wanted))}
+            opened = {row.digest: _unsealed(row) for row in connection.execute(keyed.where(wanted))}
             found = {digest: envelope for digest, envelope in opened.items() if envelope is not None}
             return found | {row.digest: row.envelope for row in connection.execute(plain.where(wanted))}
 
