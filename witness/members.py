@@ -164,12 +164,19 @@ class MemberList:
 
     def participant(self, id_: str) -> Participant | None:
         """The member with this id."""
-        return next((p for p in self.participants if p.id == id_), None)
+        return self._by_id.get(id_)
 
     def key(self, participant: str, key_id: str) -> EvidenceKey | None:
         """The member's evidence key with this id."""
-        member = self.participant(participant)
-        return next((k for k in member.keys if k.id == key_id), None) if member else None
+        return self._keys.get((participant, key_id))
+
+    @cached_property
+    def _by_id(self) -> dict[str, Participant]:
+        return {p.id: p for p in self.participants}
+
+    @cached_property
+    def _keys(self) -> dict[tuple[str, str], EvidenceKey]:
+        return {(p.id, k.id): k for p in self.participants for k in p.keys}
 
     @classmethod
     def parse(cls, payload: bytes) -> "MemberList":

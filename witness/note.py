@@ -11,6 +11,7 @@ of cosignature.py, which sign other bytes than the text.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ _ALGORITHM = {
 MOST_SIGNATURES = 64
 LARGEST_NOTE = 1024 * 1024
 _DASH = "— "
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 
 class NoteInvalid(ValueError):
@@ -108,7 +110,7 @@ class Note:
 
 def parse(text: str) -> Note:
     """The note with exactly this text. Raises NoteInvalid."""
-    if len(text) > LARGEST_NOTE or any(ord(c) < 0x20 and c != "\n" for c in text):
+    if len(text) > LARGEST_NOTE or _CONTROL.search(text):
         raise NoteInvalid("too long for a note, or with control characters")
     body, separator, tail = text.rpartition("\n\n")
     if not separator or not tail.endswith("\n"):

@@ -87,6 +87,7 @@ REQUIRED_COMMITMENTS: Mapping[str, frozenset[str]] = {
 }
 # 32 bytes in base64url: the last character carries four bits, so only sixteen are canonical.
 _SEALED_CLAIM = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+_SEALED_CLAIMS = re.compile(rf"({_SEALED_CLAIM.pattern},){{{SEALED_CLAIMS - 1}}}{_SEALED_CLAIM.pattern}")
 _STATUS_OF = {"query.refusal": "refused", "query.failure": "failed"}
 
 
@@ -464,10 +465,11 @@ def _read(value: Any) -> Record:
 
 
 def _sealed(value: list[Any]) -> tuple[str, ...]:
-    sealed = text_list(value, _SEALED_CLAIM, "_sd")
-    if len(sealed) != SEALED_CLAIMS or list(sealed) != sorted(set(sealed)):
+    if not all(isinstance(claim, str) for claim in value) or not _SEALED_CLAIMS.fullmatch(",".join(value)):
+        raise FormatError("_sd does not have its form")
+    if value != sorted(set(value)):
         raise FormatError(f"_sd is not {SEALED_CLAIMS} sorted distinct digests")
-    return sealed
+    return tuple(value)
 
 
 def _check(record: Record) -> None:
