@@ -1,0 +1,221 @@
+"""What a witness keeps and lets go: erasure, retention, old schemas, PostgreSQL; and whose turn it is."""
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import threading
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from witness import __main__ as command
+from witness import checkpoint, leaf, merkle, server, tlog_proof
+from witness.database import Fork, SchemaTooNew
+from witness.fsck import check
+from witness.log import Submission
+from witness.retention import DAY, Retention, first_after
+from witness.sequencer import LARGEST_APPEND, MOST_WAITING_EACH, Busy, Sequencer
+from witness.service import Places, Refusal
+
+POSTGRES = "BAYSPACE_TEST_POSTGRES"
+
+
+def some(count, first=0):
+    envelopes = [b"envelope %d of somebody" % n for n in range(first, first + count)]
+    return [Submission(hashlib.sha256(data).digest(), data, bytes(32)) for data in envelopes]
+
+
+def check_proof(log, submission):
+    proof = tlog_proof.parse(str(log.prove(log.database.indexes([submission.digest])[submission.digest])))
+    head = checkpoint.open_checkpoint(proof.checkpoint, log.vkeys)
+    assert leaf.parse(proof.extra).envelope == submission.digest
+    merkle.verify_inclusion(merkle.leaf_hash(proof.extra), proof.index, head.size, proof.path, head.root)
+
+
+def test_erasing_takes_the_content_and_leaves_every_proof(open_log, tmp_path):
+    log, batch = open_log(), some(5)
+    log.append(batch)
+    gone, kept = batch[2], batch[3]
+    everything = b"".join(p.read_bytes() for p in (tmp_path / "log").glob("witness.sqlite*"))
+    assert gone.envelope not in everything  # encrypted at rest, under a key of its own
+    key = sqlite3.connect(tmp_path / "log" / "witness.sqlite").execute(
+        "SELECT key FROM content_keys WHERE digest = ?", (gone.digest,)
+    )
+    key = key.fetchone()[0]
+    assert log.database.erase([gone.digest]) == 1
+    assert log.database.erase([gone.digest]) == 0
+    assert log.database.envelope(gone.digest) is None
+    assert log.database.envelope(kept.digest) == kept.envelope
+    for submission in batch:
+        check_proof(log, submission)
+    assert log.append([gone]) == [2]  # its place is not given away
+    report = check(log)
+    assert (report.findings, report.contents) == ((), 4)
+    open_log.close()
+    assert key not in b"".join(p.read_bytes() for p in (tmp_path / "log").glob("witness.sqlite*"))
+
+
+def test_fsck_finds_a_content_that_was_changed(open_log, tmp_path):
+    log = open_log()
+    log.append(some(3))
+    open_log.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "log" / "witness.sqlite")) as direct, direct:
+        direct.execute("UPDATE contents SET sealed = zeroblob(40) WHERE rowid = 2")
+    (finding,) = check(open_log()).findings
+    assert "content is not what its leaf commits to" in finding
+
+
+def test_fsck_finds_a_damaged_tile_that_a_start_does_not_read(open_log):
+    log = open_log()
+    log.append(some(600))
+    for path, word in (("tile/0/000", "not made of the entries"), ("tile/entries/001", "damaged")):
+        data = log.public.read(path)
+        log.public.write(path, b"\x01" * len(data))
+        log = open_log()  # the right edge is whole
+        assert any(word in finding for finding in check(log).findings), path
+        log.public.write(path, data)
+    assert check(log).findings == ()
+
+
+def test_what_is_too_old_is_erased(open_log, space):
+    log = open_log()
+    log.append(some(3))
+    space.now += 10 * DAY
+    log.append(some(2, 3))
+    retention = Retention(log.database, 5, lambda: space.now)
+    assert first_after(log.database, space.now - 5 * DAY) == 3
+    assert retention.erase_expired() == 3
+    assert retention.erase_expired() == 0
+    assert log.database.count_contents() == 2
+    check_proof(log, some(1)[0])
+
+
+def test_a_database_of_schema_1_opens_and_goes_on(open_log, tmp_path):
+    """As it was before contents were encrypted: no version, envelopes in the clear."""
+    log, batch = open_log(), some(3)
+    log.append(batch)
+    open_log.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "log" / "witness.sqlite")) as old, old:
+        for submission in batch:
+            old.execute("INSERT INTO envelopes VALUES (?, ?)", (submission.digest, submission.envelope))
+        for table in ("contents", "content_keys", "cosigned", "forks", "schema_version"):
+            old.execute(f"DROP TABLE {table}")
+    log = open_log()
+    assert [log.database.envelope(s.digest) for s in batch] == [s.envelope for s in batch]
+    assert log.append([*batch, *some(2, 3)]) == [0, 1, 2, 3, 4]
+    assert log.database.erase([batch[0].digest]) == 1
+    assert log.database.envelope(batch[0].digest) is None
+    assert check(log).findings == ()
+
+
+def test_a_database_of_a_newer_program_is_left_alone(open_log, tmp_path):
+    open_log()
+    open_log.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "log" / "witness.sqlite")) as newer, newer:
+        newer.execute("UPDATE schema_version SET version = 99")
+    with pytest.raises(SchemaTooNew):
+        open_log()
+
+
+@pytest.mark.outside
+def test_the_log_in_postgresql(open_log, space, tmp_path):
+    if POSTGRES not in os.environ:
+        pytest.skip(f"{POSTGRES} does not name a PostgreSQL database")
+    url = os.environ[POSTGRES].replace("postgresql://", "postgresql+psycopg://")
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    log, batch = open_log(database=url), some(300)
+    assert log.append(batch) == list(range(300))
+    log = open_log(database=url)
+    assert log.append([*batch[:2], *some(1, 300)]) == [0, 1, 300]
+    assert log.database.envelope(batch[7].digest) == batch[7].envelope
+    assert log.database.erase([batch[7].digest]) == 1
+    fork = Fork(log.origin, True, "a\n\nx", "b\n\ny", 1)
+    assert [log.database.keep_fork(fork) for _ in range(2)] == [True, False]
+    assert log.database.forks() == [fork]
+    assert [log.database.cosign("o", None, 1, "n") for _ in range(2)] == [True, False]
+    assert log.database.cosign("o", "n", 2, "m")
+    assert not log.database.cosign("o", "n", 3, "k")
+    report = check(log)
+    assert (report.findings, report.contents, report.size) == ((), 300, 301)
+
+
+def test_the_commands_of_an_operator(tmp_path, capsys):
+    folder = tmp_path / "w"
+    made = ["init", str(folder), "--space", "gba", "--participant", "w", "--origin", "w.example/log"]
+    assert command.main(made) == 0
+    config = server.load(folder)
+    with contextlib.closing(server.open_log(config)) as log:
+        log.append(some(2))
+        head = log.head
+    assert command.main(["fsck", str(folder)]) == 0
+    assert command.main(["erase", str(folder), some(1)[0].digest.hex()]) == 0
+    assert command.main(["erase", str(folder), "00" * 32]) == 2
+    capsys.readouterr()
+    assert command.main(["fsck", str(folder), "--format", "json"]) == 0
+    assert '"contents": 1' in capsys.readouterr().out
+    assert command.main(["keys", str(folder)]) == 0
+    assert [line.split("+")[0] for line in capsys.readouterr().out.splitlines()] == ["log w.example/log"] * 2
+    assert command.main(["keys", str(folder), "--add-ml-dsa-44"]) == 2  # it has one
+    with contextlib.closing(server.open_log(config)) as log:
+        log.database.keep_fork(Fork("other.example/log", True, "a\n\nx", "b\n\ny", 1))
+        assert log.head == head
+    assert command.main(["fsck", str(folder)]) == 9
+    assert "ALARM: log other.example/log signed two trees" in capsys.readouterr().out
+    (folder / "data/public/tile/0/000.p/2").unlink()
+    assert command.main(["fsck", str(folder)]) == 8
+
+
+# --- whose turn it is --------------------------------------------------------------------------------
+
+
+class Paused:
+    """A log whose appends wait until they may go on, and are remembered."""
+
+    def __init__(self):
+        self.go, self.entered, self.appends = threading.Event(), threading.Event(), []
+
+    def append(self, batch):
+        self.entered.set()
+        assert self.go.wait(10)
+        self.appends.append([submission.envelope for submission in batch])
+        return list(range(len(batch)))
+
+
+def test_who_floods_waits_behind_itself():
+    log = Paused()
+    sequencer = Sequencer(log)
+    first = sequencer.submit([Submission(b"", b"first", b"")], "flood")
+    assert log.entered.wait(5)
+    flood = [
+        sequencer.submit([Submission(b"", b"flood", b"")] * 64, "flood")
+        for _ in range(MOST_WAITING_EACH // 64)
+    ]
+    with pytest.raises(Busy):
+        sequencer.submit([Submission(b"", b"flood", b"")], "flood")
+    other = sequencer.submit([Submission(b"", b"other", b"")], "other")  # has its place all the same
+    assert sequencer.waiting == MOST_WAITING_EACH + 1
+    log.go.set()
+    for future in (first, other, *flood):
+        future.result(10)
+    sequencer.close()
+    assert b"other" in log.appends[1][:65]  # at its turn, not after the flood
+    assert all(len(batch) <= LARGEST_APPEND for batch in log.appends)
+
+
+def test_places_are_limited_for_each_and_in_all():
+    places = Places(2, 3)
+    with places.taken("a"), places.taken("a"):
+        with pytest.raises(Refusal):
+            places.take("a")
+        places.take("b")
+        with pytest.raises(Refusal):
+            places.take("c")
+        places.leave("b")
+        places.take("c")
+        places.leave("c")
+    places.take("a")
