@@ -345,20 +345,6 @@ class Database:
         with self._engine.connect() as connection:
             return [(row[0], row[1], row[2]) for row in connection.execute(query)]
 
-    def envelopes(self, first: int, size: int) -> dict[bytes, bytes]:
-        """The envelopes of the entries [first, size) that are not erased, by their digests."""
-        wanted = (_entries.c.index >= first) & (_entries.c.index < size)
-        keyed = (
-            select(_contents.c.digest, _contents.c.sealed, _content_keys.c.key)
-            .join(_content_keys, _contents.c.digest == _content_keys.c.digest)
-            .join(_entries, _entries.c.envelope == _contents.c.digest)
-        )
-        plain = select(_envelopes).join(_entries, _entries.c.envelope == _envelopes.c.digest)
-        with self._engine.connect() as connection:
-            opened = {row.digest: _unsealed(row) for row in connection.execute(keyed.where(wanted))}
-            found = {digest: envelope for digest, envelope in opened.items() if envelope is not None}
-            return found | {row.digest: row.envelope for row in connection.execute(plain.where(wanted))}
-
     # What this witness knows of other logs
 
     def cosigned(self, origin: str) -> str | None:

@@ -71,7 +71,7 @@ class Index:
     def refresh(self) -> bool:
         """Reads up to STEP new entries, and forgets what was erased; whether there may be more to read."""
         entries = self._database.entries(self.size, self.size + STEP)
-        held = self._database.envelopes(self.size, self.size + STEP)
+        held = self._database.contents(self.size, self.size + STEP)
         read = [(index, digest, leaf, _record(held.get(digest))) for index, digest, leaf in entries]
         with self._lock, self._connection:
             for index, digest, leaf, (record, signers) in read:
