@@ -40,7 +40,7 @@ class LocalInput:
     cells: pa.Table  # key: int32 into keys; group: int32 into labels; m0, m1, ...: int64; rows: int64
     labels: pa.Table  # one row per group; columns are the side's dimension names
     groups: int  # rows of labels; 1 with no dimension (labels then has no columns)
-    # Of a receiver with totals, `labels` also has own_rows and own_keys: what a group has in all, matched or not.
+    # Of a receiver with totals, `labels` also has own_rows and own_keys: what a group has, matched or not.
     absent: pa.Table | None = None  # LEFT JOIN: one row, the label of a row that is not there
 
 
