@@ -260,7 +260,7 @@ def test_answers_equal_duckdb(kit, pooled, data):
 
 
 @pytest.mark.deep
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_many_answers_equal_duckdb(kit, pooled, data):
     equals_duckdb(kit, pooled, data)
