@@ -131,8 +131,8 @@ QUERIES = [
         "WHERE region <> 'elsewhere' AND year IS NOT NULL GROUP BY year, region ORDER BY year, region"
     ),
     (
-        "SELECT covar_pop(amount, overdue) AS c, corr(amount, overdue) AS r, regr_slope(amount, overdue) AS b, "
-        "stddev_pop(rate) AS d FROM federation.loans"
+        "SELECT covar_pop(amount, overdue) AS c, corr(amount, overdue) AS r, "
+        "regr_slope(amount, overdue) AS b, stddev_pop(rate) AS d FROM federation.loans"
     ),
     (
         "SELECT year, sum(amount) / count(*) AS mean FROM federation.loans WHERE opened < DATE '1970-01-01' "
