@@ -182,7 +182,7 @@ class Pages:
             "digest": digest.hex(),
             "received_at": format_time(leaf.received_at),
             "tag": leaf.tag.hex(),
-            "record": self._content(digest),
+            "record": _content(self._database.contents(index, index + 1).get(digest)),
             "proof": self._proof(index),
         }
         return Page("record.html", data)
@@ -298,34 +298,6 @@ class Pages:
 
     # --- parts ----------------------------------------------------------------------------------------
 
-    def _content(self, digest: bytes) -> dict[str, Any] | None:
-        data = self._database.envelope(digest)
-        if data is None:
-            return None
-        try:
-            envelope = dsse.parse(data)
-            record = Record.parse(envelope.payload)
-        except (EnvelopeInvalid, FormatError):
-            return None
-        signers = {s.keyid for s in envelope.signatures}
-        said: dict[str, Any] = {
-            "event": record.event,
-            "space": record.space,
-            "members": record.members,
-            "exchange": record.exchange.to_json(),
-            "outcome": record.outcome.to_json(),
-            "contract": None if record.contract is None else record.contract.to_json(),
-            "data": record.data.to_json(),
-            "sealed_claims": len(record.sealed),
-            "payload_digest": payload_digest(envelope.payload),
-            "parties": [
-                {**party.to_json(), "signed": signers.issuperset(party.keys)} for party in record.parties
-            ],
-        }
-        signed = {party["id"] for party in said["parties"] if party["signed"]}
-        said["one_sided"] = not signed.issuperset(record.required_signers())
-        return said
-
     def _proof(self, index: int) -> dict[str, Any] | None:
         proof, head = self._standing.prove(index), self._standing.counted()
         if proof is None or head.checkpoint is None or proof.extra is None:
@@ -413,6 +385,35 @@ def _cell(value: Any) -> str:
     text = str(value)
     # A spreadsheet takes these for a formula; no value of ours begins so, and a member's could.
     return "'" + text if text[:1] in "=+-@\t\r" else text
+
+
+def _content(data: bytes | None) -> dict[str, Any] | None:
+    """What the record in an envelope says; nothing when it is erased or damaged."""
+    if data is None:
+        return None
+    try:
+        envelope = dsse.parse(data)
+        record = Record.parse(envelope.payload)
+    except (EnvelopeInvalid, FormatError):
+        return None
+    signers = {s.keyid for s in envelope.signatures}
+    said: dict[str, Any] = {
+        "event": record.event,
+        "space": record.space,
+        "members": record.members,
+        "exchange": record.exchange.to_json(),
+        "outcome": record.outcome.to_json(),
+        "contract": None if record.contract is None else record.contract.to_json(),
+        "data": record.data.to_json(),
+        "sealed_claims": len(record.sealed),
+        "payload_digest": payload_digest(envelope.payload),
+        "parties": [
+            {**party.to_json(), "signed": signers.issuperset(party.keys)} for party in record.parties
+        ],
+    }
+    signed = {party["id"] for party in said["parties"] if party["signed"]}
+    said["one_sided"] = not signed.issuperset(record.required_signers())
+    return said
 
 
 def _member(member: Participant | None) -> dict[str, Any]:
