@@ -363,7 +363,7 @@ class Database:
         with self._engine.begin() as connection:
             if old is None:
                 values = {"origin": origin, "size": size, "checkpoint": checkpoint}
-                return bool(connection.execute(_insert_new(connection, _cosigned, values)).rowcount == 1)
+                return _inserted(connection, _cosigned, values)
             where = (_cosigned.c.origin == origin, _cosigned.c.checkpoint == old)
             changes = {"size": size, "checkpoint": checkpoint}
             return bool(connection.execute(update(_cosigned).where(*where).values(**changes)).rowcount == 1)
@@ -376,7 +376,7 @@ class Database:
                 return False
             values = {f.name: getattr(fork, f.name) for f in fields(fork)}
             values |= {"proved": int(fork.proved), "digest": fork.digest}
-            return bool(connection.execute(_insert_new(connection, _forks, values)).rowcount == 1)
+            return _inserted(connection, _forks, values)
 
     def forks(self) -> list[Fork]:
         """Every contradiction kept, oldest first."""
@@ -400,10 +400,11 @@ class Database:
             return connection.execute(query).scalar_one_or_none()
 
 
-def _insert_new(connection: Connection, table: Table, values: dict[str, Any]) -> Any:
-    """Inserts a row unless its key is there: of two at once, one comes first."""
+def _inserted(connection: Connection, table: Table, values: dict[str, Any]) -> bool:
+    """Inserts a row unless its key is there; whether it did: of two at once, one comes first."""
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table).values(**values).on_conflict_do_nothing()
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+    return connection.execute(statement.returning(*table.primary_key.columns)).first() is not None
 
 
 _ONCE = bytes(12)
