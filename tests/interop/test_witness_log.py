@@ -1,4 +1,4 @@
-"""The witness of the PyPI package witness-log cosigns our checkpoints, asked as C2SP tlog-witness says."""
+"""The PyPI package witness-log and we cosign each other's logs, asked as C2SP tlog-witness says."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import witness_log
 
 from witness import note, policy
 from witness.checkpoint import Checkpoint
+from witness.cosigner import Cosigner
+from witness.database import Database
 from witness.encoding import b64
+from witness.keys import PrivateKeys
 
 pytestmark = pytest.mark.deep
 NAME = "witness-log.example/w"
+NOW = 1_767_225_600_000
 
 
 @pytest.fixture
@@ -61,3 +65,22 @@ def test_it_refuses_what_is_not_ours(published, theirs) -> None:
     assert theirs.handle_add_checkpoint(forged)[0] in {400, 403, 422}
     other = request(published, 0).replace(published.log.origin, "other.example/log")
     assert theirs.handle_add_checkpoint(other)[0] in {403, 404}
+
+
+def test_we_cosign_their_log_as_it_grows_and_they_accept_it(interop_key) -> None:
+    log = witness_log.WitnessLog.generate()
+    known = policy.parse(f"log {log.c2sp_vkey(log.canonical_origin())}\nquorum none")
+    key = interop_key("cosigner")
+    ours = Cosigner("ours.example/w", PrivateKeys([key]), known, Database("sqlite://"), lambda: NOW)
+    old = 0
+    for more in (1, 4, 300):
+        for number in range(more):
+            log.append_intent(b"step %d" % number)
+        answer = ours.add_checkpoint(log.add_checkpoint_body(old).encode())
+        assert answer.status == 200, answer.body
+        _, accepted = log.dossier_from_responses([(key.public.raw.hex(), answer.body.decode())])
+        assert accepted == 1
+        old = log.tree_size()
+    assert ours.add_checkpoint(log.add_checkpoint_body(1).encode()).status == 409
+    stranger = interop_key("stranger").public.raw.hex()
+    assert log.dossier_from_responses([(stranger, answer.body.decode())])[1] == 0
