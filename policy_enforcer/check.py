@@ -261,6 +261,24 @@ def _dominance(policy: Policy) -> Iterator[Contradiction]:
         yield ("analysis", "dominance"), sentence, "Expect single-domain queries only, or remove it."
 
 
+def _federation(policy: Policy) -> Iterator[Contradiction]:
+    federation, path = policy.analysis.federation, ("analysis", "federation")
+    if federation is None:
+        return
+    for word in ("noise", "dominance"):
+        if getattr(policy.analysis, word):
+            yield (
+                (*path, "name"),
+                f"no federated protocol gives `{word}`, so the federation will be refused",
+                f"Remove `{word}`, or expect queries over this dataset alone.",
+            )
+    if federation.scope == "total" and policy.analysis.minimum_identities is None:
+        yield (*path, "scope"), "there is no minimum for it to speak of", "Add `minimum_identities: 10`."
+    if federation.scope == "total" and federation.minimum_participants == 2:
+        sentence = "of two participants behind a cell, each can subtract itself and see the other"
+        yield (*path, "minimum_participants"), sentence, "Write 3 or more."
+
+
 _WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _wide_open,
     _small_groups,
@@ -269,6 +287,7 @@ _WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _unused,
     _noise,
     _dominance,
+    _federation,
 )
 
 

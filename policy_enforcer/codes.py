@@ -30,6 +30,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "join.operator-not-allowed": "join conditions may not be combined like this",
         "protocol.level": "the protocol discloses more about the join keys than the policy tolerates",
         "protocol.disclosure-unknown": "the protocol discloses something the policy language has no word for",
+        "federation.not-allowed": "the dataset takes no part in a federation of this name",
+        "federation.too-few": "the federation has fewer participants than the policy demands behind a cell",
         "dimension.not-allowed": "this column may not group",
         "filter.not-allowed": "this column may not be filtered or compared",
         "filter.kind-not-allowed": "this column may not be filtered like this",
@@ -56,6 +58,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "budget.dataset-exhausted": "the privacy loss left to the dataset does not suffice for this query",
         "gate.noise.unavailable": "the protocol cannot add noise for this identity before it releases",
         "gate.dominance.unavailable": "the protocol cannot see what share one identity has of a cell",
+        "gate.minimum-participants.unavailable": "the protocol cannot count participants before the release",
+        "gate.complementary.unavailable": "over a federation no second cell is held back to hide the first",
         "gate.minimum-identities.unavailable": "the protocol cannot count the identities before the release",
     }
 )

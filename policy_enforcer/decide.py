@@ -325,6 +325,39 @@ def _gated(reveals: Collection[Disclosure]) -> bool:
     return all(event.gated for event in reveals if event.fact in {Fact.RELEASED_CELLS, Fact.MATCHED_ROWS})
 
 
+# -- federations
+
+
+def _federation(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    asked, allowed = request.federation, policy.analysis.federation
+    if asked is None:
+        return
+    if allowed is None or allowed.name != asked.name:
+        sentence = f"this dataset takes no part in the federation {asked.name}"
+        instead = "queries over this dataset alone" if allowed is None else f"federation.{allowed.name}"
+        yield Reason("federation.not-allowed", "analysis.federation", sentence, allowed=instead)
+        return
+    rule, least = "analysis.federation.minimum_participants", allowed.minimum_participants
+    if asked.participants < least:
+        sentence = f"{asked.participants} participants take part"
+        yield Reason("federation.too-few", rule, sentence, allowed=f"at least {least}")
+    if "minimum-participants" not in request.protocol.gates or not _gated(request.protocol.reveals):
+        sentence = f"{request.protocol.name} cannot count the participants behind a cell before it releases"
+        yield Reason("gate.minimum-participants.unavailable", rule, sentence, allowed="a federated protocol")
+
+
+def _complementary(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    suppressions = policy.analysis.suppressions
+    if request.federation is not None and suppressions is not None and suppressions.complementary:
+        sentence = "over a federation no second cell is held back where a margin would give the first"
+        yield Reason(
+            "gate.complementary.unavailable",
+            "analysis.suppressions",
+            sentence,
+            allowed="queries over this dataset alone",
+        )
+
+
 # -- columns
 
 
@@ -410,6 +443,8 @@ _RULES: tuple[Rule, ...] = (
     _dominance,
     _noise,
     _budget,
+    _federation,
+    _complementary,
     _columns,
     _answers_something,
     _list_analysis,

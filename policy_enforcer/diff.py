@@ -88,6 +88,8 @@ def _grants(policy: Policy, columns: Collection[str]) -> Iterator[str]:
     yield from (f"the scalar function {name}" for name in analysis.scalar_functions)
     operators = analysis.join.operators if analysis.join else ()
     yield from (f"join conditions combined with {word}" for word in operators)
+    if analysis.federation is not None:
+        yield f"taking part in the federation {analysis.federation.name}"
     # grades are a limit of their own, below
     ungraded = policy.model_copy(update={"transfer": None})
     for row in matrix(ungraded, dict.fromkeys(sorted({*columns} - {"*"}))):
@@ -192,6 +194,7 @@ _OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
         "analysis.dominance": lambda p: p.analysis.dominance,
         "analysis.suppressions": lambda p: p.analysis.suppressions,
         "analysis.noise": lambda p: p.analysis.noise,
+        "analysis.federation": lambda p: p.analysis.federation,
         "analysis.differencing": lambda p: p.analysis.differencing,
         "analysis.templates": lambda p: p.analysis.templates,
         "analysis.max_rows_per_identity": lambda p: p.analysis.max_rows_per_identity,

@@ -42,6 +42,14 @@ class ProtocolUse:
 
 
 @dataclass(frozen=True, slots=True)
+class FederationUse:
+    """The sum over several participants' datasets that a query asks of one of them."""
+
+    name: str
+    participants: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One query, seen from one dataset's policy."""
 
@@ -64,6 +72,7 @@ class Request:
     processing: frozenset[str] = frozenset()  # jurisdictions of the connectors that compute
     receiving: frozenset[str] = frozenset()  # jurisdictions of the recipients
     grades: Mapping[str, int] = field(default_factory=dict)  # column -> classification grade
+    federation: FederationUse | None = None  # this dataset is one of several that are summed
     unmatched: bool = False  # rows of this dataset without a match in the asker's data are counted too
     literals_on_total: bool = False  # a filter that can be computed from nothing but constants
 

@@ -131,6 +131,7 @@ ColumnName = Annotated[
 ]
 Moment = Annotated[str, AfterValidator(moment)]
 Duration = Annotated[str, AfterValidator(duration)]
+FederationName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_][a-z0-9_-]{0,63}$")]
 Mask = Annotated[
     str,
     StringConstraints(
@@ -262,6 +263,17 @@ class Differencing(Closed):
     window: Duration | None = None
 
 
+class Federation(Closed):
+    """Sums over this dataset and those of other participants: `FROM federation.<name>`.
+
+    `scope` says whose cells `minimum_identities` holds for: this participant's own, or the totals of all.
+    """
+
+    name: FederationName
+    scope: Literal["local", "total"]
+    minimum_participants: Annotated[int, Strict(), Field(ge=2, le=64)]
+
+
 class Analysis(Closed):
     """What a query may do. Every list is a permission: what it does not name is refused."""
 
@@ -284,6 +296,7 @@ class Analysis(Closed):
     weighted: Annotated[bool, Strict()] = False
     maximum_peer_keys: Whole | None = None
     differencing: Differencing | None = None
+    federation: Federation | None = None
     templates: Annotated[tuple[Word, ...], AfterValidator(_set)] = ()
 
 

@@ -160,6 +160,9 @@ _REFINEMENTS = (
     _whole("analysis.differencing.minimum_difference", "bay:identityDifference", "gteq"),
     _duration("analysis.differencing.window", "bay:differencingWindow"),
     _words("analysis.templates", "bay:template"),
+    _word("analysis.federation.name", "bay:federation"),
+    _word("analysis.federation.scope", "bay:federationScope"),
+    _whole("analysis.federation.minimum_participants", "bay:participants", "gteq"),
 )
 _PER_COLUMN = (
     _Term(("analysis", "domains"), "bay:domainOf", "isAnyOf", _write_domain, _read_domain),

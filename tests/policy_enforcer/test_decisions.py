@@ -13,7 +13,7 @@ from policy_enforcer.codes import REASONS
 from policy_enforcer.columns import COLUMN_RULES
 from policy_enforcer.decide import decide
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
-from policy_enforcer.facts import ColumnUse, LedgerView, ProtocolUse, Request
+from policy_enforcer.facts import ColumnUse, FederationUse, LedgerView, ProtocolUse, Request
 from policy_enforcer.load import load
 from policy_enforcer.model import Policy
 
@@ -21,7 +21,8 @@ FOLDER = Path(__file__).parents[1] / "vectors" / "policy"
 POLICY = yaml.safe_load((FOLDER / "invoices.yaml").read_text("utf-8"))
 VECTORS = yaml.safe_load((FOLDER / "decisions.yaml").read_text("utf-8"))
 MORE = yaml.safe_load((FOLDER / "privacy.yaml").read_text("utf-8"))
-SHAPES = {**VECTORS["shapes"], **MORE["shapes"]}
+FEDERATED = yaml.safe_load((FOLDER / "federation.yaml").read_text("utf-8"))
+SHAPES = {**VECTORS["shapes"], **MORE["shapes"], **FEDERATED["shapes"]}
 SETS = {"recipients", "join_operators", "processing", "receiving", "filtered", "aggregated", "functions"}
 
 
@@ -67,6 +68,8 @@ def request_of(case, shape):
     fields["at"] = datetime.fromisoformat(fields["at"])
     fields["identity_columns"] = tuple(fields["identity_columns"])
     uses = tuple(ColumnUse(**as_sets(use)) for use in columns)
+    if fields.get("federation"):
+        fields["federation"] = FederationUse(*fields["federation"])
     return Request(**as_sets(fields), columns=uses, protocol=protocol_of(case, shape))
 
 
@@ -89,7 +92,7 @@ def codes(decision):
     return sorted(r.code + (f"@{r.column}" if r.column else "") for r in decision.because)
 
 
-CASES = [*VECTORS["cases"], *MORE["cases"]]
+CASES = [*VECTORS["cases"], *MORE["cases"], *FEDERATED["cases"]]
 
 
 def test_there_are_enough_cases_and_names_tell_them_apart():

@@ -19,7 +19,7 @@ from policy_enforcer.decide import decide
 from policy_enforcer.describe import matrix
 from policy_enforcer.diff import diff
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
-from policy_enforcer.facts import ColumnUse, LedgerView, ProtocolUse, Request
+from policy_enforcer.facts import ColumnUse, FederationUse, LedgerView, ProtocolUse, Request
 from policy_enforcer.load import load
 from policy_enforcer.model import Policy
 from policy_enforcer.odrl import digest, from_odrl, to_odrl
@@ -63,6 +63,7 @@ def permits(p, q, used):
         and gate_fits(p, q)
         and dominance_fits(p["analysis"], q)
         and noise_fits(p["analysis"], q, used)
+        and federation_fits(p["analysis"], q)
         and all(column_fits(p["analysis"], q, use) for use in q.columns)
         and returns_something(q)
         and (q.kind != "list" or (q.joint and any(use.joined for use in q.columns)))
@@ -158,6 +159,20 @@ def shown_through_a_gate(q):
 def dominance_fits(a, q):
     return "dominance" not in a or (
         not q.joint and "dominance" in q.protocol.gates and shown_through_a_gate(q)
+    )
+
+
+def federation_fits(a, q):
+    """`federation`: the name asked for, enough participants, a gate that counts them, no word it lacks."""
+    if q.federation is None:
+        return True
+    own = a.get("federation", {"name": None, "minimum_participants": 2})
+    return (
+        own["name"] == q.federation.name
+        and q.federation.participants >= own["minimum_participants"]
+        and "minimum-participants" in q.protocol.gates
+        and shown_through_a_gate(q)
+        and not a.get("suppressions", {}).get("complementary", False)
     )
 
 
@@ -265,7 +280,15 @@ ANALYSES = st.builds(
     domains=st.sampled_from([None, {"industry": ["a"]}, {"industry": ["a"], "quarter": [1], "note": ["x"]}]),
     noise=st.sampled_from([None, None, GAUSSIAN, {**GAUSSIAN, "dataset_budget": {"rho": "2"}}]),
     dominance=st.sampled_from([None, None, {"share_at_most": "0.5"}]),
-    suppressions=st.sampled_from([None, {"count": "hidden"}]),
+    suppressions=st.sampled_from([None, None, {"count": "hidden"}, {"complementary": True}]),
+    federation=st.sampled_from(
+        [
+            None,
+            {"name": "loans", "scope": "local", "minimum_participants": 3},
+            {"name": "loans", "scope": "total", "minimum_participants": 2},
+            {"name": "leases", "scope": "total", "minimum_participants": 2},
+        ]
+    ),
 )
 
 
@@ -283,6 +306,8 @@ def consistent(analysis):
         analysis.pop("dominance", None)
     if "noise" in analysis:
         analysis.pop("dominance", None)
+        if "complementary" in analysis.get("suppressions", {}):
+            analysis.pop("suppressions")
         analysis.update(kinds=["aggregate"], weighted=False)
         analysis.update(max_rows_per_identity=3, max_cells_per_identity=2)
         analysis.pop("payload", None)
@@ -349,7 +374,13 @@ PROTOCOLS = [
         (replace(RELEASE, gated=False),),
         *((RELEASE, Disclosure(to, fact)) for to in Party for fact in Fact),
     )
-    for gates in ({"minimum-identities", "noise", "dominance"}, {"minimum-identities"}, {"noise"}, set())
+    for gates in (
+        {"minimum-identities", "noise", "dominance"},
+        {"minimum-identities", "minimum-participants"},
+        {"minimum-identities"},
+        {"noise"},
+        set(),
+    )
 ]
 
 
@@ -422,6 +453,9 @@ ODDITIES = [
     ("grades", {}),
     ("grades", dict.fromkeys(COLUMNS, 2)),
     ("literals_on_total", True),
+    ("federation", FederationUse("loans", 2)),
+    ("federation", FederationUse("loans", 3)),
+    ("federation", FederationUse("loans", 4)),
 ]
 LEDGERS = st.sampled_from(
     [
@@ -513,6 +547,8 @@ TIGHTEN = {
         and p["analysis"].update(dominance={"share_at_most": "0.6"})
     ),
     "suppressions": lambda p: p["analysis"].update(suppressions={"complementary": True}),
+    "no federation": lambda p: p["analysis"].pop("federation", None),
+    "more participants": lambda p: p["analysis"].get("federation", {}).update(minimum_participants=4),
     "rows": lambda p: p["analysis"].update(max_rows_per_identity=1),
     "masking": lambda p: p.update(masking={"note": "redact"}),
     "templates": lambda p: p["analysis"].update(templates=["reviewed"]),

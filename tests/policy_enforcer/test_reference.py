@@ -62,6 +62,7 @@ GROUPS = [
     model.Noise,
     model.Dominance,
     model.Suppressions,
+    model.Federation,
 ]
 
 
