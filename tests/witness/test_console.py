@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,7 +22,8 @@ import pytest
 pytest.importorskip("starlette", reason="needs the extra `console`")
 pytest.importorskip("jinja2", reason="needs the extra `console`")
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import InternalError, OperationalError
 
 from witness import checkpoint, cosignature, dsse, members, merkle, note, policy, record
 from witness.checkpoint import Checkpoint
@@ -513,3 +515,30 @@ def test_chromium_shows_the_pages_and_misses_nothing(served, made, tmp_path) -> 
 
 def test_the_published_note_is_read_as_it_stands(made) -> None:
     assert note.parse((made.folder / "data" / "public" / "checkpoint").read_text("utf-8")).signatures
+
+
+@pytest.mark.outside
+def test_postgresql_lets_the_console_read_and_nothing_else() -> None:
+    url = os.environ.get("BAYSPACE_TEST_POSTGRES")
+    if not url:
+        pytest.skip("needs a PostgreSQL: set BAYSPACE_TEST_POSTGRES to its URL")
+    name = f"console_{os.getpid()}"
+    server = create_engine(
+        url.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    own = server.url.set(database=name).render_as_string(hide_password=False)
+    writing = Database(own)
+    writing.create("the first checkpoint")
+    reading = Database(own, read_only=True)
+    try:
+        assert reading.locked() == "the first checkpoint"
+        with pytest.raises(InternalError, match="read-only"):
+            reading.advance("the first checkpoint", "another")
+    finally:
+        reading.close()
+        writing.close()
+        with server.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name}"))
+        server.dispose()
