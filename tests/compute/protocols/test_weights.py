@@ -174,7 +174,7 @@ MEASURES = [
     "count(*) FILTER (WHERE r.p)",
     "sum(s.b) FILTER (WHERE r.p)",
     "sum(r.d) FILTER (WHERE s.c > 0)",
-    "count_if(r.a > 0)",
+    "count(*) FILTER (WHERE r.a > 0)",
     "var_samp(r.a)",
     "stddev_pop(r.d)",
     "var_pop(r.d * s.c)",
