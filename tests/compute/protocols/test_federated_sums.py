@@ -6,6 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -343,3 +344,32 @@ def test_decryption_shares_hide_their_member_behind_the_flood() -> None:
     assert opened * noise <= 2 ** (parameters.flood_bits + 1 - 40)
     q = np.prod([float(p) for p in parameters.moduli])
     assert (noise + 2 * 2.0**parameters.flood_bits) * 2 * parameters.t < q
+
+
+# --- vectors --------------------------------------------------------------------------------------------
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_vector(scheme: str) -> None:
+    """The same seeds and contributions give the same frames: else the protocol's version must change."""
+    lines = (VECTORS / scheme / "basic.txt").read_text(encoding="utf-8").splitlines()
+    fields = [line.split(": ", 1) for line in lines if line and not line.startswith("#")]
+    named = dict(fields)
+    parts = [value.split("|") for name, value in fields if name == "participant"]
+    contributions = [
+        Contribution(tuple(map(int, counts.split(","))), (tuple(map(int, sums.split(","))),))
+        for counts, sums in parts
+    ]
+    shape = Shape(len(contributions[0].identities), 1)
+    gate = TotalGate(*map(int, named["minimum"].split("|")))
+    round_ = Round(scheme, len(parts), shape, seed=named["seed"], gate=gate)
+    assert round_.roster.digest.hex() == named["roster"]
+    transcript = hashlib.sha256()
+    for i, kind, body in _frames(round_, contributions):
+        transcript.update(f.joined([bytes([i]), kind.encode(), body]))
+    totals = round_.run(contributions)
+    rows = zip(totals.identities, totals.participants, totals.measures[0], strict=True)
+    assert ["|".join(map(str, row)) for row in rows] == [v for name, v in fields if name == "expect"]
+    assert transcript.hexdigest() == named["transcript"]

@@ -17,7 +17,8 @@ from compute.session import Transcript
 from policy_enforcer.disclosure import Party
 
 VECTORS = Path(__file__).parents[2] / "vectors"
-FILES = sorted(path for p in PROTOCOLS for path in (VECTORS / p.name).glob("*.txt"))
+EVERY = sorted(path for p in PROTOCOLS for path in (VECTORS / p.name).glob("*.txt"))
+FILES = [p for p in EVERY if p.parent.name not in ("masked_sum", "he_sum")]  # see test_federated_sums.py
 
 
 def parse(path):
@@ -54,7 +55,7 @@ def build(kit, scene, overlap_scene, fields):
 
 
 def test_every_protocol_has_a_vector():
-    assert {path.parent.name for path in FILES} == {p.name for p in PROTOCOLS}
+    assert {path.parent.name for path in EVERY} == {p.name for p in PROTOCOLS}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
