@@ -169,10 +169,12 @@ def inside(dimensions: Sequence[Dimension]) -> list[str]:
     return [f"{d.sql} IN ({select([d.name], 'labels')})" for d in dimensions]
 
 
-def on_grid(query: str, side: Side) -> str:
-    """The cells of `query` on every combination of `labels`, empty ones too: zeros."""
+def on_grid(query: str, side: Side, *, conditions: bool) -> str:
+    """The cells of `query` on every combination of `labels`, empty ones too: zeros, and nothing `missing`."""
     names = [d.name for d in side.dimensions]
     zeros = [f"coalesce(c.{name}, 0) AS {name}" for name in ("identities", *(p.name for p in side.partials))]
     same = " AND ".join(f"c.x{i} = g.{name}" for i, name in enumerate(names))
     columns = [*(f"g.{name} AS {name}" for name in names), *zeros, 'coalesce(c."rows", 0) AS "rows"']
+    if conditions:
+        columns.append("coalesce(c.missing, FALSE) AS missing")
     return select(columns, f"labels AS g LEFT JOIN ({query}) AS c ON {same}")

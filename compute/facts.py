@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from compute.dataset import DatasetInfo
 from compute.plan import Plan
-from policy_enforcer.facts import ColumnUse, ProtocolUse, Request
+from policy_enforcer.facts import ColumnUse, FederationUse, ProtocolUse, Request
 
 if TYPE_CHECKING:  # protocols plan and bind by what is noted here
     from compute.protocols.base import Protocol
@@ -130,12 +130,16 @@ class Prepared:
         processing: frozenset[str] = frozenset(),
         receiving: frozenset[str] = frozenset(),
         query_template: str | None = None,
+        part: str | None = None,
     ) -> dict[str, Request]:
-        """One request for each dataset's policy, by `participant.dataset`."""
+        """One request for each dataset's policy, by `participant.dataset`.
+
+        `part`: the dataset whose policy is asked, where the query is over a federation.
+        """
         return {
-            info.full_name: Request(
-                dataset=info.full_name,
-                owner=info.participant,
+            part or info.full_name: Request(
+                dataset=part or info.full_name,
+                owner=part.split(".", 1)[0] if part else info.participant,
                 asker=self.plan.asker,
                 recipients=recipients,
                 purpose=purpose,
@@ -153,11 +157,16 @@ class Prepared:
                 processing=processing,
                 receiving=receiving,
                 grades={column.name: column.grade for column in info.columns},
+                federation=self._federation(info),
                 unmatched=self.plan.sender.kept and info.full_name == self.plan.sender.dataset,
                 literals_on_total=self.literals_on_total,
             )
             for info in self.datasets
         }
+
+    def _federation(self, info: DatasetInfo) -> FederationUse | None:
+        participants = len(self.plan.federation)
+        return FederationUse(info.name, participants) if participants else None
 
     def _protocol_use(self) -> ProtocolUse:
         p = self.protocol

@@ -182,7 +182,7 @@ def _grouped(
     most = f"{_group_by(len(dimensions))} LIMIT {limits.maximum_groups + 1}"
     query = select([*_named(dimensions), *figures, _ROWS, *missing], view, where, most)
     if declared:
-        query = contributions.on_grid(query, side)
+        query = contributions.on_grid(query, side, conditions=bool(conditions))
     if demands.dominance is not None:
         query = contributions.shared(query, view, where, side, demands)
     with locked(tables, limits) as connection:

@@ -37,6 +37,11 @@ class Part:
     dataset: str  # participant.dataset
     rows_bound: int
 
+    @property
+    def participant(self) -> str:
+        """Whose it is."""
+        return self.dataset.split(".", 1)[0]
+
 
 def pooled(name: str, own: DatasetInfo, parts: Sequence[Part]) -> DatasetInfo:
     """The description of all parts together, from one of them. Raises `QueryError`."""
@@ -82,8 +87,8 @@ def threshold_parameters(side: Side, cells: int) -> Parameters:
     return Parameters.derive(MOST_PARTICIPANTS, max([side.rows_bound, *bounds]), vectors)
 
 
-def contribution(plan: Plan, table: pa.Table, gate: Gate) -> tuple[Contribution, int]:
-    """One participant's cells (compute/local.py) in declared order; how many its own gate left out."""
+def contribution(plan: Plan, table: pa.Table, gate: Gate) -> Contribution:
+    """One participant's cells (compute/local.py) in declared order, without those its own gate leaves out."""
     places = _places(plan)
     names = [d.name for d in plan.sender.dimensions]
     at = (
@@ -101,8 +106,7 @@ def contribution(plan: Plan, table: pa.Table, gate: Gate) -> tuple[Contribution,
             column[place] = int(value or 0) if kept[place] else 0
             _check(partial.row_bound * plan.sender.rows_bound, column[place])
         columns.append(tuple(column))
-    left_out = int(np.count_nonzero((counts > 0) & ~kept))
-    return Contribution(tuple(np.where(kept, counts, 0).tolist()), tuple(columns)), left_out
+    return Contribution(tuple(np.where(kept, counts, 0).tolist()), tuple(columns))
 
 
 def _check(bound: int, value: int) -> None:

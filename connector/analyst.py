@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,11 +17,11 @@ import grpc
 
 from compute import engine
 from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
-from connector.asking import Answer
-from connector.inquiry import Inquiry, ask, explanation, inquire
+from connector.inquiry import Inquiry
 from connector.negotiating import Negotiating
 from connector.node import Node
-from connector.receipts import receipt
+from connector.receipts import receipt_of
+from connector.rounds import Asked, Round, ask, explanation, inquire
 from connector.v1 import analyst_pb2, analyst_pb2_grpc, catalog_pb2
 from policy_enforcer.explain import Language
 from witness.members import CONNECTOR
@@ -133,29 +134,27 @@ class _Running:
             engine.warm()
             inquiry = inquire(node, self._sql, self._purpose)
             asked = ask(node, inquiry, self._progress, self._interrupt, self._calling, trace)
-        exchange, answer, figures = asked
-        for part in _parts(answer.arrow):
+        for part in _parts(asked.answer.arrow):
             self._events.put(analyst_pb2.QueryEvent(arrow=part))
         self._progress("evidence", 0, 1)
-        self._events.put(
-            analyst_pb2.QueryEvent(outcome=self._outcome(exchange, answer, figures, trace, inquiry))
-        )
+        self._events.put(analyst_pb2.QueryEvent(outcome=self._outcome(asked, trace, inquiry)))
 
-    def _outcome(
-        self, exchange: str, answer: Answer, figures: dict[str, int], trace: str, inquiry: Inquiry
-    ) -> analyst_pb2.Outcome:
-        node = self._node
-        node.evidence.settle(exchange, RECEIPT_SECONDS if node.evidence.witnesses else 0)
+    def _outcome(self, asked: Asked, trace: str, inquiry: Inquiry | Round) -> analyst_pb2.Outcome:
+        node, answer = self._node, asked.answer
+        late = time.monotonic() + (RECEIPT_SECONDS if node.evidence.witnesses else 0)
+        for exchange in asked.exchanges:
+            node.evidence.settle(exchange, max(0.0, late - time.monotonic()))
         summary: dict[str, Any] = {
             "cells_released": answer.released,
             "cells_suppressed": answer.suppressed,
-            "exchange": exchange,
-            **figures,
+            "exchange": asked.exchanges[0],
+            "exchanges": asked.exchanges,
+            **asked.figures,
             "protocol": inquiry.prepared.plan.protocol,
             "disclosure": inquiry.prepared.plan.level.word,
         }
         try:
-            bundle = receipt(node.store, exchange)
+            bundle = receipt_of(asked.exchanges, node.store)
         except BayspaceError as error:
             bundle, summary["receipt"] = b"", error.code
         return analyst_pb2.Outcome(

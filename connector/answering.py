@@ -18,14 +18,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from compute import engine
+from compute import engine, pooling
+from compute import sql as sqltext
+from compute.dataset import DatasetInfo
 from compute.errors import BayspaceError, DataError, PeerViolation, PolicyRefusal, Unavailable
 from compute.facts import Prepared
+from compute.federation import Member
 from compute.inputs import Context, Gate, LocalInput, Summary
 from compute.planner import prepare
+from compute.pooling import Part
 from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
+from connector.contract import Agreement
 from connector.firewall import reasons_to_json
 from connector.node import Node
 from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
@@ -38,6 +43,7 @@ from policy_enforcer.disclosure import Party
 from policy_enforcer.facts import Decision
 from policy_enforcer.obligations import obligations
 from witness.dsse import Envelope
+from witness.keys import KeyInvalid, SignatureInvalid
 from witness.record import Sealed
 
 UNANSWERABLE = (
@@ -137,16 +143,17 @@ class Answering:
         """Our own plan of the question, under an agreement that is in force."""
         opening = terms.opening
         agreement = self._node.agreement(opening.agreement, role="provider", peer=self._asker)
-        catalogue = {agreement.full_name: agreement.dataset}
+        asked = self._asked(agreement, opening)
+        catalogue = {asked.full_name: asked}
         if opening.dataset is not None:
             if opening.dataset.participant != self._asker:
                 raise PeerViolation("peer.dataset", "the asker describes data that is not its own")
             if opening.dataset.keys_bound > MOST_PEER_KEYS:
                 raise PeerViolation("peer.keys", f"the asker brings more than {MOST_PEER_KEYS} keys")
             catalogue[opening.dataset.full_name] = opening.dataset
-        demands = {agreement.full_name: obligations(agreement.policy)}
-        prepared = prepare(opening.sql, self._asker, catalogue, demands=demands)
-        if prepared.plan.sender.dataset != agreement.full_name:
+        demands = {asked.full_name: obligations(agreement.policy)}
+        prepared = prepare(opening.sql, self._asker, catalogue, demands=demands, parts=opening.federation)
+        if prepared.plan.sender.dataset != asked.full_name:
             raise PeerViolation("peer.dataset", "the query does not ask about the agreement's dataset")
         if prepared.plan.digest != opening.plan_digest:
             raise PeerViolation(
@@ -154,6 +161,16 @@ class Answering:
             )
         self._terms = replace(terms, plan=prepared.plan)
         return self._terms, prepared
+
+    @staticmethod
+    def _asked(agreement: Agreement, opening: Opening) -> DatasetInfo:
+        """What the query asks about: the agreement's dataset, or the federation that it is a part of."""
+        if not opening.federation:
+            return agreement.dataset
+        if Part(agreement.full_name, agreement.dataset.rows_bound) not in opening.federation:
+            raise PeerViolation("peer.federation", "the federation does not hold our dataset as it is")
+        name = sqltext.parse(opening.sql).sources[0].dataset.casefold()
+        return pooling.pooled(name, agreement.dataset, opening.federation)
 
     def _side(self, participant: str, build: str, clock: int) -> Side:
         node = self._node
@@ -175,13 +192,15 @@ class Answering:
             raise PolicyRefusal(Decision(late))
 
     def _decision(self, terms: Terms, prepared: Prepared) -> Decision:
+        others = {self._node.jurisdiction_of(part.participant) for part in terms.opening.federation}
         request = prepared.requests(
             recipients=frozenset({self._asker}),
             purpose=terms.opening.purpose or None,
             at=self._node.now(),
             witnesses=len(self._node.evidence.witnesses),
-            processing=frozenset({terms.owner.jurisdiction, terms.asker.jurisdiction}),
+            processing=frozenset({terms.owner.jurisdiction, terms.asker.jurisdiction, *others}),
             receiving=frozenset({terms.asker.jurisdiction}),
+            part=terms.agreement.full_name if others else None,
         )[terms.agreement.full_name]
         return self._node.decide(terms.agreement.policy, request, terms.agreement)
 
@@ -248,9 +267,13 @@ class Answering:
         self._in_force(admitted)
         node, plan = self._node, admitted.prepared.plan
         demands = obligations(admitted.terms.agreement.policy)
-        minimum = demands.minimum_identities
+        member = self._member(admitted)
+        # where a minimum is of totals, the round's gate applies it (compute/federation.py)
+        minimum = 1 if member and member.entry.identities > 1 else demands.minimum_identities
         scratch = node.config.scratch_folder
-        context = Context(admitted.sid, plan, node.entropy, _silent, minimum, demands.complementary, scratch)
+        context = Context(
+            admitted.sid, plan, node.entropy, _silent, minimum, demands.complementary, scratch, member
+        )
         role = protocol_named(plan.protocol).sender(context, local, _gate(minimum))
         try:
             item = role.send(None)
@@ -269,6 +292,25 @@ class Answering:
             return cast(Summary, end.value)
         finally:
             role.close()
+
+    def _member(self, admitted: _Admitted) -> Member | None:
+        """Our place in a federated round: keys of it are signed and checked with evidence keys."""
+        parts = admitted.terms.opening.federation
+        if not parts:
+            return None
+        entry = admitted.terms.entry(admitted.sid)
+        names = tuple(part.participant for part in parts)
+        return Member(entry, names, self._node.key.sign, self._verified)
+
+    def _verified(self, participant: str, message: bytes, signed: bytes) -> None:
+        """Raise `PeerViolation` unless all of the participant's evidence keys signed the message."""
+        try:
+            for key, part in self._node.key_of(participant).split(signed):
+                key.verify(message, part)
+        except (SignatureInvalid, KeyInvalid):
+            raise PeerViolation(
+                "peer.round-key", f"a key of this round is not signed by {participant}"
+            ) from None
 
     def _release(self, admitted: _Admitted, sealer: Sealer, summary: Summary) -> Role[None]:
         node, terms = self._node, admitted.terms

@@ -18,12 +18,14 @@ import pyarrow as pa
 from compute import engine
 from compute.errors import BayspaceError, PeerViolation, PolicyRefusal
 from compute.facts import Prepared
+from compute.federation import Seat
 from compute.finish import finish
 from compute.inputs import Cells, Context, LocalInput, Progress
 from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
 from connector.firewall import reasons_from_json
+from connector.meeting import Place
 from connector.node import Node
 from connector.opening import Acceptance, RefusalNotice, SignedRecord
 from connector.records import Statement, agreed, check_clock, countersigned, reopen, signature
@@ -46,7 +48,10 @@ class Answer:
 
 
 class Asking:
-    """Asks one query whose terms are fixed; `local` is our side of the join, None in a single domain."""
+    """Asks one query whose terms are fixed; `local` is our side of the join, None in a single domain.
+
+    `place`: where it meets the other exchanges of a federated round.
+    """
 
     def __init__(
         self,
@@ -56,8 +61,10 @@ class Asking:
         local: LocalInput | None,
         headers: Headers,
         progress: Progress,
+        place: Place | None = None,
     ) -> None:
         self._node, self._terms, self._prepared = node, terms, prepared
+        self._place, self._seat = place, cast(Seat | None, None)
         self._local, self._headers, self._progress = local, headers, progress
         self._sequence = 0
         self._previous: str | None = None
@@ -94,6 +101,9 @@ class Asking:
         self._terms = self._terms.accepted(acceptance)
         sid = self._terms.session_id(acceptance.nonce)
         intent = self._checked(acceptance.intent, self._terms.intent(sid))
+        if self._place is not None:
+            # nobody is charged before everybody has accepted
+            self._seat = self._place.seat(self._terms.entry(sid))
         self._headers.bind(Transcript(sid, Party.RECEIVER))
         yield Frame("confirm", signature(intent, self._node.key))
         self._keep(intent, acceptance.intent.signature, self._terms.openings())
@@ -129,7 +139,13 @@ class Asking:
         plan, node = self._prepared.plan, self._node
         minimum = self._terms.agreement.policy.analysis.minimum_identities or 1
         context = Context(
-            sid, plan, node.entropy, self._progress, minimum, scratch=node.config.scratch_folder
+            sid,
+            plan,
+            node.entropy,
+            self._progress,
+            minimum,
+            scratch=node.config.scratch_folder,
+            federated=self._seat,
         )
         # The role alone holds our rows: they go when it ends, before the answer is made.
         own, self._local = self._local, None
@@ -145,7 +161,8 @@ class Asking:
                     item = role.send(None)
                     continue
                 if isinstance(item, Gather):
-                    raise AssertionError("one exchange alone gathers nothing")
+                    item = role.send(self._gathered(item))
+                    continue
                 if item.kind == "release" and release is None:
                     release, opened = yield from self._exchange_receipt(sid, intent, opener)
                 item = role.send(_next(opened) if item.kind == "release" else (yield item))
@@ -155,6 +172,11 @@ class Asking:
             return cast(Cells, end.value), release
         finally:
             role.close()
+
+    def _gathered(self, item: Gather) -> Frame:
+        if self._place is None:
+            raise AssertionError("one exchange alone gathers nothing")
+        return Frame(item.kind, self._place.gather(item.kind, item.body))
 
     def _exchange_receipt(
         self, sid: bytes, intent: Sealed, opener: Opener
@@ -204,7 +226,7 @@ class Asking:
         # we signed for these counts before we could count
         if self._stated != {**self._stated, **terms.counts(cells.released)}:
             raise PeerViolation("peer.figures", "the owner released another number of cells than it stated")
-        table = finish(self._prepared.plan, cells)
+        table = self._table(cells)
         salt, body = node.entropy(32), arrow_bytes(table)
         committed = commit("result", salt, body)
         sealed = terms.result(release.digest, committed, milliseconds(node.now())).seal(node.entropy)
@@ -213,6 +235,12 @@ class Asking:
         node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [opening])
         told = terms.plan is not None and terms.plan.says_suppressed
         return Answer(body, cells.table.num_rows, cells.suppressed if told else None)
+
+    def _table(self, cells: Cells) -> pa.Table:
+        plan = self._prepared.plan
+        if self._place is None:
+            return finish(plan, cells)
+        return self._place.answer(lambda: finish(plan, cells))
 
     # --- evidence -------------------------------------------------------------------------------------
 
@@ -231,6 +259,7 @@ class Asking:
         node, terms = self._node, self._terms
         if not node.evidence.is_open(terms.opening.exchange):
             return
+        code = code if self._place is None else self._place.blamed(code)
         sealed = terms.failure(code, terms.asker, self._sequence, self._previous).seal(node.entropy)
         envelope = countersigned(sealed, node.key, None, None)
         node.evidence.keep(terms.opening.exchange, sealed, envelope, "failed")

@@ -17,6 +17,8 @@ from compute.errors import PolicyRefusal, QueryError
 from compute.facts import Prepared
 from compute.inputs import LocalInput, Progress
 from compute.planner import prepare
+from compute.pooling import Part
+from compute.protocols.base import Role
 from connector.asking import Answer, Asking
 from connector.contract import Agreement
 from connector.node import Node, Offered
@@ -44,6 +46,7 @@ class Inquiry:
     own: Offered | None  # our own dataset that the query joins
     prepared: Prepared
     decisions: Mapping[str, Decision]  # by participant.dataset
+    parts: tuple[Part, ...] = ()  # of the federation that the agreement's dataset is asked about as one of
 
     @property
     def decision(self) -> Decision:
@@ -52,15 +55,13 @@ class Inquiry:
 
     def mask(self, dataset: str, column: str) -> str | None:
         """What stands in for a column's values; the asker's own data is not masked for itself."""
-        return self.agreement.policy.masking.get(column) if dataset == self.agreement.full_name else None
+        own = self.own is not None and dataset == self.own.dataset.full_name
+        return None if own else self.agreement.policy.masking.get(column)
 
 
 def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
     """Resolve, plan and judge a question. Raises `QueryError` and, without an agreement, `PolicyRefusal`."""
-    try:
-        checked_purpose(purpose)
-    except FormatError as error:
-        raise QueryError("query.purpose", str(error)) from None
+    check_purpose(purpose)
     sources = sqltext.parse(sql).sources
     others = [s for s in sources if s.participant != node.id]
     if len(others) != 1:
@@ -81,6 +82,14 @@ def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
     demands = {agreement.full_name: obligations(agreement.policy)}
     prepared = prepare(sql, node.id, catalogue, demands=demands)
     return Inquiry(sql, purpose, agreement, own, prepared, _decisions(node, prepared, purpose, policies))
+
+
+def check_purpose(purpose: str) -> None:
+    """Raise `QueryError` for a purpose that evidence could not state."""
+    try:
+        checked_purpose(purpose)
+    except FormatError as error:
+        raise QueryError("query.purpose", str(error)) from None
 
 
 def _decisions(
@@ -111,7 +120,22 @@ def ask(
     trace: str,
 ) -> tuple[str, Answer, dict[str, int]]:
     """Ask the owner. Returns the exchange's id, the answer, and the bytes and frames of both directions."""
-    opening = _opening(node, inquiry, trace)
+    terms = opened(node, inquiry, opening_of(node, inquiry, trace))
+    exchange = terms.opening.exchange
+    if not inquiry.decision.permitted:
+        record_refusal(node, terms, inquiry.decision)
+        raise PolicyRefusal(inquiry.decision)
+    try:
+        answer, figures = _exchanged(node, inquiry, terms, progress, interrupt, on_call, trace)
+    except BaseException:
+        # where it broke off before the first frame: nothing was said, so there is nothing to record
+        node.store.close_exchange(exchange, "failed")
+        raise
+    return exchange, answer, figures
+
+
+def opened(node: Node, inquiry: Inquiry, opening: Opening) -> Terms:
+    """Open an exchange: whatever comes of it becomes evidence."""
     terms = _terms(node, inquiry, opening)
     node.store.open_exchange(
         opening.exchange,
@@ -122,16 +146,7 @@ def ask(
         terms.trace_id,
         opening.exchange_key,
     )
-    if not inquiry.decision.permitted:
-        _record_refusal(node, terms, inquiry.decision)
-        raise PolicyRefusal(inquiry.decision)
-    try:
-        answer, figures = _exchanged(node, inquiry, terms, progress, interrupt, on_call, trace)
-    except BaseException:
-        # where it broke off before the first frame: nothing was said, so there is nothing to record
-        node.store.close_exchange(opening.exchange, "failed")
-        raise
-    return opening.exchange, answer, figures
+    return terms
 
 
 def _exchanged(
@@ -150,6 +165,19 @@ def _exchanged(
     headers = Headers()
     role = Asking(node, terms, inquiry.prepared, local, headers, progress).run()
     del local  # the role's, and gone before the answer is made
+    return called(node, inquiry, exchange, role, headers, on_call, trace), headers.figures()
+
+
+def called(
+    node: Node,
+    inquiry: Inquiry,
+    exchange: str,
+    role: Role[Answer],
+    headers: Headers,
+    on_call: Callable[[Any], object],
+    trace: str,
+) -> Answer:
+    """Talk to the owner."""
     stub = query_pb2_grpc.JointQueryStub(node.peers.channel(inquiry.agreement.provider))
     timeout = node.config.limits.frame_timeout_seconds
     protocol = inquiry.prepared.plan.protocol
@@ -157,7 +185,7 @@ def _exchanged(
         answer = call(role, headers, stub.Run, inquiry.agreement.provider, timeout, on_call)
         for name, count in headers.figures().items():
             span.set(name, count)
-    return answer, headers.figures()
+    return answer
 
 
 def _local(node: Node, inquiry: Inquiry, interrupt: threading.Event) -> LocalInput | None:
@@ -171,7 +199,8 @@ def _local(node: Node, inquiry: Inquiry, interrupt: threading.Event) -> LocalInp
     return local
 
 
-def _opening(node: Node, inquiry: Inquiry, trace: str) -> Opening:
+def opening_of(node: Node, inquiry: Inquiry, trace: str) -> Opening:
+    """What the owner is told first, with fresh salts and nonce."""
     return Opening(
         exchange=node.entropy(16).hex(),
         exchange_key=node.entropy(32),
@@ -187,6 +216,7 @@ def _opening(node: Node, inquiry: Inquiry, trace: str) -> Opening:
         build=node.build,
         clock=milliseconds(node.now()),
         trace=trace,
+        federation=inquiry.parts,
     )
 
 
@@ -208,7 +238,8 @@ def _terms(node: Node, inquiry: Inquiry, opening: Opening) -> Terms:
     )
 
 
-def _record_refusal(node: Node, terms: Terms, decision: Decision) -> None:
+def record_refusal(node: Node, terms: Terms, decision: Decision) -> None:
+    """Keep our own statement that a policy refused this question."""
     sealed = terms.refusal(decision.because[0].code, terms.asker).seal(node.entropy)
     node.evidence.keep(
         terms.opening.exchange,
@@ -222,11 +253,15 @@ def _record_refusal(node: Node, terms: Terms, decision: Decision) -> None:
 # --- explain ------------------------------------------------------------------------------------------
 
 
+_EACH: Mapping[Language, str] = {"en": "each participant", "zh": "每个参与方"}
+
+
 def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, Any]:
     """What `explain` shows, as JSON values: plan, verdict per column, who learns what, cost, budgets."""
     plan, prepared = inquiry.prepared.plan, inquiry.prepared
     cost = prepared.protocol.cost(plan)
-    names = {Party.RECEIVER: node.id, Party.SENDER: inquiry.agreement.provider}
+    owner = _EACH[language] if inquiry.parts else inquiry.agreement.provider
+    names = {Party.RECEIVER: node.id, Party.SENDER: owner}
     return {
         "verdict": "permit" if inquiry.decision.permitted else "refuse",
         "reasons": [asdict(reason) for reason in inquiry.decision.because],

@@ -383,7 +383,7 @@ class Node:
         Under an agreement it is the content that the agreement commits to, counted as its policy says.
         """
         plan = prepared.plan
-        side = plan.sender if plan.sender.dataset == dataset else plan.receiver
+        side = plan.sender if plan.federation or plan.sender.dataset == dataset else plan.receiver
         if side is None:
             raise AssertionError("a plan without a side for its dataset")
         committed = agreement.dataset.commitment if agreement is not None else None

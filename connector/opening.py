@@ -12,14 +12,17 @@ from typing import Any
 
 from compute.dataset import DatasetInfo
 from compute.errors import PeerViolation
+from compute.federation import MOST_PARTICIPANTS
+from compute.pooling import Part
 from witness import canonical
 from witness.encoding import EncodingError, b64, unb64
 from witness.record import Sealed
-from witness.schema import HEX16, HEX32, TEXT, Fields, FormatError
+from witness.schema import HEX16, HEX32, TEXT, Fields, FormatError, matching
 
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 MOST_SQL = 100_000
 MOST_PURPOSE = 256
+_DATASET = re.compile(r"[a-z][a-z0-9-]{1,62}\.[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Opening:
     build: str
     clock: int  # ms since 1970
     trace: str  # W3C traceparent
+    federation: tuple[Part, ...] = ()  # whose datasets are summed, by participant; empty: one alone is asked
 
     def to_bytes(self) -> bytes:
         """The body of the "open" frame."""
@@ -51,6 +55,7 @@ class Opening:
                 "dataset": None if self.dataset is None else self.dataset.as_json(),
                 "exchange": self.exchange,
                 "exchange_key": b64(self.exchange_key),
+                "federation": [[part.dataset, part.rows_bound] for part in self.federation],
                 "members": self.members,
                 "nonce": b64(self.nonce),
                 "plan_digest": b64(self.plan_digest),
@@ -82,6 +87,7 @@ class Opening:
                 build=f.text("build", HEX32),
                 clock=f.integer("clock"),
                 trace=f.text("trace", TRACEPARENT),
+                federation=_parts(f),
             )
 
 
@@ -229,6 +235,24 @@ def checked_purpose(text: str) -> str:
 def _purpose(f: Fields) -> str:
     # One that no record could state would leave the refusal of the query without evidence.
     return checked_purpose(_long(f, "purpose", MOST_PURPOSE))
+
+
+def _parts(f: Fields) -> tuple[Part, ...]:
+    """None, or two and more datasets of different participants, in their order."""
+    parts = tuple(_part(item) for item in f.items("federation"))
+    names = [part.participant for part in parts]
+    if names != sorted(set(names)) or len(parts) > MOST_PARTICIPANTS or len(parts) == 1:
+        raise FormatError("federation is no list of different participants' datasets")
+    return parts
+
+
+def _part(item: Any) -> Part:
+    if not isinstance(item, list) or len(item) != 2:
+        raise FormatError("a part of a federation is a dataset and its rows")
+    name, rows = item
+    if not isinstance(rows, int) or isinstance(rows, bool) or not 0 <= rows < 1 << 48:
+        raise FormatError("a part's rows are no number that a dataset has")
+    return Part(matching(name, _DATASET, "federation"), rows)
 
 
 def _bytes32(f: Fields, name: str) -> bytes:

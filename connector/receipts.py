@@ -42,6 +42,29 @@ def receipt(store: Store, exchange: str, show: Collection[str] = (), *, redacted
     show: names of commitments to open ("query", "plan", "result"); redacted: leave out the sensitive claims.
     Raises `ConfigError` for an unknown exchange, `Unavailable` when a record is not witnessed yet.
     """
+    return receipt_of([exchange], store, show, redacted=redacted)
+
+
+def receipt_of(
+    exchanges: Collection[str], store: Store, show: Collection[str] = (), *, redacted: bool = False
+) -> bytes:
+    """The bundle of several exchanges: of a round over a federation, one with each participant.
+
+    Raises as `receipt`.
+    """
+    items, lists = [], set[str]()
+    for exchange in exchanges:
+        found, named = _items(store, exchange, show, redacted=redacted)
+        items += found
+        lists |= named
+    members = [dsse.parse(envelope) for digest, envelope in store.member_lists() if digest in lists]
+    return bundle.build(items, members)
+
+
+def _items(
+    store: Store, exchange: str, show: Collection[str], *, redacted: bool
+) -> tuple[list[Item], set[str]]:
+    """One exchange's records, and the member lists they stand on."""
     kept = store.evidence(exchange)
     if not kept:
         raise ConfigError("evidence.unknown", "there is no evidence of an exchange with this id")
@@ -59,8 +82,7 @@ def receipt(store: Store, exchange: str, show: Collection[str] = (), *, redacted
         disclosures = () if redacted else tuple(private["disclosures"])
         items.append(Item(envelope, proofs[record.sequence].decode(), disclosures, tuple(openings)))
         lists.add(Record.parse(envelope.payload).members)
-    members = [dsse.parse(envelope) for digest, envelope in store.member_lists() if digest in lists]
-    return bundle.build(items, members)
+    return items, lists
 
 
 def extended(data: bytes, fetch: Fetch | None, receipts: Receipts | None) -> bytes:

@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from compute.errors import PeerViolation
+from compute.federation import Roster
 from compute.protocols._aggregate import WEIGHT_FIGURES
 from compute.protocols._release import RELEASE_BYTES
 from compute.protocols.base import Frame
@@ -33,20 +34,21 @@ class _Envelope:
     def __init__(self, sid: bytes) -> None:
         self._sid = sid
         self._sealed = hashlib.sha256(b"bayspace sealed release v1\0")
-        self._masks: str | None = None
+        self._named: dict[str, str] = {}  # digests of what the receiver sent, by their names in the record
         self.largest_weight: int | None = None  # the receiver's word, where the plan has weights
 
     def observe(self, frame: Frame | None) -> None:
-        """Note the receiver's commitment to its mask totals, and what it attests of its weights."""
+        """Note the commitment to its mask totals, what it attests of its weights, a round's roster."""
         if frame is not None and frame.kind == "selection-commitment":
-            self._masks = frame.body.hex()
+            self._named["masks"] = frame.body.hex()
+        if frame is not None and frame.kind == "roster":
+            self._named["roster"] = Roster.parse(frame.body).digest.hex()
         if frame is not None and frame.kind == WEIGHT_FIGURES:
             self.largest_weight = int.from_bytes(frame.body, "big")
 
     def digests(self, transcript: bytes) -> dict[str, str]:
         """The unsalted digests the release record states."""
-        named = {"sealed": self._sealed.hexdigest(), "transcript": transcript.hex()}
-        return named if self._masks is None else {**named, "masks": self._masks}
+        return {"sealed": self._sealed.hexdigest(), "transcript": transcript.hex(), **self._named}
 
 
 class Sealer(_Envelope):

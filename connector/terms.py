@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from compute.federation import Entry
 from compute.inputs import WeightFigures
 from compute.plan import Plan
 from compute.session import session_id
@@ -95,7 +96,8 @@ class Terms:
 
     def figures(self, released: int, suppressed: int, weights: WeightFigures | None = None) -> dict[str, int]:
         """The counts in the release record. Of a list, the power of two that its keys fit into."""
-        hidden = self.plan is not None and not self.plan.says_suppressed
+        # of a federation's cells each participant knows its own, which are nobody else's to know
+        hidden = self.plan is not None and (not self.plan.says_suppressed or bool(self.plan.federation))
         told = {} if hidden else {"cells-suppressed": suppressed}
         if self.plan is not None and self.plan.receiver is not None and self.plan.receiver.weights:
             found = weights or WeightFigures(0, 0)
@@ -107,6 +109,21 @@ class Terms:
         if self.plan is not None and self.plan.kind == "list":
             return {"keys-listed-at-most": 1 << (released - 1).bit_length() if released else 0}
         return {"cells-released": released}
+
+    def entry(self, sid: bytes) -> Entry:
+        """The owner's entry in the roster of a round. INVARIANT: its policy names the federation."""
+        analysis = self.agreement.policy.analysis
+        if analysis.federation is None:
+            raise AssertionError("no federation is agreed")
+        total = analysis.federation.scope == "total"
+        return Entry(
+            participant=self.owner.id,
+            agreement=self.opening.agreement,
+            commitment=self.agreement.dataset.commitment,
+            session=sid.hex(),
+            identities=(analysis.minimum_identities or 1) if total else 1,
+            participants=analysis.federation.minimum_participants,
+        )
 
     # --- the records ----------------------------------------------------------------------------------
 

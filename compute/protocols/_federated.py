@@ -36,16 +36,18 @@ def member(context: Context) -> Member:
     return context.federated
 
 
-def own_part(plan: Plan, own: LocalInput | pa.Table, gate: Gate) -> tuple[Contribution, int]:
-    """The contribution, and the cells that its own gate left out."""
+def own_part(plan: Plan, own: LocalInput | pa.Table, gate: Gate) -> Contribution:
+    """What this participant contributes after its own gate."""
     assert isinstance(own, pa.Table)
     return pooling.contribution(plan, own, gate)
 
 
-def summary(own: Contribution, released: list[bool], left_out: int) -> Summary:
-    """What a participant may record: how many of its cells went into the answer, and how many did not."""
-    let = [shown for count, shown in zip(own.identities, released, strict=True) if count]
-    return Summary(sum(let), left_out + len(let) - sum(let))
+def summary(released: list[bool]) -> Summary:
+    """What a participant records: the answer's cells, as the asker counts them.
+
+    How many of them it has rows in, and how many its own gate left out, is nobody else's to know.
+    """
+    return Summary(sum(released), 0)
 
 
 def answered(context: Context, totals: Totals) -> Cells:

@@ -156,11 +156,11 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
 def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
     """A participant's side, as a protocol's role."""
     plan = context.plan
-    part, left_out = federated.own_part(plan, own, gate)
+    part = federated.own_part(plan, own, gate)
     parameters = pooling.threshold_parameters(plan.sender, plan.maximum_cells)
     member, shape = federated.member(context), pooling.shape(plan)
     released = yield from participant(member, shape, parameters, part, context.entropy)
-    return federated.summary(part, released, left_out)
+    return federated.summary(released)
 
 
 def _cost(plan: Plan) -> Cost:

@@ -1,0 +1,309 @@
+"""A question over a federation: one inquiry for each participant, asked side by side, answered together.
+
+`FROM federation.<name>` stands for the datasets of all agreements in force whose policies name that
+federation. Every participant gets an exchange of its own: its own opening, intent, charge and records. Our
+own data takes no part: an asker that wants its rows in the sum adds them itself. Refuses a federation whose
+policies or descriptions would make different plans, and one of whose participants refuses.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from compute import pooling
+from compute import sql as sqltext
+from compute.errors import PolicyRefusal, QueryError
+from compute.facts import Prepared
+from compute.federation import MOST_PARTICIPANTS
+from compute.inputs import Progress
+from compute.planner import prepare
+from compute.pooling import FEDERATION, Part
+from compute.protocols import PROTOCOLS
+from connector import inquiry as single
+from connector.asking import Answer, Asking
+from connector.contract import Agreement
+from connector.inquiry import Inquiry
+from connector.meeting import Meeting, Place, named
+from connector.node import Node
+from connector.terms import Terms
+from connector.transport import Headers
+from policy_enforcer.explain import Language
+from policy_enforcer.facts import Decision, Reason
+from policy_enforcer.obligations import obligations
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A question to every participant of a federation, in the order of their ids; all have one plan."""
+
+    inquiries: tuple[Inquiry, ...]
+
+    @property
+    def prepared(self) -> Prepared:
+        """The plan that all share."""
+        return self.inquiries[0].prepared
+
+    @property
+    def decision(self) -> Decision:
+        """The meet of all policies; a reason that not all give names its participant."""
+        given: dict[Reason, list[Inquiry]] = {}
+        for inquiry in self.inquiries:
+            for reason in inquiry.decision.because:
+                given.setdefault(reason, []).append(inquiry)
+        found: list[Reason] = []
+        for reason, by in given.items():
+            alone = () if len(by) == len(self.inquiries) else by
+            found += [r for i in alone for r in named(i.agreement.provider, Decision((reason,))).because]
+            found += () if alone else [reason]
+        return Decision(tuple(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a question gave: its exchanges, the answer, and bytes and frames of both directions."""
+
+    exchanges: tuple[str, ...]
+    answer: Answer
+    figures: dict[str, int]
+
+
+def inquire(node: Node, sql: str, purpose: str) -> Inquiry | Round:
+    """Resolve, plan and judge a question. Raises as `connector.inquiry.inquire`."""
+    sources = sqltext.parse(sql).sources
+    if all(source.participant.casefold() != FEDERATION for source in sources):
+        return single.inquire(node, sql, purpose)
+    single.check_purpose(purpose)
+    if len(sources) > 1:
+        raise QueryError(
+            "query.federation", f"a question over {FEDERATION}.<name> names nothing else in FROM"
+        )
+    return _round(node, sources[0].dataset.casefold(), sql, purpose)
+
+
+def _round(node: Node, name: str, sql: str, purpose: str) -> Round:
+    agreements = _agreements(node, name)
+    parts = tuple(Part(a.full_name, a.dataset.rows_bound) for a in agreements)
+    inquiries = [_inquiry(node, name, sql, purpose, agreement, parts) for agreement in agreements]
+    plan = inquiries[0].prepared.plan
+    for inquiry in inquiries:
+        if inquiry.prepared.plan.digest != plan.digest:
+            raise QueryError(
+                "federation.differs",
+                f"{inquiry.agreement.full_name} and {agreements[0].full_name} have different plans for this "
+                "question: their owners must agree on columns, keys, bounds, domains, masks and identity",
+            )
+    return Round(tuple(inquiries))
+
+
+def _agreements(node: Node, name: str) -> list[Agreement]:
+    """The newest agreement in force with each participant of the federation, in the order of their ids."""
+    found: dict[str, Agreement] = {}
+    for record in node.store.agreements(role="consumer", state="active"):
+        agreement = Agreement.parse(record.document)
+        federation = agreement.policy.analysis.federation
+        if federation is None or federation.name != name:
+            continue
+        earlier = found.get(agreement.provider, agreement)
+        if earlier.full_name != agreement.full_name:
+            raise QueryError(
+                "query.federation",
+                f"{agreement.provider} takes part in {FEDERATION}.{name} with two datasets: "
+                f"end the agreement about {earlier.full_name} or {agreement.full_name}",
+            )
+        found[agreement.provider] = agreement
+    if not 2 <= len(found) <= MOST_PARTICIPANTS:
+        raise QueryError(
+            "query.federation",
+            f"there are agreements in force with {len(found)} participants of {FEDERATION}.{name}: "
+            f"it takes 2 to {MOST_PARTICIPANTS}",
+        )
+    return [found[participant] for participant in sorted(found)]
+
+
+def _inquiry(
+    node: Node, name: str, sql: str, purpose: str, agreement: Agreement, parts: tuple[Part, ...]
+) -> Inquiry:
+    """The question as this participant plans and judges it."""
+    prepared = _prepared(node, name, sql, agreement, parts)
+    places = {node.jurisdiction_of(part.participant) for part in parts} | {node.jurisdiction_of(node.id)}
+    (request,) = prepared.requests(
+        recipients=frozenset({node.id}),
+        purpose=purpose or None,
+        at=node.now(),
+        witnesses=len(node.evidence.witnesses),
+        processing=frozenset(places),
+        receiving=frozenset({node.jurisdiction_of(node.id)}),
+        part=agreement.full_name,
+    ).values()
+    decisions = {prepared.plan.sender.dataset: node.decide(agreement.policy, request, agreement)}
+    return Inquiry(sql, purpose, agreement, None, prepared, decisions, parts)
+
+
+def _prepared(
+    node: Node,
+    name: str,
+    sql: str,
+    agreement: Agreement,
+    parts: Sequence[Part],
+    protocols: Sequence[Any] = PROTOCOLS,
+) -> Prepared:
+    info = pooling.pooled(name, agreement.dataset, parts)
+    demands = {info.full_name: obligations(agreement.policy)}
+    return prepare(sql, node.id, {info.full_name: info}, protocols, demands, parts)
+
+
+# --- asking -------------------------------------------------------------------------------------------
+
+
+def ask(
+    node: Node,
+    asked: Inquiry | Round,
+    progress: Progress,
+    interrupt: threading.Event,
+    on_call: Callable[[Any], object],
+    trace: str,
+) -> Asked:
+    """Ask the owner, or all of them. Raises `PolicyRefusal`, `Unavailable` and others of `compute.errors`."""
+    if isinstance(asked, Inquiry):
+        exchange, answer, figures = single.ask(node, asked, progress, interrupt, on_call, trace)
+        return Asked((exchange,), answer, figures)
+    _refused(node, asked, trace)
+    return _Asking(node, asked, progress, on_call, trace).run()
+
+
+def _refused(node: Node, round_: Round, trace: str) -> None:
+    """Record and raise what a policy refuses, before anything leaves."""
+    for inquiry in round_.inquiries:
+        if not inquiry.decision.permitted:
+            terms = single.opened(node, inquiry, single.opening_of(node, inquiry, trace))
+            single.record_refusal(node, terms, inquiry.decision)
+    if not round_.decision.permitted:
+        raise PolicyRefusal(round_.decision)
+
+
+class _Asking:
+    """One round in progress: an exchange a thread, all of them in one meeting."""
+
+    def __init__(
+        self, node: Node, round_: Round, progress: Progress, on_call: Callable[[Any], object], trace: str
+    ) -> None:
+        self._node, self._round, self._progress, self._trace = node, round_, progress, trace
+        names = [inquiry.agreement.provider for inquiry in round_.inquiries]
+        self._meeting = Meeting(names, node.config.limits.frame_timeout_seconds)
+        on_call(self._meeting)
+
+    def run(self) -> Asked:
+        """Ask all; raises what the first failure was."""
+        count = len(self._round.inquiries)
+        with ThreadPoolExecutor(count, thread_name_prefix="round") as threads:
+            found = list(threads.map(self._exchange, range(count)))
+        self._meeting.raise_failure()
+        done = [one for one in found if one is not None]
+        figures = {name: sum(one.figures[name] for one in done) for name in done[0].figures}
+        return Asked(tuple(e for one in done for e in one.exchanges), done[0].answer, figures)
+
+    def _exchange(self, place: int) -> Asked | None:
+        """One participant's exchange; None where the round failed, which the meeting tells."""
+        node, inquiry = self._node, self._round.inquiries[place]
+        terms = None
+        try:
+            terms = single.opened(node, inquiry, single.opening_of(node, inquiry, self._trace))
+            return self._talk(place, inquiry, terms)
+        except BaseException as error:  # noqa: BLE001  raised again by `run`, in the question's own thread
+            self._meeting.fail(place, error)
+            if terms is not None:
+                node.store.close_exchange(terms.opening.exchange, "failed")
+            return None
+
+    def _talk(self, place: int, inquiry: Inquiry, terms: Terms) -> Asked:
+        node, headers = self._node, Headers()
+        watch = self._progress if place == 0 else _silent
+        role = Asking(node, terms, inquiry.prepared, None, headers, watch, Place(self._meeting, place)).run()
+        exchange = terms.opening.exchange
+        answer = single.called(node, inquiry, exchange, role, headers, self._meeting.called, self._trace)
+        return Asked((exchange,), answer, headers.figures())
+
+
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """One exchange of a round reports for all."""
+
+
+# --- explain ------------------------------------------------------------------------------------------
+
+
+def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[str, Any]:
+    """What `explain` shows, as JSON values; of a round also its participants and what it could be instead."""
+    if isinstance(asked, Inquiry):
+        return single.explanation(node, asked, language)
+    first = asked.inquiries[0]
+    merged = replace(first, decisions={asked.prepared.plan.sender.dataset: asked.decision})
+    demanded = max(obligations(inquiry.agreement.policy).witnesses for inquiry in asked.inquiries)
+    found = single.explanation(node, merged, language)
+    return {
+        **found,
+        "agreement": None,
+        "evidence": {**found["evidence"], "demanded": demanded},
+        "federation": {
+            "participants": [_participant(node, inquiry, language) for inquiry in asked.inquiries],
+            "collusion": _COLLUSION[language],
+            "protocols": _protocols(node, asked),
+        },
+    }
+
+
+_COLLUSION = {
+    "en": (
+        "All participants but two, and the asker, may pool what they see and learn no more than the sum of "
+        "the two others; all but one learn that one's part, as from any sum. A participant that vanishes "
+        "ends the round, which counts as a use at those who had started; asking again without it is a new "
+        "query."
+    ),
+    "zh": (
+        "除两方以外的所有参与方与提问方即使合谋,也只能得知其余两方之和;若仅剩一方未参与合谋,其数值可由总和推出。"
+        "任一参与方中途退出则本轮失败,已开始的参与方计一次使用;不含该方的重新提问是一次新的查询。"
+    ),
+}
+
+
+def _participant(node: Node, inquiry: Inquiry, language: Language) -> dict[str, Any]:
+    federation = inquiry.agreement.policy.analysis.federation
+    budget = single.explanation(node, inquiry, language)["budget"]
+    return {
+        "participant": inquiry.agreement.provider,
+        "dataset": inquiry.agreement.full_name,
+        "agreement": inquiry.agreement.digest,
+        "verdict": "permit" if inquiry.decision.permitted else "refuse",
+        "scope": federation.scope if federation else None,
+        "minimum_identities": inquiry.agreement.policy.analysis.minimum_identities,
+        "minimum_participants": federation.minimum_participants if federation else None,
+        "budget": budget,
+    }
+
+
+def _protocols(node: Node, round_: Round) -> list[dict[str, Any]]:
+    """What each federated protocol would cost, the cheapest first: that one is chosen."""
+    first, chosen = round_.inquiries[0], round_.prepared.plan
+    name = chosen.sender.dataset.split(".", 1)[1]
+    found: list[dict[str, Any]] = []
+    for protocol in PROTOCOLS:
+        if "federated" not in protocol.kinds:
+            continue
+        try:
+            plan = _prepared(node, name, first.sql, first.agreement, first.parts, [protocol]).plan
+        except QueryError as error:
+            found.append({"name": protocol.name, "refused": error.code})
+            continue
+        cost = protocol.cost(plan)
+        found.append(
+            {
+                "name": protocol.name,
+                "chosen": protocol.name == chosen.protocol,
+                "seconds": round(cost.seconds, 2),
+                "bytes": cost.bytes,
+            }
+        )
+    return sorted(found, key=lambda one: float(one.get("seconds", float("inf"))))

@@ -1,0 +1,265 @@
+"""Questions over a federation of real connectors: equal to the pooled rows, or nothing at all with evidence."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from compute import federation
+from compute.errors import PeerViolation, PolicyRefusal, QueryError, Unavailable
+from connector import answering, config, connect, datasets, meeting, space
+from connector.api import Space
+from connector.node import Node
+from connector.receipts import trust_file
+from connector.service import Server
+from connector.storage import Store
+from connector.witnesses import init_witness, load_witness, witness_seat
+from witness.server import serve
+from witness.verify import verify_files
+
+ASKER, WITNESS = "hk-monitor", "witness-a"
+BANKS = {"hk-bank": "HK", "mo-bank": "MO", "sz-bank": "CN-SZ"}
+PURPOSE = "credit-risk"
+REGIONS = ("深圳", "Hong Kong", "澳门")
+DESCRIPTION = """\
+title: {{en: Loans, zh: 贷款}}
+source: {{kind: parquet, path: ../data/loans.parquet}}
+rights: {{holder: {bank}}}
+columns:
+  client: {{type: string}}
+  region: {{type: string}}
+  year: {{type: int64, bounds: [2000, 2100]}}
+  amount: {{type: "decimal(12,2)", bounds: [0, {most}]}}
+  overdue: {{type: int64, bounds: [-1000, 1000]}}
+offers: {{loans: loans.yaml}}
+"""
+POLICY = """\
+policy: loans-v1
+dataset: {bank}.loans
+assignee: [hk-monitor]
+purpose: [credit-risk]
+uses: {{count: {uses}}}
+analysis:
+  kinds: [aggregate]
+  dimensions: [region, year]
+  domains: {{region: [深圳, Hong Kong, 澳门], year: [2024, 2025]}}
+  filters: {{amount: range, overdue: range}}
+  measures: {{"*": [count], amount: [sum, avg], overdue: [sum, avg, var, covar, corr, regr]}}
+  identity: client
+  minimum_identities: 5
+  federation: {{name: {name}, scope: {scope}, minimum_participants: 2}}
+duties: [{{log: witness, minimum_witnesses: 1}}]
+"""
+BY_REGION = (
+    "SELECT region, count(*) AS n, sum(amount) AS s, avg(overdue) AS o FROM federation.loans GROUP BY region"
+)
+QUESTIONS = {
+    "by region": BY_REGION,
+    "moments": "SELECT var_pop(overdue) AS v, avg(amount) AS a, count(*) AS n FROM federation.loans "
+    "WHERE amount > 100",
+    "two columns": "SELECT year, region, sum(overdue) AS s FROM federation.loans GROUP BY year, region",
+}
+
+
+def loans(bank: str, rows: int = 90) -> pa.Table:
+    """Clients of a bank; Macau has few of them anywhere, and none in 2024."""
+    draw = random.Random(bank)
+    made = []
+    for _ in range(rows):
+        region = draw.choices(REGIONS, (10, 10, 1))[0]
+        year = 2025 if region == "澳门" else draw.choice((2024, 2025))
+        amount, overdue = draw.randrange(0, 10**6) / 100, draw.choice((None, -3, 0, 7, 90))
+        made.append((f"{bank}-{draw.randrange(40)}", region, year, f"{amount:.2f}", overdue))
+    names = ("client", "region", "year", "amount", "overdue")
+    table = pa.table(dict(zip(names, map(list, zip(*made, strict=True)), strict=True)))
+    return table.set_column(3, "amount", table["amount"].cast(pa.decimal128(12, 2)))
+
+
+@dataclass
+class Federation:
+    """Banks, an asker and a witness, in this process, over mutual TLS on loopback."""
+
+    folder: Path
+    tables: dict[str, pa.Table]
+    nodes: dict[str, Node] = field(default_factory=dict)
+    servers: dict[str, Server] = field(default_factory=dict)
+    clients: dict[str, Space] = field(default_factory=dict)
+    witness_stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def asker(self) -> Space:
+        return self.clients[ASKER]
+
+    def pooled(self, sql: str, least: int = 0) -> list[dict[str, Any]]:
+        """The same SQL over all rows; only cells of at least as many clients."""
+        rows = pa.concat_tables(self.tables.values())  # noqa: F841  DuckDB reads it
+        text = sql.replace("SELECT ", "SELECT count(DISTINCT client) AS ids, ", 1)
+        found = duckdb.sql(text.replace("federation.loans", "rows")).to_arrow_table().to_pylist()
+        return [{k: v for k, v in row.items() if k != "ids"} for row in found if row["ids"] >= least]
+
+    def events(self, name: str) -> list[list[str]]:
+        """The events of every query exchange of one participant, oldest first."""
+        store = self.nodes[name].store
+        return [[r.event for r in store.evidence(e.id)] for e in store.exchanges() if e.kind == "query"]
+
+    def uses(self, bank: str) -> int:
+        """How often a bank charged the asker."""
+        store = self.nodes[bank].store
+        (agreement,) = store.agreements(role="provider", state="active")
+        return store.used(agreement.digest, "agreement")
+
+
+@contextmanager
+def running(folder: Path, **changes: dict[str, Any]) -> Iterator[Federation]:
+    """A federation with agreements in force. `changes`: per bank, what its policy or description says else."""
+    made = build(folder, changes)
+    try:
+        start(made)
+        yield made
+    finally:
+        for name in list(made.servers):
+            made.clients[name].close()
+            made.servers[name].stop(0)
+            made.nodes[name].close()
+        made.witness_stop.set()
+
+
+def build(folder: Path, changes: dict[str, dict[str, Any]]) -> Federation:
+    members = {ASKER: "HK", **BANKS}
+    ports = iter(free_ports(len(members) + 2))
+    space.init(folder / "space", "gba")
+    where = [f"127.0.0.1:{next(ports)}" for _ in range(2)]
+    init_witness(folder / WITNESS, WITNESS, "gba", "CN-SZ", "w.example/log", *where)
+    space.enrol_local(folder / "space", witness_seat(folder / WITNESS))
+    for name, place in members.items():
+        made = config.init(
+            folder / name, name, "gba", place, f"127.0.0.1:{next(ports)}", witnesses=(WITNESS,)
+        )
+        file = made.folder / config.FILE
+        file.write_text(file.read_text().replace("frame_timeout_seconds = 60", "frame_timeout_seconds = 5"))
+        space.enrol_local(folder / "space", made.seat)
+    tables = {bank: loans(bank) for bank in BANKS}
+    for bank in BANKS:
+        publish(folder, bank, tables[bank], changes.get(bank.replace("-", "_"), {}))
+    return Federation(folder, tables)
+
+
+def publish(folder: Path, bank: str, table: pa.Table, changes: dict[str, Any]) -> None:
+    words = {"bank": bank, "uses": 50, "name": "loans", "scope": "total", "most": 10000, **changes}
+    settings = config.load(folder / bank)
+    (settings.folder / "data").mkdir()
+    pq.write_table(table, settings.folder / "data" / "loans.parquet")
+    (settings.datasets_folder / "loans.yaml").write_text(DESCRIPTION.format(**words), encoding="utf-8")
+    (settings.policies_folder / "loans.yaml").write_text(POLICY.format(**words), encoding="utf-8")
+    store = Store.open(settings.state_url)
+    datasets.add(settings, store, "loans")
+    store.close()
+
+
+def start(made: Federation) -> None:
+    ready = threading.Event()
+    witness = load_witness(made.folder / WITNESS)
+    args = (witness, made.witness_stop, lambda *_: ready.set())
+    threading.Thread(target=serve, args=args, daemon=True).start()
+    assert ready.wait(20)
+    for name in (ASKER, *BANKS):
+        node = Node(config.load(made.folder / name))
+        server = Server(node)
+        server.start()
+        made.nodes[name], made.servers[name], made.clients[name] = node, server, connect(node.config)
+    for bank in BANKS:
+        asked = made.asker.contract("request", participant=bank, offer="loans")[0]
+        made.clients[bank].contract("approve", agreement=asked["negotiation"])
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    with running(tmp_path_factory.mktemp("federation")) as made:
+        yield made
+
+
+def cells(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    return {
+        tuple((k, f"{v:.9g}" if isinstance(v, float) else str(v)) for k, v in sorted(row.items()))
+        for row in rows
+    }
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_answers_equal_the_pooled_rows(shared: Federation, name: str) -> None:
+    answer = shared.asker.query(QUESTIONS[name], PURPOSE)
+    assert cells(answer.table.to_pylist()) == cells(shared.pooled(QUESTIONS[name], least=5))
+    assert answer.summary["protocol"] in ("masked_sum", "he_sum")
+    assert len(set(answer.summary["exchanges"])) == len(BANKS)
+
+
+def test_one_receipt_holds_every_exchange_of_the_round(shared: Federation) -> None:
+    answer = shared.asker.query(BY_REGION, PURPOSE)
+    verified = verify_files(answer.receipt.bundle, trust_file(shared.nodes[ASKER].config))
+    records = [item.record for item in verified.items]
+    assert [r.event for r in records] == ["query.intent", "query.release", "query.result"] * len(BANKS)
+    assert {p.id for r in records for p in r.parties} == {ASKER, *BANKS}
+    assert len({r.data.digests["roster"] for r in records if r.event == "query.release"}) == 1
+    assert {item.disclosed.correlation for item in verified.items} == {answer.trace_id}
+    figures = [i.disclosed.figures for i in verified.items if i.record.event == "query.release"]
+    assert figures == [{"cells-released": answer.table.num_rows}] * len(BANKS)
+
+
+def test_explain_says_who_learns_what_by_colluding_with_whom(shared: Federation) -> None:
+    before = [shared.uses(bank) for bank in BANKS]
+    found = shared.asker.explain(BY_REGION, PURPOSE)
+    assert found["verdict"] == "permit"
+    assert [p["participant"] for p in found["federation"]["participants"]] == sorted(BANKS)
+    chosen = [p["name"] for p in found["federation"]["protocols"] if p["chosen"]]
+    assert chosen == [found["protocol"]["name"]] == [found["federation"]["protocols"][0]["name"]]
+    assert "sum of the two others" in found["federation"]["collusion"]
+    assert "每个参与方" in json_of(shared.asker.explain(BY_REGION, PURPOSE, "zh")["learns"])
+    assert [shared.uses(bank) for bank in BANKS] == before
+
+
+def json_of(value: Any) -> str:
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("sql", "code"),
+    [
+        ("SELECT count(*) FROM federation.leases", "query.federation"),
+        ("SELECT count(*) FROM federation.loans a JOIN hk-bank.loans b ON a.client = b.client", "query"),
+        ("SELECT client, count(*) FROM federation.loans GROUP BY client", "query.group-undeclared"),
+    ],
+)
+def test_what_cannot_be_asked(shared: Federation, sql: str, code: str) -> None:
+    with pytest.raises(QueryError) as error:
+        shared.asker.query(sql, PURPOSE)
+    assert error.value.code.startswith(code)
+
+
+def test_a_policy_refusal_is_one_of_all_and_charges_nobody(shared: Federation) -> None:
+    before = [shared.uses(bank) for bank in BANKS]
+    with pytest.raises(PolicyRefusal) as refused:
+        shared.asker.query(BY_REGION, "marketing")
+    assert [reason.code for reason in refused.value.decision.because] == ["purpose.not-allowed"]
+    assert shared.events(ASKER)[-len(BANKS) :] == [["query.refusal"]] * len(BANKS)
+    assert [shared.uses(bank) for bank in BANKS] == before
