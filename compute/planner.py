@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import cast
@@ -18,7 +18,8 @@ from typing import cast
 from sqlglot import exp
 
 from compute import listing, masking, pooling
-from compute.dataset import Column, DatasetInfo, checked
+from compute.choice import JOINT_CELLS, choose
+from compute.dataset import Column, DatasetInfo
 from compute.demands import demanded, hiding
 from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound, Constant, Leaf, Scalar, quoted
@@ -41,14 +42,11 @@ from compute.products import (
 )
 from compute.protocols import PROTOCOLS
 from compute.protocols.base import Protocol
-from compute.sql import Item, Source, Statement, parse
+from compute.scope import Scope, described, named_column
+from compute.sql import Item, Statement, parse
 from compute.types import FLOAT64, HUGE, INT64, Type, parse_type
 from policy_enforcer.disclosure import Level
 from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
-
-JOINT_CELLS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8)
-"""Most cells of a joint answer: receiver groups x sender groups. The flooding bound and the receiver's
-memory grow with it, so the largest of these that the protocol can hold is planned."""
 
 OWN_CELLS = 65_536
 """Most cells of a single-domain answer."""
@@ -104,8 +102,8 @@ def _prepared(
 ) -> Prepared:
     """`prepare`, counting how many of the asker's rows share a key, or relying on none doing so."""
     statement = parse(sql)
-    infos = tuple(_seen(_dataset(source, catalogue), demands) for source in statement.sources)
-    scope = _Scope(statement.sources, infos, frozenset(name.name.casefold() for name in statement.using))
+    infos = tuple(_seen(described(source, catalogue), demands) for source in statement.sources)
+    scope = Scope(statement.sources, infos, frozenset(name.name.casefold() for name in statement.using))
     return _Planner(statement, scope, asker, demands, repeats=repeats, parts=parts).prepared(protocols)
 
 
@@ -114,83 +112,13 @@ def _seen(info: DatasetInfo, demands: Mapping[str, Obligations]) -> DatasetInfo:
     return masking.described(info, demands.get(info.full_name, NOTHING_DEMANDED).masking)
 
 
-def _dataset(source: Source, catalogue: Mapping[str, DatasetInfo]) -> DatasetInfo:
-    wanted = f"{source.participant}.{source.dataset}"
-    exact = catalogue.get(wanted)
-    folded = [info for name, info in sorted(catalogue.items()) if name.casefold() == wanted.casefold()]
-    if exact is None and len(folded) != 1:
-        known = ", ".join(sorted(catalogue)[:20]) or "none"
-        raise QueryError(
-            "query.unknown-dataset", f"FROM names a dataset no agreement covers; there are: {known}"
-        )
-    return checked(exact or folded[0])
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """The datasets in FROM, and what a column's name means among them."""
-
-    sources: tuple[Source, ...]
-    infos: tuple[DatasetInfo, ...]
-    using: frozenset[str]  # USING makes one column of two, and the left one stands for it
-    first: int | None = None  # the dataset whose column is meant where both have one of that name
-    optional: int | None = None  # the dataset whose columns are NULL where LEFT JOIN found no row of it
-
-    def column(self, node: exp.Column) -> tuple[DatasetInfo, Column]:
-        """The one column that a name means."""
-        info, column = self._named(node)
-        if self.optional is not None and info is self.infos[self.optional]:
-            column = replace(column, nullable=True)
-        return info, column
-
-    def _named(self, node: exp.Column) -> tuple[DatasetInfo, Column]:
-        places = [i for i in range(len(self.infos)) if self._qualifies(i, node)]
-        if not places:
-            raise QueryError(
-                "query.unknown-column", "a column's prefix names no dataset of FROM; use its alias"
-            )
-        found = [(self.infos[i], c) for i in places if (c := _column(self.infos[i], node.name)) is not None]
-        if not found:
-            raise QueryError("query.unknown-column", f"a column is named that {self._listed(places)}")
-        if len(found) > 1 and self.first is not None:
-            return found[self.first]
-        if len(found) > 1 and node.name.casefold() not in self.using:
-            raise QueryError(
-                "query.ambiguous-column",
-                f"{found[0][1].name} exists in both datasets; put an alias before it",
-            )
-        return found[0]
-
-    def _qualifies(self, place: int, node: exp.Column) -> bool:
-        source = self.sources[place]
-        if node.db:
-            return (node.db.casefold(), node.table.casefold()) == (
-                source.participant.casefold(),
-                source.dataset.casefold(),
-            )
-        return not node.table or node.table.casefold() == source.alias.casefold()
-
-    def _listed(self, places: Iterable[int]) -> str:
-        """The columns there are; what was asked for is not repeated, since it may be a value."""
-        return " and ".join(
-            f"{info.full_name} does not have; it has {', '.join(c.name for c in info.columns[:30])}"
-            for info in (self.infos[i] for i in places)
-        )
-
-
-def _column(info: DatasetInfo, name: str) -> Column | None:
-    exact = info.column(name)
-    folded = [c for c in info.columns if c.name.casefold() == name.casefold()]
-    return exact or (folded[0] if len(folded) == 1 else None)
-
-
 class _Planner:
     """One question on its way to a plan."""
 
     def __init__(
         self,
         statement: Statement,
-        scope: _Scope,
+        scope: Scope,
         asker: str,
         demands: Mapping[str, Obligations],
         *,
@@ -250,7 +178,7 @@ class _Planner:
             draft = pooling.planned(draft, self._sender, self._demands, self._parts)
         else:
             draft = demanded(draft, self._sender, self._demands)
-        chosen, final = _choose(draft, self._scope.infos, protocols)
+        chosen, final = choose(draft, self._scope.infos, protocols)
         final = hiding(final, self._demands)
         self._note_weights()
         uses = {info.full_name: self._notes.uses(info.full_name) for info in self._scope.infos}
@@ -326,7 +254,7 @@ class _Planner:
         self._dimensions = found.dimensions
         wanted = self._join_kind == "semi" and self._right is self._receiver
         draft = listing.planned(self._draft(outputs, None, order), self._statement, wanted)
-        chosen, final = _choose(draft, self._scope.infos, protocols)
+        chosen, final = choose(draft, self._scope.infos, protocols)
         final = hiding(final, self._demands)
         uses = {info.full_name: self._notes.uses(info.full_name) for info in self._scope.infos}
         return Prepared(final, chosen, self._scope.infos, uses, self._notes.literals_on_total)
@@ -357,7 +285,7 @@ class _Planner:
                 "query.no-join-key", "two datasets are joined on at least one pair of keys: ON a.key = b.key"
             )
 
-    def _matching_condition(self, node: exp.Expr, scope: _Scope, part: str) -> None:
+    def _matching_condition(self, node: exp.Expr, scope: Scope, part: str) -> None:
         """A condition of ON or of a subquery: it decides what matches."""
         pair = self._key_pair(node, scope)
         if pair is not None:
@@ -434,7 +362,7 @@ class _Planner:
                 "up in; move the condition there, or write JOIN to group by them or aggregate them",
             )
 
-    def _key_pair(self, node: exp.Expr, scope: _Scope) -> tuple[tuple[DatasetInfo, Column], ...] | None:
+    def _key_pair(self, node: exp.Expr, scope: Scope) -> tuple[tuple[DatasetInfo, Column], ...] | None:
         """The two columns of `a.key = b.key` across the parties, receiver's first."""
         if self._receiver is None or not isinstance(node, exp.EQ):
             return None
@@ -449,7 +377,7 @@ class _Planner:
 
     def _using(self, name: str) -> None:
         assert self._receiver is not None
-        pair = [(info, _column(info, name)) for info in (self._receiver, self._sender)]
+        pair = [(info, named_column(info, name)) for info in (self._receiver, self._sender)]
         if any(column is None for _, column in pair):
             raise QueryError(
                 "query.unknown-column", "USING names a column that is not in both datasets; use ON"
@@ -498,7 +426,7 @@ class _Planner:
     def _aliased(self, node: exp.Expr) -> exp.Expr | None:
         if not isinstance(node, exp.Column) or node.table:
             return None
-        if any(_column(info, node.name) for info in self._scope.infos):
+        if any(named_column(info, node.name) for info in self._scope.infos):
             return None
         return next(
             (i.node for i in self._statement.select if i.name.casefold() == node.name.casefold()), None
@@ -555,10 +483,10 @@ class _Planner:
     def _row_leaf(self, node: exp.Expr) -> Bound | None:
         return self._leaf(self._scope)(node)
 
-    def _leaf(self, scope: _Scope) -> Leaf:
+    def _leaf(self, scope: Scope) -> Leaf:
         return lambda node: self._column_leaf(node, scope)
 
-    def _column_leaf(self, node: exp.Expr, scope: _Scope) -> Bound | None:
+    def _column_leaf(self, node: exp.Expr, scope: Scope) -> Bound | None:
         if not isinstance(node, exp.Column):
             return None
         info, column = scope.column(node)
@@ -1032,79 +960,3 @@ _AGGREGATES: tuple[type[exp.Expr], ...] = (
     *_PAIRS,
 )
 _POLICY_WORDS = {name: name.split("_")[0] for name in (*_FUNCTIONS.values(), *_PAIRS.values())}
-
-
-def _choose(
-    draft: Plan, infos: Sequence[DatasetInfo], protocols: Sequence[Protocol]
-) -> tuple[Protocol, Plan]:
-    """The cheapest protocol that both datasets tolerate and that the sums fit."""
-    joint = draft.receiver is not None
-    kind = "federated" if draft.federation else draft.kind
-    able = [p for p in protocols if p.joint == joint and kind in p.kinds]
-    if draft.noise is not None:
-        able = [p for p in able if "noise" in p.gates]
-    limit = min(info.disclosure for info in infos)
-    tolerated = [p for p in able if not joint or p.level <= limit]
-    if not tolerated:
-        raise _no_protocol(able, infos, limit)
-    if draft.receiver is not None and draft.receiver.partials:
-        tolerated = [p for p in tolerated if p.weighted]
-        if not tolerated:
-            raise _unweighted([p for p in able if p.weighted], infos, draft)
-    candidates, refusals = [], []
-    for protocol in tolerated:
-        try:
-            candidates.append((protocol, _with(draft, protocol)))
-        except QueryError as refusal:
-            refusals.append(refusal)
-    if not candidates:
-        raise refusals[0]
-    return min(candidates, key=lambda pair: (pair[0].cost(pair[1]).seconds, pair[0].name))
-
-
-def _with(draft: Plan, protocol: Protocol) -> Plan:
-    """The draft under this protocol, with as many cells as it can hold."""
-    *larger, last = [n for n in JOINT_CELLS if n <= draft.maximum_cells] or [draft.maximum_cells]
-    for cells in larger if draft.receiver is not None else ():
-        with suppress(QueryError):
-            return _of(replace(draft, maximum_cells=cells), protocol)
-    return _of(draft if draft.receiver is None else replace(draft, maximum_cells=last), protocol)
-
-
-def _of(draft: Plan, protocol: Protocol) -> Plan:
-    return replace(
-        draft,
-        protocol=protocol.name,
-        protocol_version=protocol.version,
-        level=protocol.level,
-        parameters=protocol.parameters(draft.receiver, draft.sender, draft.maximum_cells),
-        reveals=protocol.reveals + (protocol.reveals_weighted if _weighs(draft) else ()),
-    )
-
-
-def _weighs(plan: Plan) -> bool:
-    return plan.receiver is not None and bool(plan.receiver.weights)
-
-
-def _unweighted(able: Sequence[Protocol], infos: Sequence[DatasetInfo], draft: Plan) -> QueryError:
-    needed = min(protocol.level for protocol in able).word if able else "receiver"
-    names = ", ".join(protocol.name for protocol in able) or "psi_aggregate"
-    strict = ", ".join(f"{i.full_name} ({i.disclosure.word})" for i in infos if i.disclosure.word != needed)
-    return QueryError(
-        "query.weighted-not-available",
-        f"an aggregate reads {draft.asker}'s own columns, which needs {names} at disclosure level "
-        f"{needed!r}; too strict: {strict}. Ask for an offer at that level, or aggregate columns of "
-        f"{draft.sender.dataset} and group by your own",
-    )
-
-
-def _no_protocol(able: Sequence[Protocol], infos: Sequence[DatasetInfo], limit: Level) -> QueryError:
-    if not able:
-        return QueryError("protocol.none", "no protocol answers a question of this shape")
-    needed = min(protocol.level for protocol in able)
-    strict = ", ".join(info.full_name for info in infos if info.disclosure < needed)
-    return QueryError(
-        "protocol.level",
-        f"this join needs disclosure level {needed.word!r}; {strict} tolerates at most {limit.word!r}. "
-        "Ask the owner for an offer at that level, or ask a question over one dataset",
-    )

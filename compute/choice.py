@@ -1,0 +1,95 @@
+"""Which protocol answers: the cheapest that both datasets tolerate and that the sums fit.
+
+Refused, with what would work: a disclosure level that an owner does not tolerate, a shape that no protocol
+answers, sums that no parameters hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from compute.dataset import DatasetInfo
+from compute.errors import QueryError
+from compute.plan import Plan
+from compute.protocols.base import Protocol
+from policy_enforcer.disclosure import Level
+
+JOINT_CELLS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8)
+"""Most cells of a joint answer: receiver groups x sender groups. The flooding bound and the receiver's
+memory grow with it, so the largest of these that the protocol can hold is planned."""
+
+
+def choose(draft: Plan, infos: Sequence[DatasetInfo], protocols: Sequence[Protocol]) -> tuple[Protocol, Plan]:
+    """The cheapest protocol that both datasets tolerate and that the sums fit."""
+    joint = draft.receiver is not None
+    kind = "federated" if draft.federation else draft.kind
+    able = [p for p in protocols if p.joint == joint and kind in p.kinds]
+    if draft.noise is not None:
+        able = [p for p in able if "noise" in p.gates]
+    limit = min(info.disclosure for info in infos)
+    tolerated = [p for p in able if not joint or p.level <= limit]
+    if not tolerated:
+        raise _no_protocol(able, infos, limit)
+    if draft.receiver is not None and draft.receiver.partials:
+        tolerated = [p for p in tolerated if p.weighted]
+        if not tolerated:
+            raise _unweighted([p for p in able if p.weighted], infos, draft)
+    candidates, refusals = [], []
+    for protocol in tolerated:
+        try:
+            candidates.append((protocol, _with(draft, protocol)))
+        except QueryError as refusal:
+            refusals.append(refusal)
+    if not candidates:
+        raise refusals[0]
+    return min(candidates, key=lambda pair: (pair[0].cost(pair[1]).seconds, pair[0].name))
+
+
+def _with(draft: Plan, protocol: Protocol) -> Plan:
+    """The draft under this protocol, with as many cells as it can hold."""
+    *larger, last = [n for n in JOINT_CELLS if n <= draft.maximum_cells] or [draft.maximum_cells]
+    for cells in larger if draft.receiver is not None else ():
+        with suppress(QueryError):
+            return _of(replace(draft, maximum_cells=cells), protocol)
+    return _of(draft if draft.receiver is None else replace(draft, maximum_cells=last), protocol)
+
+
+def _of(draft: Plan, protocol: Protocol) -> Plan:
+    return replace(
+        draft,
+        protocol=protocol.name,
+        protocol_version=protocol.version,
+        level=protocol.level,
+        parameters=protocol.parameters(draft.receiver, draft.sender, draft.maximum_cells),
+        reveals=protocol.reveals + (protocol.reveals_weighted if _weighs(draft) else ()),
+    )
+
+
+def _weighs(plan: Plan) -> bool:
+    return plan.receiver is not None and bool(plan.receiver.weights)
+
+
+def _unweighted(able: Sequence[Protocol], infos: Sequence[DatasetInfo], draft: Plan) -> QueryError:
+    needed = min(protocol.level for protocol in able).word if able else "receiver"
+    names = ", ".join(protocol.name for protocol in able) or "psi_aggregate"
+    strict = ", ".join(f"{i.full_name} ({i.disclosure.word})" for i in infos if i.disclosure.word != needed)
+    return QueryError(
+        "query.weighted-not-available",
+        f"an aggregate reads {draft.asker}'s own columns, which needs {names} at disclosure level "
+        f"{needed!r}; too strict: {strict}. Ask for an offer at that level, or aggregate columns of "
+        f"{draft.sender.dataset} and group by your own",
+    )
+
+
+def _no_protocol(able: Sequence[Protocol], infos: Sequence[DatasetInfo], limit: Level) -> QueryError:
+    if not able:
+        return QueryError("protocol.none", "no protocol answers a question of this shape")
+    needed = min(protocol.level for protocol in able)
+    strict = ", ".join(info.full_name for info in infos if info.disclosure < needed)
+    return QueryError(
+        "protocol.level",
+        f"this join needs disclosure level {needed.word!r}; {strict} tolerates at most {limit.word!r}. "
+        "Ask the owner for an offer at that level, or ask a question over one dataset",
+    )
