@@ -144,7 +144,8 @@ class Cosigner:
             raise _Refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{error}\n") from error
         # 4. Remember first, then answer: a cosignature that leaves is never forgotten.
         lines = self._cosign(request.signed.text)
-        trusted = [s for key in self._logs[head.origin] for s in request.signed.by(key)]
+        # One line of a key: what is kept must stay within what a note has room for, and be read again.
+        trusted = [s for key in self._logs[head.origin] for s in request.signed.by(key)[:1]]
         signed = Note(request.signed.text, (*trusted, *lines))
         if not self._database.cosign(head.origin, kept, head.size, str(signed)):
             newer = self._database.cosigned(head.origin)

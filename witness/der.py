@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 INTEGER, OCTETS, NULL, OID, UTC_TIME, GENERALIZED_TIME = 0x02, 0x04, 0x05, 0x06, 0x17, 0x18
 SEQUENCE, SET = 0x30, 0x31
+_LARGEST_ARC = 1 << 128  # of an object identifier; UUIDs have that many bits
 
 
 def context(number: int, *, constructed: bool = True) -> int:
@@ -134,8 +135,11 @@ def _padded(content: bytes) -> bool:
 def _dotted(content: bytes) -> str:
     if not content or content[-1] & 0x80:
         raise DerInvalid("not an object identifier")
-    arcs, value = [], 0
+    arcs, value, fresh = [], 0, True
     for byte in content:
+        if value > _LARGEST_ARC or (fresh and byte == 0x80):
+            raise DerInvalid("an arc that is too large, or not in its shortest form")
+        fresh = not byte & 0x80
         value = value << 7 | byte & 0x7F
         if not byte & 0x80:
             arcs.append(value)

@@ -11,7 +11,7 @@ from witness import checkpoint as checkpoints
 from witness import leaf as leaves
 from witness import tlog_proof
 from witness.checkpoint import Checkpoint, CheckpointInvalid
-from witness.checks import Requirement, VerificationFailed, required_at
+from witness.checks import CLOCK_TOLERANCE, Requirement, VerificationFailed, required_at
 from witness.leaf import Leaf, LeafInvalid
 from witness.merkle import ProofInvalid, verify_inclusion
 from witness.note import Note, NoteInvalid
@@ -39,8 +39,8 @@ def check_inclusion(
         raise VerificationFailed("inclusion", "The log's entry is of another envelope than this one.")
     # 2. An accepted log signed the checkpoint.
     head = _check_log(parsed.checkpoint, policy, required_at(requirements, leaf.received_at))
-    # 3. Enough known witnesses cosigned it.
-    cosigners = _check_quorum(parsed.checkpoint, policy)
+    # 3. Enough known witnesses cosigned it, not before the log says it received the entry.
+    cosigners = _check_quorum(parsed.checkpoint, policy, leaf.received_at)
     # 4. The leaf is in the checkpoint's tree.
     try:
         verify_inclusion(leaf.hash, parsed.index, head.size, parsed.path, head.root)
@@ -64,11 +64,16 @@ def _check_log(signed: Note, policy: Policy, required: Collection[str]) -> Check
         raise VerificationFailed("checkpoint", f"No accepted log signed this: {error}.") from error
 
 
-def _check_quorum(signed: Note, policy: Policy) -> Mapping[str, int]:
+def _check_quorum(signed: Note, policy: Policy, received_at: int) -> Mapping[str, int]:
     try:
         cosigners = policy.cosigners(signed)
     except NoteInvalid as error:
         raise VerificationFailed("quorum", f"A cosignature does not hold: {error}.") from error
     if not policy.satisfied_by(cosigners.keys()):
         raise VerificationFailed("quorum", "Too few of the trusted witnesses cosigned the checkpoint.")
-    return cosigners
+    timely = {n: at for n, at in cosigners.items() if at * 1000 >= received_at - CLOCK_TOLERANCE}
+    if not policy.satisfied_by(timely.keys()):
+        raise VerificationFailed(
+            "time", "By the witnesses' clocks the tree was cosigned before the record was received."
+        )
+    return timely

@@ -329,6 +329,8 @@ class Log:
             return self.public.read(_PUBLISHED).decode()
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError as error:
+            raise LogRefused("the published checkpoint is damaged") from error
 
     def _own(self, text: str) -> Checkpoint:
         try:
@@ -396,16 +398,22 @@ class Log:
             signed = note.parse(self._private.read(_WITNESSED).decode())
         except FileNotFoundError:
             return None
-        except NoteInvalid as error:
+        except (NoteInvalid, UnicodeDecodeError) as error:
             raise LogRefused("the witnessed checkpoint is damaged") from error
         head = self._own(str(signed))
         if head.size > self._size:
             raise LogRefused("witnesses cosigned more than is published: a rollback of database and tiles")
-        if self.root_at(head.size) != head.root:
+        if self._root_again(head.size) != head.root:
             raise LogRefused("witnesses cosigned another tree than the published one: a fork")
         quorum = self._quorum
         still = quorum is not None and quorum.satisfied_by(quorum.cosigners(signed).keys())
         return signed if still else None
+
+    def _root_again(self, size: int) -> bytes:
+        try:
+            return self.root_at(size)
+        except (FileNotFoundError, tiles.TileInvalid) as error:
+            raise LogRefused("tiles of the witnessed tree are missing or damaged") from error
 
     def _time_of(self, index: int) -> int:
         entry = self._database.leaf(index)

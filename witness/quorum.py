@@ -19,11 +19,12 @@ from urllib.parse import urlsplit
 from witness import checkpoint as checkpoints
 from witness import note
 from witness.checkpoint import Checkpoint, CheckpointInvalid
+from witness.checks import CLOCK_TOLERANCE
 from witness.cosignature import cosigned_at
 from witness.cosigner import LARGEST_REQUEST, SIZE_TYPE, Request
 from witness.database import Fork
 from witness.log import Log
-from witness.note import Note, NoteInvalid, NoteSignature, VerifierKey
+from witness.note import MOST_SIGNATURES, Note, NoteInvalid, NoteSignature, VerifierKey
 from witness.policy import Policy, PolicyInvalid, operator_of
 
 _log = logging.getLogger(__name__)
@@ -91,8 +92,8 @@ class HttpWitness:
 class Asked:
     """One witness as the log knows it: its keys, and the size that it cosigned last."""
 
-    def __init__(self, log: Log, keys: Sequence[VerifierKey], call: Call) -> None:
-        self._log, self._keys, self._call = log, keys, call
+    def __init__(self, log: Log, keys: Sequence[VerifierKey], call: Call, clock: Callable[[], int]) -> None:
+        self._log, self._keys, self._call, self._clock = log, keys, call, clock
         self._size = 0
 
     def cosign(self, head: Note) -> list[NoteSignature]:
@@ -123,11 +124,15 @@ class Asked:
         """The lines of the known keys, all of which hold: one false witness must not spoil the others'."""
         try:
             signed = note.parse(f"{head.text}\n{body.decode()}")
-            lines = [line for key in self._keys if cosigned_at(signed, key) for line in signed.by(key)]
+            # One line of a key: a note has room for so many only, and a witness could fill it with its own.
+            times = {key: at for key in self._keys if (at := cosigned_at(signed, key))}
+            lines = [signed.by(key)[0] for key in times]
         except (UnicodeDecodeError, NoteInvalid) as error:
             raise WitnessRefused("its answer holds no signature that verifies") from error
         if not lines:
             raise WitnessRefused("it did not sign with a key that the quorum names")
+        if min(times.values()) * 1000 < self._clock() - CLOCK_TOLERANCE:
+            raise WitnessRefused("its clock is behind by more than verifiers accept")
         return lines
 
     def _inspect(self) -> None:
@@ -174,11 +179,13 @@ class Quorum:
         others = {name: key for name, key in policy.witnesses.items() if operator_of(key.name) != own}
         if not policy.satisfied_by(others.keys() & policy.urls.keys()):
             raise PolicyInvalid("no quorum is possible: its witnesses lack URLs or are the log's operator's")
+        if len(others) + len(log.vkeys) > MOST_SIGNATURES:
+            raise PolicyInvalid("more witnesses than a checkpoint has room for")
         keys: dict[str, list[VerifierKey]] = {}
         for name, key in others.items():
             if name in policy.urls:
                 keys.setdefault(policy.urls[name], []).append(key)
-        self._asked = {url: Asked(log, found, connect(url)) for url, found in keys.items()}
+        self._asked = {url: Asked(log, found, connect(url), clock) for url, found in keys.items()}
         self._busy: dict[str, Future[list[NoteSignature]]] = {}
         self._pool = ThreadPoolExecutor(len(self._asked), thread_name_prefix="cosign")
         self._stop = threading.Event()

@@ -8,6 +8,7 @@ Asking for a token is `query` and `token_of`; fetching it is the caller's.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,6 +51,7 @@ _MALFORMED = (
     x509.UnsupportedGeneralNameType,
 )
 LARGEST_TOKEN = 64 * 1024
+_TIME = re.compile(r"([0-9]{14})(?:\.[0-9]+)?Z")
 
 
 class TimestampInvalid(ValueError):
@@ -194,10 +196,10 @@ def _info(data: bytes) -> tuple[bytes, datetime]:
 
 
 def _time(text: str) -> datetime:
-    whole = text.removesuffix("Z").partition(".")[0]
-    if not text.endswith("Z"):
-        raise TimestampInvalid("the timestamp's time is not UTC")
-    return datetime.strptime(whole, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    match = _TIME.fullmatch(text)
+    if not match:
+        raise TimestampInvalid("the timestamp's time is not UTC to the second")
+    return datetime.strptime(match[1], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
 
 
 def _signer(token: _Token) -> x509.Certificate:

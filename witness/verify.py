@@ -199,7 +199,12 @@ def _check_timestamps(
             unknown += 1
         except timestamp.TimestampInvalid as error:
             raise VerificationFailed("timestamp", f"A timestamp does not hold: {error}.") from error
-    stamped = (found.get(str(item.included.checkpoint), ()) for item in items)
+    stamped = [found.get(str(item.included.checkpoint), []) for item in items]
+    for number, (item, stamps) in enumerate(zip(items, stamped, strict=True)):
+        if any(s.at * 1000 < item.included.leaf.received_at - CLOCK_TOLERANCE for s in stamps):
+            raise VerificationFailed(
+                "time", "The tree was timestamped before the log got the record.", number
+            )
     return tuple(replace(i, timestamps=tuple(t)) for i, t in zip(items, stamped, strict=True)), unknown
 
 

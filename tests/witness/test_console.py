@@ -316,6 +316,13 @@ def test_another_host_name_is_refused(console) -> None:
     assert web.hosts_of("10.0.0.1:7082", ["console.example"]) == ["10.0.0.1", "console.example"]
 
 
+def test_a_path_that_is_no_page_becomes_no_link(console) -> None:
+    for path in ("//evil.example/x", "/\\evil.example/x"):
+        page = ask(console, path)
+        assert page.status == 404
+        assert "evil" not in page.text
+
+
 def test_the_language_switch_is_remembered(console) -> None:
     switched = ask(console, "/?lang=zh")
     assert switched.headers["set-cookie"].startswith("language=zh;")

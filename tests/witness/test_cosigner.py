@@ -201,6 +201,15 @@ def test_what_nobody_known_signed_is_not_kept(witness):
     assert witness.database.forks() == []
 
 
+def test_a_log_that_repeats_its_signature_cannot_blind_the_witness(witness):
+    signed = head(5)
+    wordy = Note(signed.text, signed.signatures[:1] * note.MOST_SIGNATURES)
+    assert witness.code(str(Request(0, (), wordy)).encode()) == 200
+    assert witness.size == 5  # what is kept can be read again
+    assert witness.code(request(5, 5, OTHERS)) == 422
+    assert [fork.proved for fork in witness.database.forks()] == [True]
+
+
 def test_the_newest_checkpoint_is_for_monitors(witness):
     digest = hashlib.sha256(ORIGIN.encode()).hexdigest()
     assert witness.cosigner.checkpoint(digest) is None

@@ -139,10 +139,20 @@ def lying_signature(_method, _path, body):
     return Reply(200, "text/plain", str(note.NoteSignature(line.name, honest.id, line.signature)).encode())
 
 
+def without_a_clock(_method, _path, body):
+    text = body.decode().partition("\n\n")[2].partition("\n\n")[0] + "\n"
+    return Reply(
+        200,
+        "text/plain",
+        str(cosignature.sign(text, keys_of("a").keys[1], "a.example/w", NOW // 1000 - 400)).encode(),
+    )
+
+
 @pytest.mark.parametrize(
     "lie",
     [
         lying_signature,
+        without_a_clock,
         lambda *_: Reply(200, "text/plain", b""),
         lambda *_: Reply(200, "text/plain", b"\xff"),
         lambda *_: Reply(500, "text/html", b"<h1>"),
@@ -346,3 +356,39 @@ def test_shenzhen_and_hong_kong_cosign_each_other(space, authority, tmp_path, ca
     for city in cities:
         assert command.main(["fsck", str(city.folder)]) == 0
     assert capsys.readouterr().out.count("1 entries, 1 contents kept; clean") == 2
+
+
+def test_a_witness_that_fills_the_note_with_its_own_lines_spoils_no_proof(open_log, town):
+    def wordy(_method, _path, body):
+        text = body.decode().partition("\n\n")[2].partition("\n\n")[0] + "\n"
+        times = range(NOW // 1000, NOW // 1000 + note.MOST_SIGNATURES)
+        lines = (cosignature.sign(text, keys_of("a").keys[1], "a.example/w", at) for at in times)
+        return Reply(200, "text/plain", "".join(map(str, lines)).encode())
+
+    town.broken |= {"http://a.example": wordy, "http://c.example": silent}
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    with asking(log, town):
+        log.wait(3, 10)
+    proof = tlog_proof.parse(str(log.prove(2)))  # read back as a verifier would
+    assert set(town.policy.cosigners(proof.checkpoint)) == {"a", "b"}
+    assert open_log(quorum=town.policy).witnessed_size == 3
+
+
+def test_a_damaged_witnessed_checkpoint_or_tile_below_it_refuses_to_run(open_log, town, tmp_path):
+    log = open_log(quorum=town.policy)
+    log.append(some(300))
+    with asking(log, town):
+        log.wait(300, 10)
+    log.append(some(300, 300))
+    open_log.close()
+    (tmp_path / "log" / "public" / "tile" / "0" / "001").rename(tmp_path / "tile")
+    with pytest.raises(LogRefused, match="witnessed tree are missing"):
+        open_log(quorum=town.policy)
+    (tmp_path / "tile").rename(tmp_path / "log" / "public" / "tile" / "0" / "001")
+    (tmp_path / "log" / "witnessed").write_bytes(b"\xff")
+    with pytest.raises(LogRefused, match="witnessed checkpoint is damaged"):
+        open_log(quorum=town.policy)
+    (tmp_path / "log" / "public" / "checkpoint").write_bytes(b"\xff")
+    with pytest.raises(LogRefused, match="published checkpoint is damaged"):
+        open_log(quorum=town.policy)

@@ -47,6 +47,8 @@ def test_paths(tile, path):
         "tile/0/000\n",
         "tile/0/０００",
         "/tile/0/000",
+        "tile/0/" + "x001/" * 7 + "000",
+        "tile/0/" + "x001/" * 2000 + "000",
     ],
 )
 def test_wrong_paths(path):

@@ -94,5 +94,15 @@ def test_integers_and_identifiers_read_back() -> None:
         assert der.Reader(der.integer(value)).integer() == value
     assert der.Reader(bytes.fromhex("06092a864886f70d010702")).oid() == "1.2.840.113549.1.7.2"
     assert len(der.element(der.OCTETS, bytes(300))) == 304
-    with pytest.raises(der.DerInvalid):
-        der.Reader(bytes.fromhex("06022a86")).oid()
+    assert der.Reader(der.element(der.OID, b"\x69\x83" + b"\x80" * 17 + b"\x00")).oid().startswith("2.25.")
+    for content in ("2a86", "802a", "2a8001", "2a" + "ff" * 60_000 + "01"):
+        with pytest.raises(der.DerInvalid):
+            der.Reader(der.element(der.OID, bytes.fromhex(content))).oid()
+
+
+@pytest.mark.parametrize(
+    "text", ["2026112119243Z", "20261121192413.x1Z", "20261121192413+0000", "20261321192413Z"]
+)
+def test_a_time_that_is_not_to_the_second_in_utc_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        timestamp._time(text)

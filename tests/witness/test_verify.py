@@ -22,6 +22,7 @@ from witness import (
     members,
     note,
     record,
+    timestamp,
     tlog_proof,
     trust,
 )
@@ -321,12 +322,12 @@ def test_checkpoint_of_another_log(space, log):
         fails("checkpoint", bundle_of(space, forged), space.trust, 0)
 
 
-def cosign(space, item, key):
+def cosign(space, item, key, late=0):
     from witness.cosignature import message
 
     proof = tlog_proof.parse(item.proof)
     vkey = note.verifier_key("w.example", key.public, note.TYPE_COSIGNATURE_ED25519)
-    seconds = space.now // 1000
+    seconds = space.now // 1000 - late
     signature = key.sign(message(vkey, proof.checkpoint.text, seconds))
     line = note.NoteSignature(vkey.name, vkey.id, seconds.to_bytes(8, "big") + signature)
     head = note.Note(proof.checkpoint.text, (*proof.checkpoint.signatures, line))
@@ -344,6 +345,22 @@ def test_quorum(space, log):
     # A line that names the witness's key but does not hold refuses the checkpoint.
     broken = dataclasses.replace(cosigned, proof=rewritten_last_line(cosigned.proof))
     fails("quorum", bundle_of(space, broken), strict, 0)
+
+
+def test_a_record_is_not_younger_than_who_vouches_for_it(space, log, monkeypatch):
+    """A log cannot date an entry ahead, into the time of another key, past its witnesses' clocks."""
+    item, key = item_of(space, log, space.seal()), PrivateKey.from_seed(b"w" * 32)
+    vkey, early = cosign(space, item, key, late=302)
+    text = f"log {space.vkey}\nwitness W {vkey}\nquorum W"
+    strict = dataclasses.replace(space.trust, policy_text=text)
+    fails("time", bundle_of(space, early), strict, 0)
+    verify(bundle_of(space, cosign(space, item, key, late=290)[1]), strict)
+    # Nor than a timestamp of its tree.
+    head = tlog_proof.parse(item.proof).checkpoint.text
+    stamp = timestamp.Timestamp("CN=TSA", space.now // 1000 - 302)
+    monkeypatch.setattr(timestamp, "imprinted", lambda _token: timestamp.imprint(head))
+    monkeypatch.setattr(timestamp, "verify", lambda *_: stamp)
+    fails("time", bundle.build([item], [space.member_envelope], [b"token"]), space.trust, 0)
 
 
 def rewritten_last_line(proof):

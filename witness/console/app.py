@@ -44,6 +44,7 @@ _log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
 _PAUSE = 1.0  # seconds between two looks for new entries
 _COOKIE = "language"
+_FAILURE = "failure.html"
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -101,7 +102,8 @@ class Console:
             frame=self.pages.frame(),
             w=words(language),
             lang=language,
-            path=request.url.path,
+            # A path that is no page's may begin like another host's address: no link is made of it.
+            path="/" if template == _FAILURE else request.url.path,
             arguments={k: v for k, v in request.query_params.items() if k != "lang"},
         )
         response = Response(text, status, _HEADERS, "text/html")
@@ -177,7 +179,7 @@ def _guarded(console: Console, answer: Callable[[Request], Response]) -> Callabl
 def _failure(console: Console, request: Request, status: int, word: str) -> Response:
     if request.url.path.endswith((".json", ".csv")):
         return Response(json.dumps({"error": word}) + "\n", status, _HEADERS, "application/json")
-    return console.html("failure.html", request, {"word": word, "here": ""}, status)
+    return console.html(_FAILURE, request, {"word": word, "here": ""}, status)
 
 
 def _missing(console: Console) -> Callable[[Request, Exception], Response]:
