@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from compute import federation
-from compute.errors import PeerViolation, PolicyRefusal, QueryError, Unavailable
+from compute.errors import PolicyRefusal, QueryError, Unavailable
+from compute.protocols import masked_sum
+from compute.protocols.base import Frame
 from connector import answering, config, connect, datasets, meeting, space
 from connector.api import Space
 from connector.node import Node
@@ -263,3 +266,152 @@ def test_a_policy_refusal_is_one_of_all_and_charges_nobody(shared: Federation) -
     assert [reason.code for reason in refused.value.decision.because] == ["purpose.not-allowed"]
     assert shared.events(ASKER)[-len(BANKS) :] == [["query.refusal"]] * len(BANKS)
     assert [shared.uses(bank) for bank in BANKS] == before
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, bank: str, kind: str) -> None:
+    """Let a bank's connector go away where it would have sent a frame of this kind."""
+    whole = answering.Answering.run
+
+    def run(self: answering.Answering) -> Any:
+        role = whole(self)
+        item = role.send(None)
+        while True:
+            if self._node.id == bank and isinstance(item, Frame) and item.kind == kind:
+                role.close()
+                raise Unavailable("peer.gone", "the connector was stopped")
+            frame = yield item
+            try:
+                item = role.send(frame)
+            except StopIteration:
+                return
+
+    monkeypatch.setattr(answering.Answering, "run", run)
+
+
+LATER = [pytest.param(kind, marks=pytest.mark.deep) for kind in ("start", "counts", "sealed", "outcome")]
+
+
+@pytest.mark.parametrize("kind", ["accept", "round-key", "key", *LATER])
+def test_a_participant_that_goes_away_releases_nothing_and_leaves_evidence(
+    shared: Federation, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    before = {bank: shared.uses(bank) for bank in BANKS}
+    failing(monkeypatch, "mo-bank", kind)
+    with pytest.raises(Unavailable) as error:
+        shared.asker.query(BY_REGION, PURPOSE)
+    assert error.value.code == "federation.participant-failed"
+    assert "mo-bank" in error.value.sentence
+    mine = shared.events(ASKER)[-len(BANKS) :]
+    assert [events[-1] for events in mine] == ["query.failure"] * len(BANKS)
+    assert not any("query.result" in events for events in mine)
+    for bank in BANKS:  # whatever its part was, its end is on record
+        assert settled(lambda bank=bank: shared.events(bank)[-1][-1] in ("query.failure", "query.release"))
+    assert shared.events("mo-bank")[-1][-1] == ("query.release" if kind == "key" else "query.failure")
+    charged = [shared.uses(bank) - before[bank] for bank in BANKS]
+    assert charged == [0 if kind == "accept" else 1] * len(BANKS)
+    monkeypatch.undo()
+    again = shared.asker.query(BY_REGION, PURPOSE)  # a new query, charged again
+    assert cells(again.table.to_pylist()) == cells(shared.pooled(BY_REGION, least=5))
+    assert [shared.uses(bank) - before[bank] for bank in BANKS] == [n + 1 for n in charged]
+
+
+def settled(true: Callable[[], bool]) -> bool:
+    """Wait for what another thread is about to record."""
+    late = time.monotonic() + 10
+    while not true() and time.monotonic() < late:
+        time.sleep(0.02)
+    return true()
+
+
+def test_rosters_that_differ_fail_the_round(shared: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[bytes] = []
+
+    def send(roster: federation.Roster) -> Any:
+        entries = list(roster.entries)
+        if not shown:  # one participant is shown another's entry with a smaller minimum
+            at = 0 if entries[0].participant == "hk-bank" else 1
+            entries[at] = replace(entries[at], identities=1)
+        shown.append(b"")
+        yield Frame("roster", federation.Roster(tuple(entries)).canonical())
+
+    monkeypatch.setattr(federation, "send_roster", send)
+    with pytest.raises(Unavailable) as error:
+        shared.asker.query(BY_REGION, PURPOSE)
+    assert "peer.ro" in error.value.sentence
+    assert not any("query.release" in events for events in shared.events(ASKER)[-len(BANKS) :])
+
+
+def test_a_key_of_the_round_that_its_participant_did_not_sign_fails_it(
+    shared: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = meeting.Place.gather
+
+    def exchanged(self: meeting.Place, kind: str, body: bytes) -> bytes:
+        if kind == "round-keys":
+            body = body[:8] + bytes([body[8] ^ 1]) + body[9:]
+        return honest(self, kind, body)
+
+    monkeypatch.setattr(meeting.Place, "gather", exchanged)
+    with pytest.raises(Unavailable) as error:
+        shared.asker.query(BY_REGION, PURPOSE)
+    assert "[peer.round-key]" in error.value.sentence
+
+
+def test_the_threshold_protocol_answers_the_same(shared: Federation) -> None:
+    cheap = masked_sum.PROTOCOL.cost
+    object.__setattr__(masked_sum.PROTOCOL, "cost", lambda plan: replace(cheap(plan), seconds=1e9))
+    try:
+        answer = shared.asker.query(BY_REGION, PURPOSE)
+    finally:
+        object.__setattr__(masked_sum.PROTOCOL, "cost", cheap)
+    assert answer.summary["protocol"] == "he_sum"
+    assert cells(answer.table.to_pylist()) == cells(shared.pooled(BY_REGION, least=5))
+
+
+@pytest.mark.deep
+def test_a_local_minimum_holds_for_each_participants_own_cells(tmp_path: Path) -> None:
+    with running(tmp_path, **{bank.replace("-", "_"): {"scope": "local"} for bank in BANKS}) as made:
+        answer = made.asker.query(BY_REGION, PURPOSE).table.to_pylist()
+        parts = f"SELECT split_part(client, '-', 1) AS b, {BY_REGION[7:]}, b"
+        large = made.pooled(parts, least=5)
+        expected = {r: sum(x["n"] for x in large if x["region"] == r) for r in REGIONS}
+        behind = {r: sum(x["region"] == r for x in large) for r in REGIONS}
+        assert {row["region"]: row["n"] for row in answer} == {
+            r: n for r, n in expected.items() if behind[r] >= 2
+        }
+
+
+def test_participants_that_refuse_or_differ(tmp_path: Path) -> None:
+    changes = {"mo_bank": {"uses": 1}}
+    with running(tmp_path, **changes) as made:
+        made.asker.query(BY_REGION, PURPOSE)
+        with pytest.raises(PolicyRefusal) as refused:
+            made.asker.query(BY_REGION, PURPOSE)
+        (reason,) = refused.value.decision.because
+        assert reason.code == "uses.exhausted"
+        assert reason.sentence.startswith("mo-bank: ")
+        assert [made.uses(bank) for bank in BANKS] == [1, 1, 1]
+        mine = dict(zip(sorted(BANKS), made.events(ASKER)[-3:], strict=True))
+        assert sorted(events[-1] for events in mine.values()) == [
+            "query.failure",
+            "query.failure",
+            "query.refusal",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"mo_bank": {"most": 20000}}, "federation.differs"),
+        ({"mo_bank": {"name": "leases"}, "sz_bank": {"name": "leases"}}, "query.federation"),
+    ],
+)
+def test_a_federation_whose_parts_do_not_fit_is_refused(
+    tmp_path: Path, changes: dict[str, dict[str, Any]], code: str
+) -> None:
+    with running(tmp_path, **changes) as made, pytest.raises(QueryError) as error:
+        made.asker.explain(BY_REGION, PURPOSE)
+    assert error.value.code == code
