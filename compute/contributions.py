@@ -12,7 +12,9 @@ that one identity of a cell has in each figure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
+from math import isfinite
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +98,10 @@ def valued(side: Side, demands: Obligations) -> list[str]:
 
     A column that is NULL nearly everywhere shows one identity's value in a cell of many.
     """
-    if demands.identity is None or demands.minimum_identities == 1 or demands.noise is not None:
+    if demands.identity is None or demands.noise is not None:
+        return []
+    # Over a federation another's minimum may be of totals, to which we add: the plan marks its figures.
+    if demands.minimum_identities == 1 and not any(p.counts_values for p in side.partials):
         return []
     return sorted({condition for p in side.partials if (condition := _with_value(p))})
 
@@ -148,9 +153,15 @@ def dominated(figures: pa.Table, share: Fraction) -> NDArray[np.bool_]:
     found = np.zeros(len(figures), np.bool_)
     for i in range(figures.num_columns // 2):
         most, whole = figures[f"most{i}"].to_pylist(), figures[f"whole{i}"].to_pylist()
-        over = [m is not None and Fraction(m) > share * Fraction(w) for m, w in zip(most, whole, strict=True)]
-        found |= np.array(over, np.bool_)
+        found |= np.array([_over(m, w, share) for m, w in zip(most, whole, strict=True)], np.bool_)
     return found
+
+
+def _over(most: Decimal | float | None, whole: Decimal | float, share: Fraction) -> bool:
+    """Whether the largest part exceeds the share; of a float that is no number, nobody can tell: it does."""
+    if most is None:
+        return False
+    return not (isfinite(most) and isfinite(whole)) or Fraction(most) > share * Fraction(whole)
 
 
 # --- declared labels

@@ -97,6 +97,12 @@ class Scalar:
         self._notes.applied(bound.columns, name)
         return bound
 
+    def defaulted(self, operands: Sequence[Operand]) -> None:
+        """Note that one operand stands in where another is NULL."""
+        bounds = [operand for operand in operands if isinstance(operand, Bound)]
+        if any(bound.nullable for bound in bounds):
+            self._notes.defaulted(frozenset[ColumnRef]().union(*(bound.columns for bound in bounds)))
+
     def combine(
         self, sql: str, kind: Type, parts: Sequence[Operand], *, nullable: bool | None = None
     ) -> Bound:
@@ -553,6 +559,7 @@ def _choice(name: str) -> Callable[[Scalar, exp.Expr], Bound]:
         operands = [scalar.operand(item) for item in (node.this, *node.expressions)]
         parts, kind = scalar.align(operands)
         null = all(_null(op) for op in operands)
+        scalar.defaulted(operands)
         return scalar.applied(
             name, scalar.combine(f"{name}({', '.join(parts)})", kind, operands, nullable=null)
         )

@@ -80,6 +80,11 @@ class Notes:
             if column:
                 entry.marks.add("compared_with_column")
 
+    def defaulted(self, columns: Iterable[ColumnRef]) -> None:
+        """A value in place of NULL: inside an aggregate rows count that have none, past any minimum."""
+        if self._aggregated:
+            self.marked(columns, "conditional")
+
     def applied(self, columns: Iterable[ColumnRef], function: str) -> None:
         """A scalar function over these columns."""
         for entry in self.seen(columns):

@@ -70,11 +70,11 @@ class Roster:
         try:
             items = json.loads(body)
             roster = cls(tuple(Entry(**item) for item in items)) if all(map(_shaped, items)) else None
+            if roster is not None and roster.canonical() == body:
+                return roster
         except (ValueError, TypeError, AttributeError, RecursionError):
-            roster = None
-        if roster is None or roster.canonical() != body:
-            raise PeerViolation("peer.roster", "the roster is not of the agreed form")
-        return roster
+            pass  # not JSON, other members, half a surrogate pair
+        raise PeerViolation("peer.roster", "the roster is not of the agreed form")
 
 
 def _shaped(item: dict[str, object]) -> bool:

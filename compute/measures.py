@@ -135,6 +135,8 @@ class Measure:
         a, b = _rescaled((self.number(node.this), self.number(node.expressions[0])))
         merged = self._merged((a, b))
         self._notes.applied(merged.columns, "coalesce")
+        if a.nullable:
+            self._notes.marked(merged.columns, "conditional")  # CASE WHEN a IS NULL THEN b ELSE a END
         sql = f"coalesce({_wide(a, merged.magnitude)}, {_wide(b, merged.magnitude)})"
         return replace(merged, sql=sql, nullable=a.nullable and b.nullable)
 

@@ -53,8 +53,18 @@ def summary(released: list[bool]) -> Summary:
 def answered(context: Context, totals: Totals) -> Cells:
     """The answer's cells: those that the same rule lets out which the participants applied."""
     plan, gate = context.plan, TotalGate.of(seat(context).roster)
+    _within_bounds(plan, totals)
     released = gate.released(pooling.shape(plan), [*totals.identities, *totals.participants])
     hidden = [shown or not any(column) for *column, shown in zip(*totals.measures, released, strict=True)]
     if not all(hidden):
         raise PeerViolation("peer.totals", "a participant filled a cell that its totals do not let out")
     return pooling.cells(plan, totals, released)
+
+
+def _within_bounds(plan: Plan, totals: Totals) -> None:
+    """Refuse what no rows give: the answer's columns could not hold it."""
+    rows = plan.sender.rows_bound
+    figures = zip(plan.sender.partials, totals.measures, strict=True)
+    beyond = any(abs(sum_) > partial.row_bound * rows for partial, column in figures for sum_ in column)
+    if beyond or any(count > rows for count in totals.identities):
+        raise PeerViolation("peer.totals", "the totals are beyond what the catalogues declare")

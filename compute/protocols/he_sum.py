@@ -14,6 +14,7 @@ over the whole roster: each participant adds up the signed ciphertexts itself be
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,7 @@ def coordinator(roster: Roster, shape: Shape, parameters: Parameters, place: int
     c0 = yield from _ciphertexts(parameters, ring, "counts", shape.counted)
     part = yield from receive_blob("counts-share", parameters.ciphertext_bytes(shape.counted))
     shares = yield from f.gather("counts-share", part)
-    opened = threshold.opened(ring, parameters, c0, shares, shape.counted) if place == 0 else ()
+    opened = _opened(ring, parameters, c0, shares, shape.counted) if place == 0 else ()
     totals = (yield from f.gather("totals", f.words(opened)))[0]
     yield from send_blob("totals", totals)
     c0 = yield from _ciphertexts(parameters, ring, "measures", shape.measured)
@@ -71,7 +72,7 @@ def coordinator(roster: Roster, shape: Shape, parameters: Parameters, place: int
     if len(release) != parameters.ciphertext_bytes(shape.measured):
         raise PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
     shares = yield from f.gather("measures-share", release)
-    opened = threshold.opened(ring, parameters, c0, shares, shape.measured) if place == 0 else ()
+    opened = _opened(ring, parameters, c0, shares, shape.measured) if place == 0 else ()
     measured = (yield from f.gather("measured", f.words(opened)))[0]
     return Totals.of(shape, f.integers(totals), f.integers(measured))
 
@@ -139,9 +140,20 @@ def _added(ring: _native.SelectionRing, columns: list[bytes]) -> bytes:
     try:
         return _native.threshold_add(ring, columns)
     except ValueError:
-        raise PeerViolation(
-            "peer.malformed", "a participant's ciphertext is not of the agreed form"
-        ) from None
+        raise _malformed() from None
+
+
+def _opened(
+    ring: _native.SelectionRing, parameters: Parameters, c0: bytes, shares: list[bytes], length: int
+) -> Sequence[int]:
+    try:
+        return threshold.opened(ring, parameters, c0, shares, length)
+    except ValueError:
+        raise _malformed() from None
+
+
+def _malformed() -> PeerViolation:
+    return PeerViolation("peer.malformed", "a participant's ciphertext is not of the agreed form")
 
 
 def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:

@@ -130,6 +130,30 @@ def test_conditional_counts(catalogue, aggregate):
     assert days.conditional
 
 
+@pytest.mark.parametrize(
+    "aggregate",
+    [
+        "sum(coalesce(days, 0))",
+        "avg(amount * coalesce(days, 1))",
+        "max(coalesce(days, 0))",
+        "min(greatest(days, 0))",
+        "count(DISTINCT least(days, 9))",
+        "max(coalesce(days, loose))",
+    ],
+)
+def test_a_value_in_place_of_null_inside_an_aggregate_is_a_predicate(catalogue, aggregate):
+    """Rows without a value would count for the minimum, and one value among NULLs would be shown."""
+    assert single(catalogue, aggregate)["days"].conditional
+
+
+def test_a_value_in_place_of_null_outside_aggregates_is_none(catalogue):
+    found = facts(
+        catalogue,
+        "SELECT coalesce(days, 0) AS d, coalesce(sum(amount), 0) AS s FROM sz-trade.invoices GROUP BY 1",
+    )
+    assert not any(use.conditional for use in found.values())
+
+
 def test_only_the_predicates_own_columns_are_conditional(catalogue):
     found = single(catalogue, "avg(CASE WHEN paid THEN loose END), sum(days)")
     assert found["paid"].conditional

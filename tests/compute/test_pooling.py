@@ -21,13 +21,13 @@ from compute.dataset import Column, DatasetInfo
 from compute.engine import Limits
 from compute.errors import PeerViolation, QueryError
 from compute.facts import Prepared
-from compute.federation import Entry, Member, Roster, Seat
+from compute.federation import Entry, Member, Roster, Seat, Totals
 from compute.finish import finish
 from compute.inputs import Cells, Context
 from compute.local import aggregate
 from compute.planner import prepare
 from compute.pooling import Part
-from compute.protocols import PROTOCOLS, protocol_named
+from compute.protocols import PROTOCOLS, _federated, protocol_named
 from compute.protocols.base import run_round
 from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 
@@ -194,6 +194,30 @@ COUNTED = "SELECT region, count(*) AS n, sum(overdue) AS s FROM federation.loans
 def test_a_local_minimum_leaves_small_parts_out(protocol: str) -> None:
     answer, _ = _answer(_prepared(COUNTED, protocol=protocol), _few(), local=3)
     assert sorted(answer["n"].to_pylist()) == [3, 5, 9]
+
+
+def test_who_has_no_value_does_not_help_anothers_total_minimum() -> None:
+    """One participant demands three identities of a total, the other nothing at all of its own cells."""
+    many, one = _few()[1].slice(3, 9), _few()[2]
+    silent = many.set_column(many.schema.get_field_index("overdue"), "overdue", pa.nulls(9, pa.int64()))
+    sql = "SELECT count(*) AS n, sum(overdue) AS s FROM federation.loans"
+    for tables, rows in (([silent, one], 0), ([many, one], 1)):
+        answer, _ = _answer(_prepared(sql, 2), tables, least=[(1, 1), (3, 1)])
+        assert answer.num_rows == rows
+
+
+@pytest.mark.parametrize(
+    "totals", [Totals((2**100,), (3,), ((1,), (1,), (1,))), Totals((3,), (3,), ((1,), (2**126,), (1,)))]
+)
+def test_totals_that_no_rows_give_are_refused(totals: Totals) -> None:
+    plan = _prepared("SELECT count(*) AS n, sum(overdue) AS s FROM federation.loans").plan
+    entries = [Entry(f"bank-{i}", "aa", "bb", "cc", 1, 1) for i in range(3)]
+    context = Context(
+        bytes(32), plan, os.urandom, lambda *_: None, 1, federated=Seat(Roster(tuple(entries)), 0)
+    )
+    with pytest.raises(PeerViolation) as error:
+        _federated.answered(context, totals)
+    assert error.value.code == "peer.totals"
 
 
 @pytest.mark.parametrize("protocol", ["masked_sum", "he_sum"])

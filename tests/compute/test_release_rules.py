@@ -170,6 +170,12 @@ def test_shares_are_of_absolute_values_and_labels_may_be_missing():
     ]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_nobody_can_tell_a_share_of_what_is_no_number(value):
+    figures = pa.table({"most0": [value, 0.5, None], "whole0": [value, 1.0, None]})
+    assert contributions.dominated(figures, Fraction(7, 10)).tolist() == [True, False, False]
+
+
 # --- complementary suppression
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from compute import federation as f
 from compute.errors import PeerViolation, QueryError
 from compute.federation import Contribution, Entry, Member, Roster, Shape, TotalGate, Totals
-from compute.frames import Frame
+from compute.frames import Frame, Gather
 from compute.protocols import he_sum, masked_sum
 from compute.protocols.base import run_round
 from compute.threshold import Parameters
@@ -221,6 +222,34 @@ def test_different_rosters_give_keys_that_do_not_fit(scheme: str) -> None:
     with pytest.raises(PeerViolation) as error:
         round_.run([Contribution((1,), ((1,),))] * 3, roles)
     assert error.value.code == "peer.signature"
+
+
+@pytest.mark.parametrize("label", ["counts", "measures"])
+def test_a_decryption_share_that_is_no_polynomial_is_refused(label: str) -> None:
+    def deviating(role: Any) -> Iterator[Any]:
+        item = next(role)
+        while True:
+            if isinstance(item, Gather) and item.kind == f"{label}-share":
+                item = Gather(item.kind, b"\xff" * len(item.body))
+            try:
+                item = role.send((yield item))
+            except StopIteration as end:
+                return end.value
+
+    round_ = Round("he_sum", 3, Shape(2, 1))
+    roles = [round_.coordinator(i) for i in range(3)]
+    roles[2] = deviating(roles[2])
+    with pytest.raises(PeerViolation) as error:
+        round_.run([Contribution((2, 3), ((5, 7),)) for _ in range(3)], roles)
+    assert error.value.code == "peer.malformed"
+
+
+def test_a_roster_with_half_a_character_is_refused() -> None:
+    entries = [
+        asdict(replace(e, agreement="\ud800")) for e in Round("masked_sum", 2, Shape(1, 1)).roster.entries
+    ]
+    with pytest.raises(PeerViolation):
+        Roster.parse(json.dumps(entries, sort_keys=True, separators=(",", ":")).encode())
 
 
 @pytest.mark.parametrize(
