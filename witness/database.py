@@ -116,7 +116,7 @@ SCHEMA_VERSION = 2
 _MIGRATIONS: dict[int, tuple[str, ...]] = {2: ()}
 """Statements that lead from the version before; new tables are created where they are missing. Schema 1,
 which did not say its version, had `entries`, `envelopes`, `staging`, `lock` and `members`."""
-MOST_FORKS = 256  # of one origin: enough to prove it, and a log gone mad cannot fill the disk
+MOST_FORKS = 256  # of one origin and kind: enough to prove it, and a log gone mad cannot fill the disk
 
 
 class LockLost(RuntimeError):
@@ -371,7 +371,9 @@ class Database:
     def keep_fork(self, fork: Fork) -> bool:
         """Keeps the proof of a contradiction; False when it is kept already, or when there are plenty."""
         with self._engine.begin() as connection:
-            many = select(func.count()).select_from(_forks).where(_forks.c.origin == fork.origin)
+            # Counted apart: a log must not be able to crowd out a proof with suspicions.
+            same = (_forks.c.origin == fork.origin, _forks.c.proved == int(fork.proved))
+            many = select(func.count()).select_from(_forks).where(*same)
             if connection.execute(many).scalar_one() >= MOST_FORKS:
                 return False
             values = {f.name: getattr(fork, f.name) for f in fields(fork)}

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from witness import checkpoint, cosignature, merkle, note, policy
+from witness import checkpoint, cosignature, database, merkle, note, policy
 from witness.checkpoint import Checkpoint
 from witness.cosigner import Cosigner, Request
 from witness.database import Database
@@ -192,6 +192,15 @@ def test_growth_that_is_not_shown_is_kept_as_a_suspicion(witness):
     assert witness.code(request(5, 8, OTHERS)) == 422
     (fork,) = witness.database.forks()
     assert (fork.origin, fork.proved) == (ORIGIN, False)
+
+
+def test_suspicions_do_not_crowd_out_a_proof(witness, monkeypatch):
+    monkeypatch.setattr(database, "MOST_FORKS", 2)
+    witness.code(request(0, 5))
+    for size in (8, 9, 10):
+        witness.code(request(5, size, OTHERS))
+    witness.code(request(5, 5, OTHERS))
+    assert [fork.proved for fork in witness.database.forks()] == [False, False, True]
 
 
 def test_what_nobody_known_signed_is_not_kept(witness):
