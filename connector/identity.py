@@ -89,6 +89,8 @@ class Authority:
 
 def checked_name(text: str, what: str = "participant id") -> str:
     """`text` when it may name a participant or a space: `[a-z][a-z0-9-]{1,62}`. Raises ConfigError."""
+    if text == "federation":  # compute/pooling.py's word, which stands before a federation's name in FROM
+        raise ConfigError("identity.name", "'federation' stands for several participants in a query")
     if not _NAME.fullmatch(text):
         raise ConfigError(
             "identity.name", f"a {what} is 2 to 63 lower-case letters, digits and hyphens, a letter first"

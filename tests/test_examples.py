@@ -23,6 +23,16 @@ def test_flights_runs_and_every_receipt_is_verified() -> None:
     assert "query.refusal" in ran.stdout
 
 
+@pytest.mark.deep
+def test_federation_runs_over_eight_connectors() -> None:
+    command = [sys.executable, str(FLIGHTS.parent / "federation" / "run.py"), "--rows", "2000"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("equal to the pooled rows") == 3
+    assert ran.stdout.count("verified receipt ") == 3
+    assert "refused: query.group-undeclared" in ran.stdout
+
+
 @pytest.fixture(scope="module")
 def run() -> Iterator[ModuleType]:
     """The example's module, imported as `python examples/flights/run.py` would."""

@@ -78,6 +78,8 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
             str(len(side["measures"])),
         )
     console.print(plan)
+    if "federation" in found:
+        _federation(console, found["federation"])
     uses = found["budget"]["uses"]
     limit = (
         f" of {uses['limit']} per {uses['per']}; {uses['left_after']} left after this"
@@ -96,3 +98,28 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
         )
     witnesses = ", ".join(found["evidence"]["witnesses"]) or "none"
     console.print(f"evidence: {found['evidence']['demanded']} witness(es) demanded, configured: {witnesses}")
+
+
+def _federation(console: Console, found: Mapping[str, Any]) -> None:
+    """Whose rows are summed, what colluding participants would learn, and what was chosen."""
+    from rich.table import Table
+
+    parts = Table(
+        "participant", "dataset", "verdict", "minimum holds", title="federation", title_justify="left"
+    )
+    for part in found["participants"]:
+        scope = "for its own cells" if part["scope"] == "local" else "for totals"
+        least = f"{part['minimum_identities'] or 1} identities {scope}"
+        least += f", {part['minimum_participants']} participants"
+        parts.add_row(part["participant"], part["dataset"], part["verdict"], least)
+    console.print(parts)
+    console.print(found["collusion"], markup=False)
+    for protocol in found["protocols"]:
+        if "refused" in protocol:
+            console.print(f"  {protocol['name']}: not possible ({protocol['refused']})", markup=False)
+            continue
+        chosen = "chosen, as the cheapest" if protocol["chosen"] else "possible"
+        console.print(
+            f"  {protocol['name']}: {chosen}; about {protocol['seconds']} s and {protocol['bytes']:,} bytes",
+            markup=False,
+        )
