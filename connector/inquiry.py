@@ -253,15 +253,11 @@ def record_refusal(node: Node, terms: Terms, decision: Decision) -> None:
 # --- explain ------------------------------------------------------------------------------------------
 
 
-_EACH: Mapping[Language, str] = {"en": "each participant", "zh": "每个参与方"}
-
-
 def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, Any]:
     """What `explain` shows, as JSON values: plan, verdict per column, who learns what, cost, budgets."""
     plan, prepared = inquiry.prepared.plan, inquiry.prepared
     cost = prepared.protocol.cost(plan)
-    owner = _EACH[language] if inquiry.parts else inquiry.agreement.provider
-    names = {Party.RECEIVER: node.id, Party.SENDER: owner}
+    names = {Party.RECEIVER: node.id, Party.SENDER: inquiry.agreement.provider}
     return {
         "verdict": "permit" if inquiry.decision.permitted else "refuse",
         "reasons": [asdict(reason) for reason in inquiry.decision.because],

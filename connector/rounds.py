@@ -31,7 +31,8 @@ from connector.meeting import Meeting, Place, named
 from connector.node import Node
 from connector.terms import Terms
 from connector.transport import Headers
-from policy_enforcer.explain import Language
+from policy_enforcer.disclosure import Party
+from policy_enforcer.explain import Language, sentence
 from policy_enforcer.facts import Decision, Reason
 from policy_enforcer.obligations import obligations
 
@@ -246,6 +247,7 @@ def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[
     return {
         **found,
         "agreement": None,
+        "learns": _learns(node, asked, language),
         "evidence": {**found["evidence"], "demanded": demanded},
         "federation": {
             "participants": [_participant(node, inquiry, language) for inquiry in asked.inquiries],
@@ -267,6 +269,26 @@ _COLLUSION = {
         "任一参与方中途退出则本轮失败,已开始的参与方计一次使用;不含该方的重新提问是一次新的查询。"
     ),
 }
+
+
+_WHO = {"en": ("each participant", "the participants"), "zh": ("每个参与方", "全体参与方")}
+
+
+def _learns(node: Node, asked: Round, language: Language) -> list[dict[str, Any]]:
+    """Each learns alike; what the asker learns is of all of them together."""
+    each, together = _WHO[language]
+    return [
+        {
+            **event.as_json(),
+            "who": node.id if event.to is Party.RECEIVER else each,
+            "sentence": sentence(
+                event,
+                {Party.RECEIVER: node.id, Party.SENDER: together if event.to is Party.RECEIVER else each},
+                language,
+            ),
+        }
+        for event in asked.prepared.plan.reveals
+    ]
 
 
 def _participant(node: Node, inquiry: Inquiry, language: Language) -> dict[str, Any]:
