@@ -6,6 +6,7 @@
     psi_aggregate             10 receiver-side groups, SUM, COUNT and AVG of two measures
     private_join_and_compute  the same at disclosure level `cardinality`
     selection_sum             one group, one measure, in memory, flooding included
+    masked_sum, he_sum        federated sums of --parties (rows: cells), in memory, all parties in turn
     local_aggregate           a single-domain query over Parquet, against DuckDB itself
     catalogue                 unary calls under 64 clients
     overhead                  what policy and evidence add to a joint query
@@ -26,7 +27,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import figures, joint, measure, single
+from benchmarks import federated, figures, joint, measure, single
 from benchmarks.measure import Result
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Result]] = {
@@ -36,6 +37,8 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "psi_aggregate": joint.psi_aggregate,
     "private_join_and_compute": joint.private_join_and_compute,
     "selection_sum": single.selection_sum,
+    "masked_sum": federated.masked_sum,
+    "he_sum": federated.he_sum,
     "local_aggregate": joint.local_aggregate,
     "catalogue": joint.catalogue,
     "overhead": joint.overhead,
@@ -53,6 +56,7 @@ def main() -> int:
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--groups", type=int, default=10)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--parties", type=int, default=16, help="masked_sum, he_sum: participants")
     parser.add_argument("--bound", type=int, default=2**19 - 1, help="selection_sum: largest |value|")
     parser.add_argument("--side", choices=("receiver", "sender"), default="receiver", help="whose groups")
     parser.add_argument("--protocol", help="psi, psi_aggregate, private_join_and_compute: by which protocol")
