@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from compute import contributions, kernel, masking, outer
+from compute import contributions, kernel, masking, members, outer
 from compute.dataset import Column, DatasetInfo
 from compute.engine import Limits, ParquetFiles, Rows, locked, select
 from compute.errors import DataError
@@ -202,6 +202,33 @@ def _undominated(table: pa.Table, share: Fraction) -> pa.Table:
     held = pa.array(contributions.dominated(figures, share))
     place = table.schema.get_field_index("identities")
     return table.set_column(place, "identities", pc.if_else(held, 0, table["identities"]))
+
+
+def membership(
+    side: Side, info: DatasetInfo, demands: Obligations, source: Source, limits: Limits, key: bytes
+) -> members.Membership:
+    """Who stands behind each cell of a single-domain query; of a joint one, who could before the join.
+
+    INVARIANT: no demand bounds contributions, so every row that meets the filters is in its cell.
+    """
+    rows = _opened(source)
+    assert demands.identity is not None
+    assert not contributions.limited(demands)
+    _holding(info, demands)
+    declared = f"({select([_declared(info, column, rows.schema) for column in info.columns], 'source')})"
+    shown = [_shown(column, demands) for column in info.columns]
+    view, row, who = members.marked(declared, info, shown, demands.identity, key)
+    present = [] if side.kept else [f"{quoted(name)} IS NOT NULL" for name in side.keys]
+    where = [*side.filters, *present]
+    columns = _named([*(d.sql for d in side.dimensions), row, who])
+    with locked({"source": rows}, limits) as connection:
+        query = select(columns, view, where, _group_by(len(columns)))
+        found = connection.sql(query).to_arrow_table().combine_chunks()
+    count = len(side.dimensions)
+    numbered = [_numbered(found.column(i).combine_chunks()) for i in range(count)]
+    labels, cell = _groups(side, numbered, found.num_rows)
+    names = [found.column(count + i).to_numpy().astype(np.uint64) for i in range(2)]
+    return members.Membership(labels, cell, names[0], names[1])
 
 
 def aggregate_schema(side: Side) -> pa.Schema:

@@ -10,7 +10,7 @@ that ends, is suspended or runs out meanwhile ends the exchange at its next fram
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -31,6 +31,7 @@ from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
 from connector.contract import Agreement
+from connector.differencing import leaving
 from connector.firewall import reasons_to_json
 from connector.node import Node
 from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
@@ -223,9 +224,10 @@ class Answering:
         with node.telemetry.span("local part", span.traceparent):
             agreement = terms.agreement
             local = node.own_input(prepared, agreement.full_name, agreement, self._interrupt)
+            audit = self._guarded(admitted)
         sealer = Sealer(node.entropy, admitted.sid)
         with node.telemetry.span("protocol", span.traceparent, protocol=prepared.plan.protocol):
-            summary = yield from self._protocol(admitted, local, sealer)
+            summary = yield from self._protocol(admitted, local, sealer, audit)
         yield from self._release(admitted, sealer, summary)
         for name, count in self._headers.figures().items():
             span.set(name, count)
@@ -260,8 +262,23 @@ class Answering:
         demanded = obligations(terms.agreement.policy).witnesses
         yield Frame("start", node.evidence.witnessed(terms.opening.exchange, 0, demanded))
 
+    def _guarded(self, admitted: _Admitted) -> Callable[[pa.Table], None] | None:
+        """The differencing guard's look at what is to leave; of a join it judges our candidates, now."""
+        guard = self._node.guard(admitted.terms)
+        if guard is None:
+            return None
+        members = self._node.membership(admitted.prepared, admitted.terms.agreement, self._interrupt)
+        if admitted.prepared.plan.receiver is None:
+            return lambda cells: guard.admit(members, leaving(members, cells))
+        guard.admit(members, np.full(members.cells(), fill_value=True))
+        return None
+
     def _protocol(
-        self, admitted: _Admitted, local: LocalInput | pa.Table, sealer: Sealer
+        self,
+        admitted: _Admitted,
+        local: LocalInput | pa.Table,
+        sealer: Sealer,
+        audit: Callable[[pa.Table], None] | None,
     ) -> Generator[Frame | Receive, Frame | None, Summary]:
         """Run the protocol's sender; its release frames leave sealed, the mask commitment is noted."""
         self._in_force(admitted)
@@ -272,7 +289,7 @@ class Answering:
         minimum = 1 if member and member.entry.identities > 1 else demands.minimum_identities
         scratch = node.config.scratch_folder
         context = Context(
-            admitted.sid, plan, node.entropy, _silent, minimum, demands.complementary, scratch, member
+            admitted.sid, plan, node.entropy, _silent, minimum, demands.complementary, scratch, audit, member
         )
         role = protocol_named(plan.protocol).sender(context, local, _gate(minimum))
         try:

@@ -28,9 +28,11 @@ from compute.engine import Limits
 from compute.errors import ConfigError, PeerViolation, PolicyRefusal, Unavailable
 from compute.facts import Prepared
 from compute.inputs import LocalInput
+from compute.members import Membership
 from connector import datasets
 from connector.config import ConnectorConfig
 from connector.contract import Agreement
+from connector.differencing import Guard, asker_side_of, layout_of
 from connector.enrolment import Members
 from connector.evidence import Evidence, Witness
 from connector.identity import (
@@ -44,7 +46,7 @@ from connector.peers import RECONNECTING, Peers
 from connector.records import Statement, countersigned
 from connector.storage import AgreementRecord, NegotiationRecord, OfferRecord, Store
 from connector.telemetry import Telemetry
-from connector.terms import milliseconds, moment
+from connector.terms import Terms, milliseconds, moment
 from connector.v1 import catalog_pb2, catalog_pb2_grpc
 from policy_enforcer import odrl
 from policy_enforcer.decide import decide, overspent
@@ -399,6 +401,37 @@ class Node:
             demands = replace(demands, mask_salt=self._mask_salt(published, agreement))
         part = local.row_input if plan.kind == "list" else local.join_input
         return part(side, published.dataset, published.source, limits, demands)
+
+    def membership(self, prepared: Prepared, agreement: Agreement, interrupt: threading.Event) -> Membership:
+        """Who stands behind each cell of our side of a plan."""
+        name, committed = agreement.full_name.split(".", 1)[1], agreement.dataset.commitment
+        published = datasets.open_offer(self.config, self.store, name, committed)
+        demands = replace(obligations(agreement.policy), mask_salt=self._mask_salt(published, agreement))
+        limits = Limits(self.config.limits.threads, self.config.limits.memory_mib << 20, stop=interrupt)
+        first = self.store.dataset(published.record.dataset, 1)  # its salt names rows over all versions
+        if first is None:
+            raise AssertionError("a dataset without its first version")
+        key = hmac.digest(first.master_salt, b"bayspace members v1", "sha256")
+        side = prepared.plan.sender
+        return local.membership(side, published.dataset, demands, published.source, limits, key)
+
+    def guard(self, terms: Terms) -> Guard | None:
+        """The differencing guard of a query, where its policy has one and no noise that does its work."""
+        analysis = terms.agreement.policy.analysis
+        if analysis.differencing is None or analysis.noise is not None:
+            return None
+        if terms.plan is None:
+            raise AssertionError("a query that runs has a plan")
+        return Guard(
+            store=self.store,
+            rule=analysis.differencing,
+            table=self._dataset_ledger(terms.agreement),
+            who_asks=terms.asker.id,
+            exchange=terms.opening.exchange,
+            layout=layout_of(terms.agreement.dataset),
+            asker_side=asker_side_of(terms.plan, terms.opening.dataset),
+            now=self.now(),
+        )
 
     def _mask_salt(self, published: datasets.Published, agreement: Agreement | None) -> bytes:
         """What hash masks are salted with: one salt for each agreement, which nobody else can compute."""

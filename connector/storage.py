@@ -133,6 +133,21 @@ class RunningRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedRecord:
+    """What one query was about, as the differencing guard compares it with later ones."""
+
+    ledger: str
+    exchange: str
+    layout: str  # digest of the columns that rows were named by
+    asker_side: str  # digest of what the asker brought and did to its own data; "": nothing
+    cells: bytes
+    at: str
+
+    def __repr__(self) -> str:
+        return f"ComparedRecord({self.exchange!r})"
+
+
+@dataclass(frozen=True, slots=True)
 class ExchangeRecord:
     """One exchange with a peer: what its evidence records hang on."""
 
@@ -230,6 +245,17 @@ _agreements = _table(
 )
 _uses = _table("uses", _text("agreement"), _text("period"), _int("used"), key=["agreement", "period"])
 _losses = _table("losses", _text("ledger"), _text("period"), _int("spent"), key=["ledger", "period"])
+_guards = _table("guards", _text("ledger"), _int("turn"), key=["ledger"])
+_member_names = _table(
+    "member_names",
+    *(_text("ledger"), _int("first"), _blob("rows"), _blob("identities")),
+    key=["ledger", "first"],
+)
+_compared = _table(
+    "compared",
+    *(_text("ledger"), _text("exchange"), _text("layout"), _text("asker_side"), _blob("cells"), _text("at")),
+    key=["ledger", "exchange"],
+)
 _running = _table("running", _text("query"), _text("agreement"), _text("at"), key=["query"])
 _exchanges = _table(
     "exchanges",
@@ -255,12 +281,24 @@ _outbox = _table(
     refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
 )
 _members = _table("members", _text("digest"), _int("version"), _blob("envelope"), key=["digest"])
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     2: (
         (
             "CREATE TABLE losses (ledger TEXT NOT NULL, period TEXT NOT NULL, spent BIGINT NOT NULL, "
             "PRIMARY KEY (ledger, period))"
+        ),
+    ),
+    3: (  # SQLite keeps bytes in a column of any type
+        "CREATE TABLE guards (ledger TEXT NOT NULL, turn BIGINT NOT NULL, PRIMARY KEY (ledger))",
+        (
+            'CREATE TABLE member_names (ledger TEXT NOT NULL, "first" BIGINT NOT NULL, '
+            '"rows" BYTEA NOT NULL, identities BYTEA NOT NULL, PRIMARY KEY (ledger, "first"))'
+        ),
+        (
+            "CREATE TABLE compared (ledger TEXT NOT NULL, exchange TEXT NOT NULL, layout TEXT NOT NULL, "
+            "asker_side TEXT NOT NULL, cells BYTEA NOT NULL, at TEXT NOT NULL, "
+            "PRIMARY KEY (ledger, exchange))"
         ),
     ),
 }
@@ -269,6 +307,11 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
 _CHARGE = text(
     "INSERT INTO uses (agreement, period, used) SELECT :agreement, :period, 1 WHERE :most > 0 "
     "ON CONFLICT (agreement, period) DO UPDATE SET used = uses.used + 1 WHERE uses.used < :most"
+)
+
+_TURN = text(
+    "INSERT INTO guards (ledger, turn) VALUES (:ledger, 1) "
+    "ON CONFLICT (ledger) DO UPDATE SET turn = guards.turn + 1"
 )
 
 _LOSE = text(
@@ -512,6 +555,39 @@ class Store:
         query = select(_losses.c.spent).where(_losses.c.ledger == ledger, _losses.c.period == period)
         with self._reading() as connection:
             return int(connection.execute(query).scalar() or 0)
+
+    # what queries were about
+
+    def take_turn(self, ledger: str) -> None:
+        """Wait for whoever compares on `ledger`, and hold it until this transaction ends."""
+        if getattr(self._current, "connection", None) is None:
+            raise AssertionError("a turn outside a transaction ends at once")
+        self._run(_TURN, ledger=ledger)
+
+    def member_names(self, ledger: str) -> tuple[bytes, bytes]:
+        """The names of the rows that have a number, in their order, and those of their identities."""
+        query = select(_member_names.c.rows, _member_names.c.identities)
+        query = query.where(_member_names.c.ledger == ledger).order_by(_member_names.c.first)
+        with self._reading() as connection:
+            found = connection.execute(query).all()
+        return b"".join(row[0] for row in found), b"".join(row[1] for row in found)
+
+    def add_member_names(self, ledger: str, first: int, rows: bytes, identities: bytes) -> None:
+        """Number more rows, from `first` on."""
+        with self._writing() as connection:
+            values = {"ledger": ledger, "first": first, "rows": rows, "identities": identities}
+            connection.execute(insert(_member_names).values(**values))
+
+    def add_compared(self, ledger: str, exchange: str, layout: str, asker_side: str, cells: bytes) -> None:
+        """Keep what a query was about."""
+        record = ComparedRecord(ledger, exchange, layout, asker_side, cells, self._now())
+        with self._writing() as connection:
+            self._insert(connection, _compared, record)
+
+    def compared(self, ledger: str) -> list[ComparedRecord]:
+        """What earlier queries were about, oldest first."""
+        query = select(_compared).where(_compared.c.ledger == ledger)
+        return self._all(ComparedRecord, query.order_by(_compared.c.at, _compared.c.exchange))
 
     # running queries
 

@@ -57,6 +57,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "budget.exhausted": "the privacy loss left to the agreement does not suffice for this query",
         "budget.dataset-exhausted": "the privacy loss left to the dataset does not suffice for this query",
         "gate.noise.unavailable": "the protocol cannot add noise for this identity before it releases",
+        "gate.differencing.unavailable": "the protocol has no place to compare the query with earlier ones",
         "gate.dominance.unavailable": "the protocol cannot see what share one identity has of a cell",
         "gate.minimum-participants.unavailable": "the protocol cannot count participants before the release",
         "gate.complementary.unavailable": "over a federation no second cell is held back to hide the first",

@@ -271,6 +271,17 @@ def _dominance(policy: Policy, request: Request, _ledger: LedgerView) -> Iterato
     yield Reason("gate.dominance.unavailable", "analysis.dominance", sentence, allowed=allowed)
 
 
+def _differencing(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    # what earlier answers were about is compared once the rows are known: connector/differencing.py
+    if policy.analysis.differencing is None or policy.analysis.noise is not None:
+        return
+    if "differencing" in request.protocol.gates and _gated(request.protocol.reveals):
+        return
+    sentence = f"{request.protocol.name} has no place to compare this query with earlier ones"
+    allowed = "aggregates over this dataset alone, or joined with the asker's"
+    yield Reason("gate.differencing.unavailable", "analysis.differencing", sentence, allowed=allowed)
+
+
 def _noise(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     analysis = policy.analysis
     if analysis.noise is None:
@@ -441,6 +452,7 @@ _RULES: tuple[Rule, ...] = (
     _peer_keys,
     _minimum_identities,
     _dominance,
+    _differencing,
     _noise,
     _budget,
     _federation,

@@ -38,6 +38,8 @@ def words_apart(policy: Policy) -> Iterator[Contradiction]:
         (analysis.suppressions.complementary, analysis.suppressions.count == "hidden")
     ):
         yield ("analysis", "suppressions"), "this limits nothing", None
+    if analysis.differencing is not None:
+        yield from _comparable(analysis)
     if analysis.noise is not None:
         yield from _bounded(analysis)
         yield from _exact_beside_noise(analysis)
@@ -45,10 +47,31 @@ def words_apart(policy: Policy) -> Iterator[Contradiction]:
 
 
 def _identified(analysis: Analysis) -> Iterator[Contradiction]:
-    for word in ("dominance", "noise", "max_rows_per_identity", "max_cells_per_identity"):
+    for word in ("dominance", "noise", "differencing", "max_rows_per_identity", "max_cells_per_identity"):
         if getattr(analysis, word) is not None and analysis.identity is None:
             hint = "Add `identity: <column>`."
             yield ("analysis", word), "this is about identities: say which column they are", hint
+
+
+def _comparable(analysis: Analysis) -> Iterator[Contradiction]:
+    path = ("analysis", "differencing")
+    assert analysis.differencing is not None
+    if analysis.differencing.minimum_difference < 2:
+        yield (
+            (*path, "minimum_difference"),
+            "any difference is at least one identity: this limits nothing",
+            None,
+        )
+    if "list" in analysis.kinds:
+        yield ("analysis", "kinds"), "a list shows single rows: there is nothing to compute", "Remove `list`."
+    if analysis.noise is not None:
+        return
+    for word in ("max_rows_per_identity", "max_cells_per_identity"):
+        if getattr(analysis, word) is not None:
+            sentence = (
+                "which rows a bound leaves out is another matter in each query, so none can be compared"
+            )
+            yield ("analysis", word), sentence, "Remove it, or add `noise`, which needs it."
 
 
 def _bounded(analysis: Analysis) -> Iterator[Contradiction]:

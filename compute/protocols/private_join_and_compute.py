@@ -200,7 +200,7 @@ PROTOCOL = Protocol(
         Disclosure(Party.SENDER, Fact.GROUP_SIZES),
         Disclosure(Party.SENDER, Fact.PADDED_SIZE),
     ),
-    gates=frozenset({"minimum-identities", "noise"}),
+    gates=frozenset({"minimum-identities", "noise", "differencing"}),
     weighted=False,
     cost=_cost,
     parameters=aggregate.parameters,

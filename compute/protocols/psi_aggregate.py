@@ -142,7 +142,7 @@ PROTOCOL = Protocol(
         Disclosure(Party.SENDER, Fact.GROUP_COUNT),
         Disclosure(Party.SENDER, Fact.PADDED_SIZE),
     ),
-    gates=frozenset({"minimum-identities", "noise"}),
+    gates=frozenset({"minimum-identities", "noise", "differencing"}),
     weighted=True,
     cost=_cost,
     parameters=aggregate.parameters,

@@ -110,7 +110,7 @@ PROTOCOL = Protocol(
         Disclosure(Party.SENDER, Fact.CELL_MATCH_COUNTS),
         Disclosure(Party.SENDER, Fact.PADDED_SIZE),
     ),
-    gates=frozenset({"minimum-identities"}),
+    gates=frozenset({"minimum-identities", "differencing"}),
     weighted=False,
     cost=_cost,
     parameters=_parameters,

@@ -63,6 +63,8 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
     gated = Gated(context.plan, gate, codes=codes_of(labels) if context.complementary else None)
     counts = table["identities"].to_numpy().astype(np.int64).reshape(1, -1)
     leaving = table.filter(pa.array(gated(counts)[0]))
+    if context.audit is not None:
+        context.audit(leaving)
     body = encode_table(_without_counts(leaving), schema(context.plan))
     suppressed = gated.suppressed if context.plan.says_suppressed else 0
     yield from send_release(_HEAD.pack(gated.released, suppressed) + body)
@@ -136,7 +138,7 @@ PROTOCOL = Protocol(
         Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS, gated=True),
         Disclosure(Party.RECEIVER, Fact.SUPPRESSED_CELLS),
     ),
-    gates=frozenset({"minimum-identities", "dominance", "noise"}),
+    gates=frozenset({"minimum-identities", "dominance", "noise", "differencing"}),
     weighted=False,
     cost=_cost,
     parameters=_parameters,

@@ -98,10 +98,15 @@ def test_the_first_schema_gains_the_ledger_of_losses(tmp_path):
     url = f"sqlite:///{tmp_path / 'old.db'}"
     Store.open(url).close()
     with create_engine(url).begin() as connection:
-        connection.execute(text("DROP TABLE losses"))
+        for table in ("losses", "guards", "member_names", "compared"):
+            connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE schema_version SET version = 1"))
     opened = Store.open(url)
     assert opened.lose("a", "p", 1, 1)
+    opened.add_member_names("t", 0, b"\0\1", b"\2\3")
+    opened.add_compared("t", "e", "", "", b"\0")
+    assert opened.member_names("t") == (b"\0\1", b"\2\3")
+    assert [found.cells for found in opened.compared("t")] == [b"\0"]
     opened.close()
 
 

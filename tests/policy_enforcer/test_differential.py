@@ -62,6 +62,7 @@ def permits(p, q, used):
         and asker_fits(p, q)
         and gate_fits(p, q)
         and dominance_fits(p["analysis"], q)
+        and differencing_fits(p["analysis"], q)
         and noise_fits(p["analysis"], q, used)
         and federation_fits(p["analysis"], q)
         and all(column_fits(p["analysis"], q, use) for use in q.columns)
@@ -160,6 +161,12 @@ def dominance_fits(a, q):
     return "dominance" not in a or (
         not q.joint and "dominance" in q.protocol.gates and shown_through_a_gate(q)
     )
+
+
+def differencing_fits(a, q):
+    if "differencing" not in a or "noise" in a:
+        return True
+    return "differencing" in q.protocol.gates and shown_through_a_gate(q)
 
 
 def federation_fits(a, q):
@@ -280,6 +287,7 @@ ANALYSES = st.builds(
     domains=st.sampled_from([None, {"industry": ["a"]}, {"industry": ["a"], "quarter": [1], "note": ["x"]}]),
     noise=st.sampled_from([None, None, GAUSSIAN, {**GAUSSIAN, "dataset_budget": {"rho": "2"}}]),
     dominance=st.sampled_from([None, None, {"share_at_most": "0.5"}]),
+    differencing=st.sampled_from([None, None, {"minimum_difference": 5, "window": "P9D"}]),
     suppressions=st.sampled_from([None, None, {"count": "hidden"}, {"complementary": True}]),
     federation=st.sampled_from(
         [
@@ -304,6 +312,9 @@ def consistent(analysis):
         analysis.pop("minimum_identities", None)
         analysis.pop("noise", None)
         analysis.pop("dominance", None)
+        analysis.pop("differencing", None)
+    if "list" in analysis["kinds"]:
+        analysis.pop("differencing", None)
     if "noise" in analysis:
         analysis.pop("dominance", None)
         if "complementary" in analysis.get("suppressions", {}):
@@ -376,6 +387,7 @@ PROTOCOLS = [
     )
     for gates in (
         {"minimum-identities", "noise", "dominance"},
+        {"minimum-identities", "differencing"},
         {"minimum-identities", "minimum-participants"},
         {"minimum-identities"},
         {"noise"},
@@ -545,6 +557,10 @@ TIGHTEN = {
     "dominance": lambda p: (
         p["analysis"].setdefault("identity", "company")
         and p["analysis"].update(dominance={"share_at_most": "0.6"})
+    ),
+    "differencing": lambda p: (
+        p["analysis"].setdefault("identity", "company")
+        and p["analysis"].update(differencing={"minimum_difference": 2})
     ),
     "suppressions": lambda p: p["analysis"].update(suppressions={"complementary": True}),
     "no federation": lambda p: p["analysis"].pop("federation", None),

@@ -192,7 +192,6 @@ def test_each_mistake_is_found_where_it_is(invoices_text, mistake):
 
 
 NOT_YET = [
-    ("differencing: {minimum_difference: 10, window: P30D}", "analysis.differencing"),
     ("templates: [credit-exposure-by-industry]", "analysis.templates"),
 ]
 
@@ -487,11 +486,48 @@ def test_noise_and_dominance_that_cannot_be_meant(invoices_text, words, path):
     assert {(p.code, p.path) for p in problems} == {("policy.contradiction", path)}
 
 
-@pytest.mark.parametrize("words", [["dominance: {share_at_most: 0.7}"], ["max_rows_per_identity: 5"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dominance: {share_at_most: 0.7}"],
+        ["max_rows_per_identity: 5"],
+        ["differencing: {minimum_difference: 3}"],
+    ],
+)
 def test_what_is_about_identities_names_them(invoices_text, words):
     text = with_words(invoices_text, *words).replace("  identity: company_id\n", "")
     text = text.replace("  minimum_identities: 10\n", "")
     assert [p.path for p in found(text)] == [f"analysis.{words[0].split(':')[0]}"]
+
+
+DIFFERENCING = "differencing: {minimum_difference: 10, window: P30D}"
+
+
+def test_a_differencing_guard_loads(invoices_text):
+    assert load(with_words(invoices_text, DIFFERENCING)).analysis.differencing is not None
+    noise = (NOISE.format("0.05", "1", ""), *BOUNDED.split(", "))
+    assert load(with_words(invoices_text, DIFFERENCING, *noise)).analysis.differencing is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ([DIFFERENCING.replace("10", "1")], "analysis.differencing.minimum_difference"),
+        ([DIFFERENCING, "max_rows_per_identity: 5"], "analysis.max_rows_per_identity"),
+        ([DIFFERENCING, "max_cells_per_identity: 5"], "analysis.max_cells_per_identity"),
+    ],
+)
+def test_a_differencing_guard_that_cannot_be_meant(invoices_text, words, path):
+    problems = found(with_words(invoices_text, *words))
+    assert [(p.code, p.path) for p in problems] == [("policy.contradiction", path)]
+
+
+def test_lists_beside_a_differencing_guard_cannot_be_meant(invoices_text):
+    text = with_words(invoices_text, DIFFERENCING, "payload: [quarter]")
+    text = text.replace("kinds: [aggregate]", "kinds: [aggregate, list]").replace(
+        "disclosure: cardinality", "disclosure: rows"
+    )
+    assert [(p.code, p.path) for p in found(text)] == [("policy.contradiction", "analysis.kinds")]
 
 
 def test_lint_says_what_makes_noise_large_or_useless(invoices_text):
