@@ -241,7 +241,7 @@ _ADVICE: dict[str, tuple[str, str]] = {
 
 def parse(sql: str) -> Statement:
     """Parse one question. `QueryError` when it is anything but a SELECT made of allowed parts."""
-    select = _read(sql)
+    select = tree(sql)
     where, subquery = lifted(list(_conjuncts(_inner(select, "where"))))
     select.set("where", None)
     for node in (select, *where, *((subquery.select, *subquery.outer) if subquery else ())):
@@ -266,8 +266,8 @@ def parse(sql: str) -> Statement:
     )
 
 
-def _read(sql: str) -> exp.Select:
-    """SQL text to one syntax tree; sqlglot's own messages quote the text and never leave here."""
+def tree(sql: str) -> exp.Select:
+    """SQL text to one syntax tree, unchecked; sqlglot's own messages quote the text and never leave here."""
     _check_text(sql)
     try:
         text = _quote_hyphenated(sql, sqlglot.tokenize(sql, read="duckdb"))

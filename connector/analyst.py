@@ -17,6 +17,7 @@ import grpc
 
 from compute import engine
 from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
+from connector import agreements
 from connector.inquiry import Inquiry
 from connector.negotiating import Negotiating
 from connector.node import Node
@@ -91,6 +92,8 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
             found = [actions[command.action]()]
         else:
             raise ConfigError("contract.action", "no such contract command")
+        if command.action == "show":
+            return [agreements.shown(node, record) for record in found]
         return [node.contract_json(record) for record in found]
 
 

@@ -36,6 +36,7 @@ from connector.firewall import reasons_to_json
 from connector.node import Node
 from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
 from connector.records import check_clock, countersigned, signature
+from connector.references import template_of
 from connector.releases import Sealer
 from connector.telemetry import Span
 from connector.terms import Side, Terms, milliseconds
@@ -201,6 +202,7 @@ class Answering:
             witnesses=len(self._node.evidence.witnesses),
             processing=frozenset({terms.owner.jurisdiction, terms.asker.jurisdiction, *others}),
             receiving=frozenset({terms.asker.jurisdiction}),
+            query_template=template_of(terms.agreement, terms.opening.sql, self._asker),
             part=terms.agreement.full_name if others else None,
         )[terms.agreement.full_name]
         return self._node.decide(terms.agreement.policy, request, terms.agreement)

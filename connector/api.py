@@ -10,19 +10,23 @@ Everything is done by the running connector; this is a thin client with that con
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import pyarrow as pa
 
+from compute.errors import ConfigError
 from connector.config import ConnectorConfig, load
 from connector.firewall import error_of
 from connector.identity import channel_credentials, channel_options
 from connector.peers import RECONNECTING
 from connector.v1 import analyst_pb2, analyst_pb2_grpc
+
+if TYPE_CHECKING:
+    from compute.templates import Template
 
 UNARY_SECONDS = 60.0
 Watch = Callable[[str, int, int], None]
@@ -132,6 +136,29 @@ class Space:
         reply = self._unary(self._stub.Contract, analyst_pb2.ContractCommand(action=action, **which))
         contracts: list[dict[str, Any]] = json.loads(reply.contracts)
         return contracts
+
+    def templates(self) -> list[tuple[str, Template]]:
+        """The reviewed queries that agreements in force let this participant ask: (offer, template)."""
+        from compute.templates import parse
+
+        shown = [
+            self.contract("show", agreement=contract["negotiation"])[0]
+            for contract in self.contract("list")
+            if contract["in_force"] and contract["role"] == "consumer"
+        ]
+        return [
+            (f"{one['peer']}.{one['offer']}", parse(one["documents"][reference]))
+            for one in shown
+            for reference in one["templates"]
+        ]
+
+    def filled(self, template: str, values: Mapping[str, str]) -> str:
+        """The query that a template is with these values. `template`: its name, or name@digest."""
+        found = {t.reference: t for _, t in self.templates() if template in (t.name, t.reference)}
+        if len(found) != 1:
+            sentence = "no agreement in force has a template of this name, or several have different ones"
+            raise ConfigError("template.unknown", sentence)
+        return next(iter(found.values())).filled(values, self._id)
 
     def _unary(self, method: Callable[..., Any], message: Any) -> Any:
         try:

@@ -1,15 +1,17 @@
 """Agreements and their negotiation, without I/O: documents, states, and who may send what when.
 
 States and messages are those of the Dataspace Protocol 2025-1 (contract negotiation); the transition table
-below is the only place that allows a move. An agreement is one canonical document: the policy and the
-dataset description are embedded in full, both parties sign the evidence record that carries its digest.
+below is the only place that allows a move. An agreement is one canonical document: the policy, the documents
+it names and the dataset description are embedded in full, both parties sign the evidence record that carries
+its digest.
 Refuses every transition that is not in the table, and every agreement that does not parse to its own bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -85,6 +87,7 @@ class Agreement:
     dataset: DatasetInfo
     policy: Policy
     agreed_at: int  # ms since 1970
+    documents: Mapping[str, str] = field(default_factory=dict)  # reference -> text: what the policy names
 
     @property
     def full_name(self) -> str:
@@ -108,8 +111,10 @@ class Agreement:
 
     def to_bytes(self) -> bytes:
         """RFC 8785 bytes of the agreement."""
+        stated = {"documents": dict(self.documents)} if self.documents else {}
         return rfc8785.dumps(
             {
+                **stated,
                 "agreed_at": self.agreed_at,
                 "consumer": self.consumer,
                 "dataset": self.dataset.as_json(),
@@ -142,6 +147,7 @@ class Agreement:
     @classmethod
     def _take(cls, f: Fields) -> Agreement:
         f.literal("format", FORMAT)
+        documents = f.optional("documents", f.take)
         return cls(
             negotiation=f.text("negotiation", HEX16),
             space=f.text("space", ID),
@@ -151,6 +157,7 @@ class Agreement:
             dataset=DatasetInfo.from_json(f.take("dataset")),
             policy=odrl.from_odrl(_object(f.take("policy"))),
             agreed_at=f.integer("agreed_at"),
+            documents={} if documents is None else _texts(documents),
         )
 
 
@@ -158,6 +165,13 @@ def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError("policy is not an object")
     return value
+
+
+def _texts(value: Any) -> dict[str, str]:
+    found = _object(value)
+    if not found or not all(isinstance(text, str) for text in found.values()):
+        raise FormatError("documents are not texts by reference")
+    return found
 
 
 def _unreadable() -> PeerViolation:

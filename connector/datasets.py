@@ -35,7 +35,7 @@ from compute.keys import Normaliser, canonical_keys, check_key
 from compute.local import Source as Rows
 from compute.masking import masked
 from compute.types import Type, parse_type
-from connector import commitment
+from connector import commitment, references
 from connector.config import ConnectorConfig
 from connector.sources import EXTENSIONS, Source, SourceSpec, open_source
 from connector.storage import DatasetRecord, OfferRecord, Store
@@ -232,6 +232,7 @@ def _policy(config: ConnectorConfig, description: Description, offer: str, file:
         if not parse_type(description.columns[column].type).numeric:
             raise ConfigError("dataset.bounds", f"policies/{file} bounds {column!r}, which is no number")
     _check_shown_rows(description, policy, file)
+    references.read(config.policies_folder, policy)
     return text, policy
 
 
@@ -407,7 +408,9 @@ def _publish(
 ) -> OfferRecord:
     dataset = json.loads(record.entry)
     info = _info(config.participant, offer, dataset.pop("info"), policy)
-    entry = rfc8785.dumps({**dataset, "dataset": info.as_json(), "format": ENTRY_FORMAT})
+    named = references.read(config.policies_folder, policy)
+    stated = {"documents": named} if named else {}
+    entry = rfc8785.dumps({**dataset, **stated, "dataset": info.as_json(), "format": ENTRY_FORMAT})
     before = store.offer(offer)
     if before and before.dataset != record.name and not before.withdrawn:
         raise ConfigError(

@@ -24,6 +24,7 @@ from connector.contract import Agreement
 from connector.node import Node, Offered
 from connector.opening import Opening, checked_purpose
 from connector.records import countersigned
+from connector.references import template_of
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers, call
 from connector.v1 import query_pb2_grpc
@@ -46,6 +47,7 @@ class Inquiry:
     own: Offered | None  # our own dataset that the query joins
     prepared: Prepared
     decisions: Mapping[str, Decision]  # by participant.dataset
+    template: str | None = None  # the agreed template it is an instance of
     parts: tuple[Part, ...] = ()  # of the federation that the agreement's dataset is asked about as one of
 
     @property
@@ -81,7 +83,9 @@ def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
         policies[own.dataset.full_name] = (own.policy, None)
     demands = {agreement.full_name: obligations(agreement.policy)}
     prepared = prepare(sql, node.id, catalogue, demands=demands)
-    return Inquiry(sql, purpose, agreement, own, prepared, _decisions(node, prepared, purpose, policies))
+    template = template_of(agreement, sql, node.id)
+    decisions = _decisions(node, prepared, purpose, policies, template)
+    return Inquiry(sql, purpose, agreement, own, prepared, decisions, template)
 
 
 def check_purpose(purpose: str) -> None:
@@ -97,6 +101,7 @@ def _decisions(
     prepared: Prepared,
     purpose: str,
     policies: Mapping[str, tuple[Policy, Agreement | None]],
+    template: str | None,
 ) -> dict[str, Decision]:
     requests = prepared.requests(
         recipients=frozenset({node.id}),
@@ -105,6 +110,7 @@ def _decisions(
         witnesses=len(node.evidence.witnesses),
         processing=frozenset({node.jurisdiction_of(node.id), node.jurisdiction_of(prepared.plan.owner)}),
         receiving=frozenset({node.jurisdiction_of(node.id)}),
+        query_template=template,
     )
     return {
         name: node.decide(policies[name][0], request, policies[name][1]) for name, request in requests.items()
@@ -269,6 +275,7 @@ def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, A
             "gates": sorted(prepared.protocol.gates),
         },
         "kind": plan.kind,
+        "template": inquiry.template,
         "plan": _sides(inquiry),
         "columns": _columns(inquiry),
         "learns": [

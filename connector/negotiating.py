@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
+from connector import references
 from connector.contract import CONSUMER, PROVIDER, Agreement, Message, State, advance
 from connector.node import Node
 from connector.opening import SignedRecord
@@ -178,6 +179,10 @@ class Negotiating:
         )
         if asked != got or agreement.dataset.full_name != agreement.full_name:
             raise PeerViolation("contract.differs", "the agreement is not the one that was asked for")
+        try:
+            references.checked(agreement.policy, agreement.documents)
+        except ConfigError as error:
+            raise PeerViolation("contract.differs", f"the agreement: {error.sentence}") from None
         sealed, theirs = self._received(message.record, self._agreement(agreement, peer))
         self._advanced(record, Message.AGREEMENT, PROVIDER)
         with node.store.atomic():
@@ -266,6 +271,7 @@ class Negotiating:
             dataset=offered.dataset,
             policy=offered.policy,
             agreed_at=milliseconds(node.now()),
+            documents=offered.documents,
         )
         self._moved(
             record.id,

@@ -11,9 +11,9 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ from compute.errors import ConfigError, PeerViolation, PolicyRefusal, Unavailabl
 from compute.facts import Prepared
 from compute.inputs import LocalInput
 from compute.members import Membership
-from connector import datasets
+from connector import datasets, references
 from connector.config import ConnectorConfig
 from connector.contract import Agreement
 from connector.differencing import Guard, asker_side_of, layout_of
@@ -79,6 +79,7 @@ class Offered:
     policy: Policy
     entry: bytes
     policy_text: str
+    documents: Mapping[str, str] = field(default_factory=dict)  # what the policy names by digest
 
     @cached_property
     def policy_digest(self) -> bytes:
@@ -214,13 +215,15 @@ class Node:
         """An offer's parsed form. A version never changes, so each is parsed once."""
         key = (record.name, record.version)
         if key not in self._parsed:
+            entry = json.loads(record.entry)
             self._parsed[key] = Offered(
                 name=record.name,
                 participant=self.id,
-                dataset=DatasetInfo.from_json(json.loads(record.entry)["dataset"]),
+                dataset=DatasetInfo.from_json(entry["dataset"]),
                 policy=odrl.from_odrl(json.loads(record.policy)),
                 entry=record.entry,
                 policy_text=record.policy_text,
+                documents=entry.get("documents", {}),
             )
         return self._parsed[key]
 
@@ -466,11 +469,14 @@ def _offered(participant: str, offer: catalog_pb2.Offer) -> Offered:
         entry = json.loads(offer.dataset)
         dataset = DatasetInfo.from_json(entry["dataset"])
         _check_shown(entry)
-    except (ValueError, KeyError, TypeError, PolicyError, RecursionError):
+        documents = references.checked(policy, dict(entry.get("documents", {})))
+    except (ValueError, KeyError, TypeError, AttributeError, PolicyError, RecursionError, ConfigError):
         raise PeerViolation("peer.offer", f"{participant} sent an offer that cannot be read") from None
     if dataset.full_name != f"{participant}.{offer.name}" or policy.dataset != dataset.full_name:
         raise PeerViolation("peer.offer", f"{participant} sent an offer of something else")
-    return Offered(offer.name, participant, dataset, policy, bytes(offer.dataset), offer.policy_text)
+    return Offered(
+        offer.name, participant, dataset, policy, bytes(offer.dataset), offer.policy_text, documents
+    )
 
 
 def _check_shown(entry: Any) -> None:

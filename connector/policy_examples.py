@@ -6,24 +6,27 @@ description alone; no data is read. A question that cannot be planned is decided
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from compute.dataset import DatasetInfo
 from compute.errors import ConfigError, QueryError
 from compute.planner import prepare
-from connector import datasets
+from compute.templates import Template, matching
+from connector import datasets, references
 from policy_enforcer.examples import Example, Outcome, case, parse_examples, run_examples
 from policy_enforcer.model import Policy
 from policy_enforcer.obligations import obligations
 
 
 def outcomes(
-    policy: Policy, text: str, source: str, dataset: Path | None, peer: str | None
+    policy: Policy, text: str, source: str, dataset: Path | None, peer: str | None, folder: Path = Path()
 ) -> tuple[Outcome, ...]:
     """Every example of a test file, decided.
 
-    dataset: the description of the policy's dataset; peer: `participant.name=DESCRIPTION` of what is joined.
+    dataset: the description of the policy's dataset; peer: `participant.name=DESCRIPTION` of what is joined;
+    folder: where the documents are that the policy names.
     """
     catalogue = _catalogue(policy, dataset, peer)
     found: list[Outcome] = []
@@ -31,11 +34,14 @@ def outcomes(
         if example.sql is None:
             found += run_examples(policy, [case(policy, example)])
         else:
-            found.append(_planned(policy, example, catalogue))
+            reviewed = references.templates_of(policy, references.read(folder, policy))
+            found.append(_planned(policy, example, catalogue, reviewed))
     return tuple(found)
 
 
-def _planned(policy: Policy, example: Example, catalogue: dict[str, DatasetInfo]) -> Outcome:
+def _planned(
+    policy: Policy, example: Example, catalogue: dict[str, DatasetInfo], reviewed: Sequence[Template]
+) -> Outcome:
     if policy.dataset not in catalogue:
         raise ConfigError(
             "examples.dataset",
@@ -55,6 +61,7 @@ def _planned(policy: Policy, example: Example, catalogue: dict[str, DatasetInfo]
         witnesses=facts.witnesses,
         processing=facts.processing,
         receiving=facts.receiving,
+        query_template=matching(reviewed, example.sql or "", facts.asker),
     )[policy.dataset]
     return run_examples(policy, [(name, replace(request, asker=facts.asker), ledger, expected)])[0]
 

@@ -29,6 +29,7 @@ from connector.contract import Agreement
 from connector.inquiry import Inquiry
 from connector.meeting import Meeting, Place, named
 from connector.node import Node
+from connector.references import template_of
 from connector.terms import Terms
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
@@ -131,6 +132,7 @@ def _inquiry(
     """The question as this participant plans and judges it."""
     prepared = _prepared(node, name, sql, agreement, parts)
     places = {node.jurisdiction_of(part.participant) for part in parts} | {node.jurisdiction_of(node.id)}
+    template = template_of(agreement, sql, node.id)
     (request,) = prepared.requests(
         recipients=frozenset({node.id}),
         purpose=purpose or None,
@@ -138,10 +140,11 @@ def _inquiry(
         witnesses=len(node.evidence.witnesses),
         processing=frozenset(places),
         receiving=frozenset({node.jurisdiction_of(node.id)}),
+        query_template=template,
         part=agreement.full_name,
     ).values()
     decisions = {prepared.plan.sender.dataset: node.decide(agreement.policy, request, agreement)}
-    return Inquiry(sql, purpose, agreement, None, prepared, decisions, parts)
+    return Inquiry(sql, purpose, agreement, None, prepared, decisions, template, parts)
 
 
 def _prepared(

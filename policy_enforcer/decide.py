@@ -17,6 +17,7 @@ from policy_enforcer.model import ANY, Budget, LogDuty, Policy, plain
 from policy_enforcer.moments import end_instant, first_instant, later
 from policy_enforcer.privacy import billionths, rho
 from policy_enforcer.problems import dotted
+from policy_enforcer.references import name_of
 
 Rule = Callable[[Policy, Request, LedgerView], Iterator[Reason]]
 
@@ -378,6 +379,14 @@ def _columns(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[
             yield from rule(policy, use)
 
 
+def _templates(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    reviewed = policy.analysis.templates
+    if reviewed and request.query_template not in reviewed:
+        sentence = "the query is not an instance of a reviewed template"
+        allowed = _words([name_of(template) for template in reviewed])
+        yield Reason("template.not-matched", "analysis.templates", sentence, allowed=allowed)
+
+
 def _answers_something(_policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     # a count of rows that the facts do not mention would pass every other rule
     # the overlap itself is what a list returns, with or without columns of this dataset
@@ -458,6 +467,7 @@ _RULES: tuple[Rule, ...] = (
     _federation,
     _complementary,
     _columns,
+    _templates,
     _answers_something,
     _list_analysis,
     _constant_filters,

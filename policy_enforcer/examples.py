@@ -35,6 +35,7 @@ from policy_enforcer.model import ANY, Closed, ColumnName, Moment, Policy, Text
 from policy_enforcer.moments import first_instant
 from policy_enforcer.obligations import obligations
 from policy_enforcer.problems import PolicyError, Problem
+from policy_enforcer.references import name_of
 from policy_enforcer.yamltree import parse
 
 
@@ -82,6 +83,7 @@ class Example(Closed):
     receiving: Words | None = None
     grades: Mapping[ColumnName, Count] = Field(default={})
     peer_keys: Count | None = None
+    template: str | None = None
     witnesses: Count | None = None
     uses: Count = 0
     running: Count = 0
@@ -161,11 +163,20 @@ def _request(policy: Policy, example: Example, at: datetime) -> Request:
         join_operators=frozenset(example.join_operators),
         identity_columns=(identity,) if identity and countable else (),
         peer_keys=1 if example.peer_keys is None else example.peer_keys,
+        query_template=_template(policy, example),
         witnesses=obligations(policy).witnesses if example.witnesses is None else example.witnesses,
         processing=_places(example.processing, policy.where.processing if policy.where else None),
         receiving=_places(example.receiving, policy.where.recipients if policy.where else None),
         grades={**{use.column: 0 for use in columns}, **example.grades},
     )
+
+
+def _template(policy: Policy, example: Example) -> str | None:
+    """The policy's first template; of one that an example names, the reference that the policy has."""
+    reviewed = policy.analysis.templates
+    if example.template is None:
+        return next(iter(reviewed), None)
+    return next((one for one in reviewed if name_of(one) == example.template), None)
 
 
 def _places(given: Sequence[str] | None, allowed: Sequence[str] | None) -> frozenset[str]:

@@ -67,7 +67,7 @@ class Request:
     join_operators: frozenset[str] = frozenset()  # "and", "or" between join conditions
     identity_columns: tuple[str, ...] = ()  # columns whose distinct values the protocol's count is about
     peer_keys: int = 0  # padded size of the other side's key set
-    query_template: str | None = None  # digest of the template this query instantiates, if any
+    query_template: str | None = None  # reference (name@digest) of the template it is an instance of
     witnesses: int = 0  # witnesses that will record the exchange before anything leaves
     processing: frozenset[str] = frozenset()  # jurisdictions of the connectors that compute
     receiving: frozenset[str] = frozenset()  # jurisdictions of the recipients

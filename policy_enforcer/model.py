@@ -121,6 +121,7 @@ Number = Annotated[
 ]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Reference = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[0-9a-f]{64}$")]
 Assignee = Annotated[str, StringConstraints(pattern=r"^((role|claim):)?[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 DatasetName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")
@@ -205,9 +206,9 @@ class Transfer(Closed):
 
     basis: Text | None = None
     filing: Text | None = None
-    whitelist: Word | None = None
-    negative_list: Word | None = None
-    low_risk: Word | None = None
+    whitelist: Reference | None = None
+    negative_list: Reference | None = None
+    low_risk: Reference | None = None
     consent: Word | None = None
     grade_at_most: Annotated[int, Strict(), Field(ge=0, le=100)] | None = None
 
@@ -297,7 +298,7 @@ class Analysis(Closed):
     maximum_peer_keys: Whole | None = None
     differencing: Differencing | None = None
     federation: Federation | None = None
-    templates: Annotated[tuple[Word, ...], AfterValidator(_set)] = ()
+    templates: Annotated[tuple[Reference, ...], AfterValidator(_set)] = ()
 
 
 class LogDuty(Closed):

@@ -194,7 +194,7 @@ def test(
 
     policy = _policy(file)
     beside = cases or file.with_name(f"{file.stem}.tests.yaml")
-    found = outcomes(policy, _read(beside), str(beside), dataset, peer)
+    found = outcomes(policy, _read(beside), str(beside), dataset, peer, file.parent)
     rows = [
         {
             "example": o.name,

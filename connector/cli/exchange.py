@@ -15,6 +15,8 @@ contracts = typer.Typer(no_args_is_help=True)
 
 Sql = Annotated[str, typer.Argument(help="the question; - reads it from standard input")]
 Purpose = Annotated[str, typer.Option(help="the purpose you declare; it is bound into the evidence")]
+TemplateName = Annotated[str, typer.Option("--template", help="a reviewed query instead of the text")]
+Given = Annotated[list[str] | None, typer.Option("--with", help="name=value: a parameter of the template")]
 Contract = Annotated[str, typer.Argument(help="negotiation or agreement id, or a unique beginning of one")]
 Format = Literal["table", "json", "csv", "markdown", "parquet"]
 _COLUMNS = ["negotiation", "role", "peer", "offer", "state", "agreement_state", "agreement"]
@@ -102,9 +104,11 @@ def _contract(config: Path, as_json: bool, action: str, **which: str) -> None:
 
 
 def explain(
-    sql: Sql,
+    sql: Sql = "",
     config: Config = Path(),
     purpose: Purpose = "",
+    template: TemplateName = "",
+    given: Given = None,
     format: Annotated[
         Format, typer.Option("--format", help="all but table and json: the verdict per column")
     ] = "table",
@@ -116,13 +120,16 @@ def explain(
     from connector.cli.explained import written as explained
 
     with connect(configuration(config)) as space:
-        explained(space.explain(_text(sql), purpose, language), format, out)
+        asked = _asked(space, sql, template, given)
+        explained(space.explain(asked, purpose, language), format, out)
 
 
 def query(
-    sql: Sql,
+    sql: Sql = "",
     config: Config = Path(),
     purpose: Purpose = "",
+    template: TemplateName = "",
+    given: Given = None,
     format: Annotated[Format, typer.Option("--format", help="of the answer")] = "table",
     out: Annotated[Path | None, typer.Option(help="write the answer to this file")] = None,
     receipt: Annotated[Path | None, typer.Option(help="write the receipt to this file")] = None,
@@ -135,7 +142,7 @@ def query(
     if format == "parquet" and out is None:
         raise ConfigError("format.parquet", "Parquet is binary: name a file with --out")
     with connect(configuration(config)) as space, _progress() as watch:
-        answer = space.query(_text(sql), purpose, watch)
+        answer = space.query(_asked(space, sql, template, given), purpose, watch)
     written(answer.table, format, out, document(answer))
     if receipt is not None:
         if answer.receipt.bundle:
@@ -157,6 +164,21 @@ def _summarise(answer: Any, receipt: Path | None) -> None:
         f"exchange {answer.summary['exchange']}, trace {answer.trace_id}"
         + (f", receipt {receipt}" if receipt is not None and answer.receipt.bundle else "")
     )
+
+
+def _asked(space: Any, sql: str, template: str, given: list[str] | None) -> str:
+    """The question: as it stands, or what a template is with these values."""
+    from compute.errors import ConfigError
+
+    if bool(sql) == bool(template) or (sql and given):
+        raise ConfigError("query.text", "write the question, or name a --template and its values --with")
+    if sql:
+        return _text(sql)
+    pairs = [pair.partition("=") for pair in given or ()]
+    if not all(equals for _, equals, _ in pairs):
+        raise ConfigError("template.parameter", "a value is written --with name=value")
+    filled: str = space.filled(template, {name: value for name, _, value in pairs})
+    return filled
 
 
 def _text(sql: str) -> str:

@@ -69,6 +69,7 @@ def permits(p, q, used):
         and returns_something(q)
         and (q.kind != "list" or (q.joint and any(use.joined for use in q.columns)))
         and not q.literals_on_total
+        and q.query_template in (p["analysis"].get("templates") or [q.query_template])
         and grades_fit(p, q)
     )
 
@@ -287,6 +288,7 @@ ANALYSES = st.builds(
     domains=st.sampled_from([None, {"industry": ["a"]}, {"industry": ["a"], "quarter": [1], "note": ["x"]}]),
     noise=st.sampled_from([None, None, GAUSSIAN, {**GAUSSIAN, "dataset_budget": {"rho": "2"}}]),
     dominance=st.sampled_from([None, None, {"share_at_most": "0.5"}]),
+    templates=st.sampled_from([None, None, ["t@" + "1" * 64, "u@" + "1" * 64]]),
     differencing=st.sampled_from([None, None, {"minimum_difference": 5, "window": "P9D"}]),
     suppressions=st.sampled_from([None, None, {"count": "hidden"}, {"complementary": True}]),
     federation=st.sampled_from(
@@ -465,6 +467,8 @@ ODDITIES = [
     ("grades", {}),
     ("grades", dict.fromkeys(COLUMNS, 2)),
     ("literals_on_total", True),
+    ("query_template", "t@" + "1" * 64),
+    ("query_template", "t@" + "2" * 64),
     ("federation", FederationUse("loans", 2)),
     ("federation", FederationUse("loans", 3)),
     ("federation", FederationUse("loans", 4)),
@@ -567,7 +571,7 @@ TIGHTEN = {
     "more participants": lambda p: p["analysis"].get("federation", {}).update(minimum_participants=4),
     "rows": lambda p: p["analysis"].update(max_rows_per_identity=1),
     "masking": lambda p: p.update(masking={"note": "redact"}),
-    "templates": lambda p: p["analysis"].update(templates=["reviewed"]),
+    "templates": lambda p: p["analysis"].update(templates=["t@" + "1" * 64]),
     "consent": lambda p: p.setdefault("transfer", {}).update(consent="set-1"),
     "role": lambda p: p.update(assignee=["role:bank"]),
     "notify": lambda p: p.update(duties=[*p.get("duties", []), {"notify": "owner"}]),

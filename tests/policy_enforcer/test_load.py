@@ -192,7 +192,6 @@ def test_each_mistake_is_found_where_it_is(invoices_text, mistake):
 
 
 NOT_YET = [
-    ("templates: [credit-exposure-by-industry]", "analysis.templates"),
 ]
 
 
@@ -202,9 +201,19 @@ def test_what_nothing_enforces_is_refused(invoices_text, words, path):
     assert [(p.code, p.path, p.line) for p in found(text)] == [("policy.not-enforceable", path, 17)]
 
 
+@pytest.mark.parametrize("digest", ["", "@", "@" + "0" * 63, "@" + "A" * 64, "@" + "0" * 65])
+def test_a_template_is_named_by_its_digest(invoices_text, digest):
+    words = "  templates: [credit-exposure-by-industry{}]\n  minimum_identities"
+    text = invoices_text.replace("  minimum_identities", words.format(digest))
+    assert [(p.code, p.path) for p in found(text)] == [("policy.bad-value", "analysis.templates[0]")]
+    named = invoices_text.replace("  minimum_identities", words.format("@" + "0" * 64))
+    assert load(named).analysis.templates == ("credit-exposure-by-industry@" + "0" * 64,)
+
+
 @pytest.mark.parametrize("word", ["whitelist", "negative_list", "low_risk", "consent"])
 def test_lists_of_the_law_are_refused_until_they_are_read(invoices_text, word):
-    text = invoices_text.replace("grade_at_most: 2", f"grade_at_most: 2, {word}: gba-2026")
+    named = "set-1" if word == "consent" else "gba-2026@" + "0" * 64
+    text = invoices_text.replace("grade_at_most: 2", f"grade_at_most: 2, {word}: {named}")
     assert [(p.code, p.path) for p in found(text)] == [("policy.not-enforceable", f"transfer.{word}")]
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy_enforcer.load import load
+from policy_enforcer.model import NotifyDuty
 from policy_enforcer.odrl import CONTEXT, canonical, digest, from_odrl, to_odrl
 from policy_enforcer.problems import PolicyError
 from policy_enforcer.write import to_yaml
@@ -182,14 +183,13 @@ def test_what_is_no_document_is_refused(document):
 
 
 def test_what_load_refuses_is_refused_here_too(everything):
-    limited = everything.analysis.model_copy(update={"templates": ("reviewed",)})
-    demanding = everything.model_copy(update={"analysis": limited})
+    demanding = everything.model_copy(update={"duties": (NotifyDuty(notify="owner"),)})
     assert refused(to_odrl(demanding)) == ["policy.not-enforceable"]
     with pytest.raises(PolicyError) as error:
         from_odrl(to_odrl(demanding))
     (problem,) = error.value.problems
-    assert (problem.path, problem.line, problem.column) == ("analysis.templates", 0, 0)
-    assert str(error.value).startswith("policy:analysis.templates: queries are not yet matched")
+    assert (problem.path, problem.line, problem.column) == ("duties.notify", 0, 0)
+    assert str(error.value).startswith("policy:duties.notify: the runtime cannot enforce this duty")
 
 
 JSON = st.recursive(

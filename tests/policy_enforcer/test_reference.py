@@ -21,12 +21,12 @@ def blocks():
 
 
 def test_the_policy_loads_without_a_warning():
-    policy, _ = blocks()
+    policy, *_ = blocks()
     assert lint(policy) == ()
 
 
 def test_the_examples_pass():
-    text, examples = blocks()
+    text, *_, examples = blocks()
     policy = load.load(text)
     outcomes = run_examples(policy, [case(policy, example) for example in parse_examples(examples)])
     assert [o for o in outcomes if not o.passed] == []

@@ -1,0 +1,84 @@
+"""An agreement as people read it: its documents, both signatures checked again, when it ends, what it used.
+
+Nothing here decides or changes anything. A signature that does not hold is shown as such, not hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from connector.contract import Agreement
+from connector.node import Node
+from connector.storage import AgreementRecord, NegotiationRecord
+from connector.terms import moment
+from policy_enforcer.model import Policy
+from policy_enforcer.moments import end_instant, later
+from witness import dsse
+from witness.keys import SignatureInvalid
+
+AGREED = "contract.agreement"
+
+
+def shown(node: Node, record: NegotiationRecord) -> dict[str, Any]:
+    """Everything about one contract that both sides hold, as JSON values."""
+    found = node.store.agreement(record.agreement) if record.agreement else None
+    summary = node.contract_json(record)
+    return summary if found is None else {**summary, **_details(node, record, found)}
+
+
+def _details(node: Node, record: NegotiationRecord, found: AgreementRecord) -> dict[str, Any]:
+    agreement = Agreement.parse(found.document)
+    return {
+        "agreed_at": moment(agreement.agreed_at).isoformat(),
+        "ends": ends(agreement),
+        "uses": node.uses_of(agreement),
+        "policy": agreement.policy.policy,
+        "documents": dict(agreement.documents),
+        "templates": list(agreement.policy.analysis.templates),
+        "signatures": _signatures(node, record, agreement),
+    }
+
+
+def ends(agreement: Agreement) -> str | None:
+    """The first instant at which nothing is answered under it any more; None: its policy sets no end."""
+    moments = _ends(agreement.policy, agreement.agreed_at)
+    return min(moments) if moments else None
+
+
+def _ends(policy: Policy, agreed_at: int) -> list[str]:
+    when, found = policy.when, []
+    if when is not None and when.until is not None:
+        found.append(end_instant(when.until))
+    if when is not None and when.elapsed is not None:
+        found.append(later(moment(agreed_at), when.elapsed))
+    return [end.isoformat() for end in sorted(found)[:1]]
+
+
+def _signatures(node: Node, record: NegotiationRecord, agreement: Agreement) -> list[dict[str, Any]]:
+    """Who signed the record of the agreement with which key, each signature verified now."""
+    kept = next((e for e in node.store.evidence(record.id) if e.event == AGREED), None)
+    if kept is None or kept.envelope is None:
+        return []
+    envelope = dsse.parse(kept.envelope)
+    keys = [signature.keyid for signature in envelope.signatures]
+    return [
+        {"participant": who, "key": key, "verified": _verified(node, who, envelope, key)}
+        for key in keys
+        for who in [_signer(node, agreement, key)]
+    ]
+
+
+def _signer(node: Node, agreement: Agreement, key: str) -> str | None:
+    sides = (agreement.provider, agreement.consumer)
+    return next((side for side in sides if node.members.key(side, key) is not None), None)
+
+
+def _verified(node: Node, who: str | None, envelope: dsse.Envelope, key: str) -> bool:
+    found = None if who is None else node.members.key(who, key)
+    if found is None:
+        return False
+    try:
+        envelope.verify(found.public)
+    except SignatureInvalid:
+        return False
+    return True
