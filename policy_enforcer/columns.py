@@ -24,9 +24,14 @@ def allowed_filters(analysis: Analysis, column: str) -> frozenset[str]:
     """The ways in which this column may be compared."""
     if column == analysis.identity:
         return frozenset()
+    implied = DIMENSION_FILTERS if column in analysis.dimensions else frozenset()
+    return named_filters(analysis, column) | implied
+
+
+def named_filters(analysis: Analysis, column: str) -> frozenset[str]:
+    """Those of them that `filters` names."""
     named = analysis.filters.get(column, ())
-    kinds = frozenset(kind for word in named for kind in IMPLIED_FILTERS.get(word, {word}))
-    return kinds | (DIMENSION_FILTERS if column in analysis.dimensions else frozenset())
+    return frozenset(kind for word in named for kind in IMPLIED_FILTERS.get(word, {word}))
 
 
 def join_column(policy: Policy, use: ColumnUse) -> Iterator[Reason]:

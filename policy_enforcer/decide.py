@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from policy_enforcer.check import errors
-from policy_enforcer.columns import COLUMN_RULES, NOISED, join_column
+from policy_enforcer.columns import COLUMN_RULES, DIMENSION_FILTERS, NOISED, join_column, named_filters
 from policy_enforcer.disclosure import Disclosure, Fact, Level
 from policy_enforcer.facts import Decision, LedgerView, Reason, Request
 from policy_enforcer.model import ANY, Budget, LogDuty, Policy, plain
@@ -410,6 +410,19 @@ def _list_analysis(_policy: Policy, request: Request, _ledger: LedgerView) -> It
             yield Reason("list.column-not-allowed", "analysis.kinds", sentence, use.column, "aggregates")
 
 
+def _list_filters(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    # a dimension may be filtered since its groups are shown anyway; a list would show whose row has the label
+    analysis = policy.analysis
+    labels = set(analysis.dimensions) - set(analysis.payload) if request.kind == "list" else set()
+    for use in request.columns:
+        named = named_filters(analysis, use.column)
+        unnamed = (use.filtered & DIMENSION_FILTERS) - named or (use.compared_with_literal and not named)
+        if use.column in labels and unnamed:
+            sentence = f"a list filtered by {use.column} shows which rows have a label of it"
+            allowed = _words({*analysis.filters, *analysis.payload})
+            yield Reason("filter.not-allowed", "analysis.filters", sentence, use.column, allowed)
+
+
 def _constant_filters(_policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     # such a condition switches figures on and off at the asker's will: a differencing tool
     if request.literals_on_total:
@@ -470,6 +483,7 @@ _RULES: tuple[Rule, ...] = (
     _templates,
     _answers_something,
     _list_analysis,
+    _list_filters,
     _constant_filters,
     _grades,
 )

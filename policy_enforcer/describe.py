@@ -24,7 +24,7 @@ class MatrixRow:
     grade: int | None
     joined: bool
     grouped: bool
-    filtered: tuple[str, ...]
+    filtered: tuple[str, ...]  # in aggregates; in lists a dimension that is not in `payload` needs `filters`
     measured: tuple[str, ...]
     listed: bool
     weighted: bool
