@@ -85,7 +85,7 @@ def _init(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     # Imported here: an auditor has neither gRPC nor SQLAlchemy.
     from witness.log import LogRefused
-    from witness.server import ConfigInvalid, load, serve
+    from witness.server import WHAT_TO_DO, ConfigInvalid, load, serve
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stop = threading.Event()
@@ -93,15 +93,21 @@ def _serve(options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         serve(load(options.config), stop, _ready)
-    except (ConfigInvalid, LogRefused) as error:
+    except LogRefused as error:
+        return fail(USAGE, f"the log refuses to run: {error}. {WHAT_TO_DO}")
+    except ConfigInvalid as error:
         return fail(USAGE, str(error))
+    except OSError as error:
+        return fail(USAGE, f"cannot start or go on: {error.strerror} ({error.filename or 'network'})")
     return DONE
 
 
 def _fsck(options: argparse.Namespace) -> int:
+    from sqlalchemy.exc import DatabaseError
+
     from witness import fsck
     from witness.log import LogRefused
-    from witness.server import ConfigInvalid, load, open_log
+    from witness.server import WHAT_TO_DO, ConfigInvalid, load, open_log
 
     try:
         with contextlib.closing(open_log(load(options.config))) as log:
@@ -109,7 +115,9 @@ def _fsck(options: argparse.Namespace) -> int:
     except ConfigInvalid as error:
         return fail(USAGE, str(error))
     except LogRefused as error:
-        return fail(DAMAGED, f"the log does not open: {error}")
+        return fail(DAMAGED, f"the log does not open: {error}. {WHAT_TO_DO}")
+    except DatabaseError:
+        return fail(DAMAGED, f"the database cannot be read to its end: it is damaged. {WHAT_TO_DO}")
     as_json = options.format == "json"
     sys.stdout.write((json.dumps(dataclasses.asdict(report)) if as_json else str(report)) + "\n")
     if report.findings:

@@ -80,7 +80,11 @@ class Log:
         self._quorum = quorum if quorum is not None and quorum.quorum != NONE else None
         self.public, self._private = Folder(folder / "public"), Folder(folder)
         self._exclusive = _lock_folder(folder)
-        self._database = Database(database or sqlite_url(folder))
+        try:
+            self._database = Database(database or sqlite_url(folder))
+        except BaseException:
+            os.close(self._exclusive)
+            raise
         self._appending = threading.Lock()
         self._published = threading.Condition()
         self._broken = self._refused = False

@@ -22,15 +22,18 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from witness import checkpoint as checkpoints
 from witness import policy as policies
 from witness.cosignature import cosigner_key
 from witness.cosigner import Cosigner
+from witness.database import SchemaTooNew
 from witness.encoding import EncodingError, b64, system_entropy, unb64
 from witness.files import Folder
 from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys, PublicKey
 from witness.log import Log, LogRefused, sqlite_url
+from witness.members import MembersInvalid
 from witness.metrics import Metrics, MetricsServer
 from witness.note import NoteInvalid, check_name
 from witness.policy import Policy, PolicyInvalid
@@ -45,6 +48,7 @@ from witness.v1 import witness_pb2, witness_pb2_grpc
 
 _log = logging.getLogger(__name__)
 CONFIG_FILE = "witness.toml"
+WHAT_TO_DO = "Keep every file, and see docs/reference/evidence.md, 'When the log refuses to run'"
 _PATH = re.compile(r"[^\x00-\x1f]+")
 MOST_CALLS = 256
 LARGEST_MESSAGE = 10 * 1024 * 1024  # 64 envelopes of 128 KiB and their framing
@@ -256,7 +260,14 @@ def open_log(config: WitnessConfig) -> Log:
     """The configured log. Raises ConfigInvalid, or LogRefused when it must not run."""
     quorum = None if config.quorum is None else _policy(config.quorum)
     keys = _private_keys(config.log_key, "log_key")
-    return Log(config.data, config.origin, keys, _now, config.database, quorum)
+    try:
+        return Log(config.data, config.origin, keys, _now, config.database, quorum)
+    except SchemaTooNew as error:
+        raise ConfigInvalid(f"database: {error}") from error
+    except OperationalError as error:
+        raise ConfigInvalid(f"database: cannot be used now ({type(error.orig).__name__})") from error
+    except DatabaseError as error:
+        raise LogRefused("the database is damaged") from error
 
 
 def serve(
@@ -294,7 +305,7 @@ def _serve(
         raise ConfigInvalid(f"operator_keys: {error}") from error
     with ExitStack() as running:
         cosigner, quorum = _cosigner(config, log), _quorum(config, log)
-        registry = Registry(log.database, config.members, config.space, operator_keys)
+        registry = _registry(config, log, operator_keys)
         confirmed = None if quorum is None else quorum.confirmed.is_set
         service = Service(log, sequencer, Admission(registry, _now), identify, confirmed)
         server, port = _grpc_server(service, _credentials(config), config.grpc_listen)
@@ -314,6 +325,13 @@ def _serve(
         _log.info("%s serves gRPC on port %d, tiles on port %d", config.participant, port, public.port)
         ready(port, public.port)
         _until(stop, quorum)
+
+
+def _registry(config: WitnessConfig, log: Log, operator_keys: Sequence[PublicKey]) -> Registry:
+    try:
+        return Registry(log.database, config.members, config.space, operator_keys)
+    except MembersInvalid as error:
+        raise ConfigInvalid(f"members: a list that this witness has kept: {error}") from error
 
 
 def _until(stop: threading.Event, quorum: Quorum | None) -> None:

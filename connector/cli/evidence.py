@@ -193,7 +193,7 @@ def serve(folder: Annotated[Path, typer.Argument(help="the witness's folder")]) 
     from connector.cli.connectors import ready, until_signalled
     from connector.witnesses import load_witness
     from witness.log import LogRefused
-    from witness.server import ConfigInvalid
+    from witness.server import WHAT_TO_DO, ConfigInvalid
     from witness.server import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -203,8 +203,10 @@ def serve(folder: Annotated[Path, typer.Argument(help="the witness's folder")]) 
             until_signalled(),
             lambda grpc, http: ready(f"ready grpc={grpc} http={http}"),
         )
-    except (ConfigInvalid, LogRefused) as error:
+    except ConfigInvalid as error:
         raise ConfigError("witness.config", str(error)) from error
+    except LogRefused as error:
+        raise ConfigError("witness.config", f"the log refuses to run: {error}. {WHAT_TO_DO}") from error
 
 
 def _store(config: Path) -> Any:

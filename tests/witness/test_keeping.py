@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -168,6 +170,27 @@ def test_the_commands_of_an_operator(tmp_path, capsys):
     assert "ALARM: log other.example/log signed two trees" in capsys.readouterr().out
     (folder / "data/public/tile/0/000.p/2").unlink()
     assert command.main(["fsck", str(folder)]) == 8
+
+
+def test_what_cannot_be_opened_says_so_and_what_to_do(tmp_path, capsys):
+    folder = tmp_path / "w"
+    command.main(["init", str(folder), "--space", "gba", "--participant", "w", "--origin", "w.example/log"])
+    server.open_log(server.load(folder)).close()
+    (folder / "data/witness.sqlite").write_bytes(b"not a database" * 400)
+    for name, code in (("serve", 2), ("fsck", 8)):
+        capsys.readouterr()
+        assert command.main([name, str(folder)]) == code
+        said = capsys.readouterr().err
+        assert "the database is damaged" in said
+        assert "When the log refuses to run" in said
+    shutil.rmtree(folder / "data")
+    server.open_log(server.load(folder)).close()
+    with contextlib.closing(sqlite3.connect(folder / "data/witness.sqlite")) as connection, connection:
+        connection.execute("UPDATE schema_version SET version = 99")
+    assert command.main(["serve", str(folder)]) == 2
+    assert "newer version" in capsys.readouterr().err
+    page = (Path(__file__).parents[2] / "docs/reference/evidence.md").read_text("utf-8")
+    assert "## When the log refuses to run" in page
 
 
 # --- whose turn it is --------------------------------------------------------------------------------
