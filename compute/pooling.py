@@ -123,7 +123,7 @@ def cells(plan: Plan, totals: Totals, released: Sequence[bool]) -> Cells:
     for partial, sums in zip(plan.sender.partials, totals.measures, strict=True):
         columns[partial.name] = pa.array(sums, SUM_TYPE).take(shown)
     exist = sum(count > 0 for count in totals.identities)
-    return Cells(pa.table(columns), exist - len(shown))
+    return Cells(pa.table(columns), exist - len(shown) if plan.says_suppressed else 0)
 
 
 def _places(plan: Plan) -> dict[tuple[Any, ...], int]:

@@ -196,6 +196,13 @@ def test_a_local_minimum_leaves_small_parts_out(protocol: str) -> None:
     assert sorted(answer["n"].to_pylist()) == [3, 5, 9]
 
 
+@pytest.mark.parametrize(("hidden", "told"), [(False, 1), (True, 0)])
+def test_how_many_cells_were_held_back_is_told_unless_a_policy_hides_it(hidden: bool, told: int) -> None:
+    prepared = _prepared(COUNTED, demands=replace(DEMANDS, suppressions_hidden=hidden))
+    _, cells = _answer(prepared, _few(), least=[(6, 1)] * 3)
+    assert cells.suppressed == told
+
+
 def test_who_has_no_value_does_not_help_anothers_total_minimum() -> None:
     """One participant demands three identities of a total, the other nothing at all of its own cells."""
     many, one = _few()[1].slice(3, 9), _few()[2]
