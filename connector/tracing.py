@@ -33,10 +33,13 @@ def traced(store: Store, receipt: bytes) -> dict[str, Any]:
         "trace": exchange.trace_id,
         "status": exchange.status,
         "events": [record.event for record in records],
-        "parties": [party.id for party in first.parties],
+        "parties": list(dict.fromkeys(party.id for record in records for party in record.parties)),
         "protocol": first.data.protocol,
-        "datasets": {d.holder: d.commitment for d in first.data.datasets},
+        "datasets": {d.holder: d.commitment for record in records for d in record.data.datasets},
     }
+    exchanges = list(dict.fromkeys(record.exchange.id for record in records))
+    if len(exchanges) > 1:  # a round over a federation: the agreement below is the first participant's
+        found["exchanges"] = exchanges
     return found | _agreement(store, exchange.agreement) | _openings(store, exchange.id)
 
 

@@ -1,4 +1,4 @@
-"""Questions over a federation of real connectors: equal to the pooled rows, or nothing at all with evidence."""
+"""Questions over a federation of real connectors: equal to the pooled rows, or nothing, with evidence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from connector.node import Node
 from connector.receipts import trust_file
 from connector.service import Server
 from connector.storage import Store
+from connector.v1 import analyst_pb2
 from connector.witnesses import init_witness, load_witness, witness_seat
+from witness import dsse
+from witness.record import Record
 from witness.server import serve
 from witness.verify import verify_files
 
@@ -116,6 +119,12 @@ class Federation:
         store = self.nodes[name].store
         return [[r.event for r in store.evidence(e.id)] for e in store.exchanges() if e.kind == "query"]
 
+    def failures(self) -> list[str | None]:
+        """The code of each query exchange's last record at the asker, oldest first."""
+        store = self.nodes[ASKER].store
+        last = [store.evidence(e.id)[-1].envelope for e in store.exchanges() if e.kind == "query"]
+        return [Record.parse(dsse.parse(envelope).payload).outcome.reason for envelope in last if envelope]
+
     def uses(self, bank: str) -> int:
         """How often a bank charged the asker."""
         store = self.nodes[bank].store
@@ -125,7 +134,7 @@ class Federation:
 
 @contextmanager
 def running(folder: Path, **changes: dict[str, Any]) -> Iterator[Federation]:
-    """A federation with agreements in force. `changes`: per bank, what its policy or description says else."""
+    """A federation with agreements in force. `changes`: what a bank's policy or description says else."""
     made = build(folder, changes)
     try:
         start(made)
@@ -299,6 +308,7 @@ def test_a_participant_that_goes_away_releases_nothing_and_leaves_evidence(
     shared: Federation, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     before = {bank: shared.uses(bank) for bank in BANKS}
+    earlier = {bank: len(shared.events(bank)) for bank in BANKS}
     failing(monkeypatch, "mo-bank", kind)
     with pytest.raises(Unavailable) as error:
         shared.asker.query(BY_REGION, PURPOSE)
@@ -307,15 +317,63 @@ def test_a_participant_that_goes_away_releases_nothing_and_leaves_evidence(
     mine = shared.events(ASKER)[-len(BANKS) :]
     assert [events[-1] for events in mine] == ["query.failure"] * len(BANKS)
     assert not any("query.result" in events for events in mine)
-    for bank in BANKS:  # whatever its part was, its end is on record
-        assert settled(lambda bank=bank: shared.events(bank)[-1][-1] in ("query.failure", "query.release"))
+    codes = shared.failures()[-len(BANKS) :]
+    assert codes.count("federation.participant-failed") == len(BANKS) - 1
+    for bank in BANKS:  # whatever its part was, its end is on record; one may not have been reached at all
+        assert settled(
+            lambda bank=bank: all(
+                events and events[-1] in ("query.failure", "query.release")
+                for events in shared.events(bank)[earlier[bank] :]
+            )
+        )
     assert shared.events("mo-bank")[-1][-1] == ("query.release" if kind == "key" else "query.failure")
     charged = [shared.uses(bank) - before[bank] for bank in BANKS]
-    assert charged == [0 if kind == "accept" else 1] * len(BANKS)
+    assert shared.uses("mo-bank") - before["mo-bank"] == (kind != "accept")
+    if kind not in ("start", "round-key"):  # whether the others had started by then, the machine decides
+        assert charged == [0 if kind == "accept" else 1] * len(BANKS)
     monkeypatch.undo()
     again = shared.asker.query(BY_REGION, PURPOSE)  # a new query, charged again
     assert cells(again.table.to_pylist()) == cells(shared.pooled(BY_REGION, least=5))
     assert [shared.uses(bank) - before[bank] for bank in BANKS] == [n + 1 for n in charged]
+
+
+@pytest.mark.deep
+def test_a_participant_that_falls_silent_fails_the_round(
+    shared: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = masked_sum._agreed
+
+    def silent(member: Any, roster: Any, entropy: Any) -> Any:
+        if member.participant == "mo-bank":
+            time.sleep(7)  # the asker waits for five seconds
+        return (yield from honest(member, roster, entropy))
+
+    monkeypatch.setattr(masked_sum, "_agreed", silent)
+    with pytest.raises(Unavailable) as error:
+        shared.asker.query(BY_REGION, PURPOSE)
+    assert error.value.code == "federation.participant-failed"
+    assert not any("query.release" in events for events in shared.events(ASKER)[-len(BANKS) :])
+
+
+def test_a_question_that_is_cancelled_ends_every_exchange(
+    shared: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = masked_sum._agreed
+
+    def late(member: Any, roster: Any, entropy: Any) -> Any:
+        if member.participant == "mo-bank":
+            time.sleep(1.5)
+        return (yield from honest(member, roster, entropy))
+
+    monkeypatch.setattr(masked_sum, "_agreed", late)
+    query = shared.asker._stub.Query(analyst_pb2.QueryRequest(sql=BY_REGION, purpose=PURPOSE))
+    before = len(shared.events(ASKER))
+    assert settled(lambda: sum("query.intent" in e for e in shared.events(ASKER)[before:]) == len(BANKS))
+    query.cancel()
+    ended = [["query.intent", "query.failure"]] * len(BANKS)
+    assert settled(lambda: shared.events(ASKER)[before:] == ended)
+    for bank in BANKS:
+        assert settled(lambda bank=bank: shared.events(bank)[-1] == ["query.intent", "query.failure"])
 
 
 def settled(true: Callable[[], bool]) -> bool:
