@@ -161,7 +161,9 @@ def required(members: MemberList) -> list[Requirement]:
         starts = [key.valid_from for key in member.keys if key.public.algorithm == ML_DSA_44]
         if not starts or (member.role == WITNESS and ML_DSA_44 not in algorithms):
             return []
-        since.append(min(starts))
+        # A key from before still signs for its days of grace, alone: what it signs then verifies, too.
+        before = [key for key in member.keys if key.valid_from < min(starts)]
+        since.append(max([min(starts), *(key.valid_until or 0 for key in before)]))
     return [Requirement(ML_DSA_44, max(since))] if since else []
 
 

@@ -10,8 +10,11 @@ import pytest
 
 from compute.errors import ConfigError, Unavailable
 from connector import cli, documents
-from connector.receipts import asking, extended, receipt, trust_file
+from connector.receipts import asking, extended, receipt, required, trust_file
 from witness import bundle, timestamp
+from witness.checks import Requirement
+from witness.keys import ED25519, ML_DSA_44, PrivateKey
+from witness.members import CONNECTOR, EvidenceKey, MemberList, Participant
 from witness.verify import verify_files
 
 ISSUER = "sz-trade"
@@ -112,3 +115,17 @@ def run(monkeypatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return int(ended.value.code or 0)
+
+
+def test_both_algorithms_are_required_once_the_last_key_of_one_has_ended() -> None:
+    def key(name: str, algorithm: str, start: int, end: int | None = None) -> EvidenceKey:
+        return EvidenceKey(PrivateKey.from_seed(name.encode() * 32, algorithm).public, start, end)
+
+    def since(*keys: EvidenceKey) -> list[Requirement]:
+        member = Participant("hk-bank", CONNECTOR, keys, "hk.example:1", "HK")
+        return required(MemberList("gba", 1, 0, (member,)))
+
+    pair = (key("b", ED25519, 100), key("c", ML_DSA_44, 100))
+    assert since(*pair) == [Requirement(ML_DSA_44, 100)]
+    assert since(key("a", ED25519, 0, 700), *pair) == [Requirement(ML_DSA_44, 700)]  # its days of grace
+    assert since(key("a", ED25519, 0)) == []
