@@ -115,6 +115,11 @@ class Notes:
         )
 
 
+def rows_at_most(plan: Plan) -> int:
+    """How many rows an answer may have, or, in a list, how many of the owner's rows may leave."""
+    return plan.sender.rows_bound if plan.kind == "list" else plan.maximum_cells
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A plan with the facts that each dataset's policy decides on."""
@@ -164,6 +169,7 @@ class Prepared:
                 grades={column.name: column.grade for column in info.columns},
                 federation=self._federation(info),
                 unmatched=self.plan.sender.kept and info.full_name == self.plan.sender.dataset,
+                rows_at_most=rows_at_most(self.plan),
                 literals_on_total=self.literals_on_total,
             )
             for info in self.datasets

@@ -22,7 +22,7 @@ from compute import engine, pooling
 from compute import sql as sqltext
 from compute.dataset import DatasetInfo
 from compute.errors import BayspaceError, DataError, PeerViolation, PolicyRefusal, Unavailable
-from compute.facts import Prepared
+from compute.facts import Prepared, rows_at_most
 from compute.federation import Member
 from compute.inputs import Context, Gate, LocalInput, Summary
 from compute.planner import prepare
@@ -254,7 +254,7 @@ class Answering:
         try:
             self._in_force(admitted)
             with node.store.atomic():
-                node.charge(terms.agreement)
+                node.charge(terms.agreement, rows_at_most(admitted.prepared.plan))
                 self._keep_intent(admitted, envelope)
         except PolicyRefusal:  # the last use went to another query, say: both signed, so it is on record
             self._keep_intent(admitted, envelope)

@@ -14,7 +14,7 @@ from typing import Any
 from compute import sql as sqltext
 from compute.dataset import DatasetInfo
 from compute.errors import PolicyRefusal, QueryError
-from compute.facts import Prepared
+from compute.facts import Prepared, rows_at_most
 from compute.inputs import LocalInput, Progress
 from compute.planner import prepare
 from compute.pooling import Part
@@ -342,7 +342,19 @@ def _uses(use: Any) -> list[str]:
 
 
 def _budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
-    return {**_uses_budget(node, inquiry), **_privacy_budget(node, inquiry)}
+    return {
+        **_uses_budget(node, inquiry),
+        **_rows_budget(inquiry),
+        **_privacy_budget(node, inquiry),
+    }
+
+
+def _rows_budget(inquiry: Inquiry) -> dict[str, Any]:
+    """The rows that the query is charged, where they are limited; the owner knows how many are left."""
+    uses = inquiry.agreement.policy.uses
+    if uses is None or uses.rows is None:
+        return {}
+    return {"rows": {"costs": rows_at_most(inquiry.prepared.plan), "limit": uses.rows, "per": uses.per}}
 
 
 def _privacy_budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:

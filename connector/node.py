@@ -312,15 +312,40 @@ class Node:
             # the query that is being judged is registered as running already
             running = max(0, len(self.store.running(agreement.digest)) - 1)
             loss, dataset_loss = self.losses_of(agreement, request.at)
-            view = LedgerView(used, running, moment(agreement.agreed_at), loss, dataset_loss)
+            view = LedgerView(
+                used,
+                running,
+                moment(agreement.agreed_at),
+                loss,
+                dataset_loss,
+                self.rows_of(agreement, request.at),
+            )
         return decide(policy, request, view)
 
     def uses_of(self, agreement: Agreement) -> int:
         """Uses of an agreement counted in the current period."""
         return self.store.used(agreement.digest, _period(agreement.policy, self.now()))
 
-    def charge(self, agreement: Agreement) -> None:
-        """Count one use; never refunded. Raises `PolicyRefusal` when none is left."""
+    def rows_of(self, agreement: Agreement, at: datetime) -> int:
+        """Rows that an agreement's queries may have answered in the period of `at`."""
+        return self.store.lost(f"rows {agreement.digest}", _period(agreement.policy, at))
+
+    def _charge_rows(self, agreement: Agreement, rows: int) -> None:
+        uses = agreement.policy.uses
+        if uses is None or uses.rows is None:
+            return
+        period = _period(agreement.policy, self.now())
+        if not self.store.lose(f"rows {agreement.digest}", period, rows, uses.rows):
+            left = max(0, uses.rows - self.store.lost(f"rows {agreement.digest}", period))
+            sentence = f"this query may answer {rows} rows, and {left} are left"
+            raise _refused("rows.exhausted", sentence, rule="uses.rows")
+
+    def charge(self, agreement: Agreement, rows: int) -> None:
+        """Count one use and the rows it may answer; never refunded. `PolicyRefusal` when too little is left.
+
+        Inside a transaction: what is refused charges nothing.
+        """
+        self._charge_rows(agreement, rows)
         uses = agreement.policy.uses
         limit = uses.count if uses is not None and uses.count is not None else UNLIMITED
         if not self.store.charge(agreement.digest, _period(agreement.policy, self.now()), limit):

@@ -123,6 +123,17 @@ def _uses(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Rea
         yield Reason("uses.exhausted", "uses.count", sentence, allowed=f"{uses.count} per {uses.per}")
 
 
+def _rows(policy: Policy, request: Request, ledger: LedgerView) -> Iterator[Reason]:
+    uses = policy.uses
+    if uses is None or uses.rows is None:
+        return
+    left = max(0, uses.rows - ledger.rows_used) if ledger.rows_used >= 0 else 0
+    if not 0 < request.rows_at_most <= left:
+        sentence = f"this query may answer {request.rows_at_most} rows, and {left} are left"
+        allowed = f"{uses.rows} rows per {uses.per}"
+        yield Reason("rows.exhausted", "uses.rows", sentence, allowed=allowed)
+
+
 def _concurrent(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Reason]:
     most = policy.uses.max_concurrent if policy.uses else None
     if most is not None and not 0 <= ledger.running < most:
@@ -462,6 +473,7 @@ _RULES: tuple[Rule, ...] = (
     _window,
     _elapsed,
     _uses,
+    _rows,
     _concurrent,
     _witnesses,
     _places,

@@ -197,6 +197,7 @@ class Uses(Closed):
     """How often, per period of the UTC calendar or over the whole agreement, and how many at once."""
 
     count: Whole | None = None
+    rows: Whole | None = None
     per: Period = "agreement"
     max_concurrent: Whole | None = None
 

@@ -124,6 +124,7 @@ _CONSTRAINTS = (
     _moment("when.until", "dateTime", "lteq"),
     _duration("when.elapsed", "elapsedTime"),
     _whole("uses.count", "count"),
+    _whole("uses.rows", "bay:answeredRows"),
     _word("uses.per", "bay:countingPeriod"),
     _whole("uses.max_concurrent", "bay:concurrentUses"),
     _word("transfer.basis", "bay:transferBasis"),

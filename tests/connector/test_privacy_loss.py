@@ -41,7 +41,7 @@ EXACT = {
     "hidden": "  minimum_identities: 3\n  suppressions: {complementary: true, count: hidden}\n",
     "dominant": "  minimum_identities: 3\n  dominance: {share_at_most: 0.5}\n",
 }
-TABLES = ("averaged", "trusted", "renewed", "failed", "raced", "joined", "plain")
+TABLES = ("averaged", "trusted", "renewed", "failed", "raced", "joined", "plain", "counted")
 SALES = """\
 title: {{en: Sales, zh: 销售}}
 source: {{kind: parquet, path: ../data/sales.parquet}}
@@ -78,8 +78,12 @@ def space(tmp_path_factory, space_builder):
     store = Store.open(settings.state_url)
     for table in TABLES:
         words = EXACT if table == "plain" else {table: NOISE, f"{table}_again": NOISE}
+        words = {table: EXACT["hidden"]} if table == "counted" else words
         for offer, said in words.items():
-            (settings.policies_folder / f"{offer}.yaml").write_text(POLICY.format(offer=offer, words=said))
+            text = POLICY.format(offer=offer, words=said)
+            if offer == "counted":
+                text = text.replace("count: 1000,", "count: 1000, rows: 3,")
+            (settings.policies_folder / f"{offer}.yaml").write_text(text)
         listed = ", ".join(f"{offer}: {offer}.yaml" for offer in words)
         (settings.datasets_folder / f"{table}.yaml").write_text(SALES.format(offers=listed))
         datasets.add(settings, store, table)
@@ -154,7 +158,7 @@ def test_a_hundred_charges_at_once_spend_the_budget_and_no_more(space):
     def charge(_number):
         try:
             with node.store.atomic():
-                node.charge(agreement)
+                node.charge(agreement, 1)
         except PolicyRefusal as refusal:
             return refusal.code
         return "charged"
@@ -190,3 +194,30 @@ def test_a_dominated_group_is_held_back_and_a_join_refused(space):
     assert (answer.table["industry"].to_pylist(), answer.suppressed) == (["steel"], 2)
     assert refused(space, JOINT.format("dominant")) == "gate.dominance.unavailable"
     assert Fraction(answer.table["s"].to_pylist()[0]) == 58
+
+
+def test_rows_are_charged_by_what_the_plan_allows_and_stop_at_the_limit(space):
+    digest = space.agree("counted")
+    one = "SELECT sum(amount) AS s FROM sz-trade.counted"
+    assert space.asker.explain(one, PURPOSE)["budget"]["rows"] == {"costs": 1, "limit": 3, "per": "month"}
+    # as many groups as a plan has room for
+    assert refused(space, SINGLE.format("counted")) == "rows.exhausted"
+    for _ in range(2):
+        space.asker.query(one, PURPOSE)
+    node = space.nodes[OWNER]
+    agreement = node.agreement(digest, role="provider", peer=ASKER)
+
+    def charge(_number):
+        try:
+            with node.store.atomic():
+                node.charge(agreement, 1)
+        except PolicyRefusal as refusal:
+            return refusal.code
+        return "charged"
+
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(charge, range(20)))
+    assert (found.count("charged"), set(found)) == (1, {"charged", "rows.exhausted"})
+    assert refused(space, one) == "rows.exhausted"
+    assert node.uses_of(agreement) == 3
+    assert node.rows_of(agreement, node.now()) == 3

@@ -54,7 +54,7 @@ def permits(p, q, used):
     return (
         who_fits(p, q)
         and in_time(p, q, used)
-        and has_uses(p, used)
+        and has_uses(p, q, used)
         and witnessed(p, q)
         and places_fit(p, q)
         and q.kind in p["analysis"]["kinds"]
@@ -105,8 +105,11 @@ def in_time(p, q, used):
     return True
 
 
-def has_uses(p, used):
+def has_uses(p, q, used):
     limits = p.get("uses", {})
+    rows = limits.get("rows")
+    if rows is not None and not (q.rows_at_most > 0 and used.rows_used + q.rows_at_most <= rows):
+        return False
     return used.uses < limits.get("count", 10**9) and used.running < limits.get("max_concurrent", 10**9)
 
 
@@ -342,7 +345,11 @@ def policies(draw):
         assignee=draw(st.sampled_from([["asker"], ["asker", "other"], "any"])),
         purpose=draw(st.sampled_from([["why"], ["else", "why"], "any"])),
         analysis=analysis,
-        uses=draw(st.sampled_from([{"count": 1}, {"count": 3}, {"count": 2, "max_concurrent": 1}])),
+        uses=draw(
+            st.sampled_from(
+                [{"count": 1}, {"count": 3}, {"count": 3, "rows": 5}, {"count": 2, "max_concurrent": 1}]
+            )
+        ),
         where=draw(st.sampled_from([None, {"processing": ["CN", "HK"]}, {"recipients": ["HK"]}])),
         when=draw(
             st.sampled_from([None, {"from": "2026-05-01"}, {"until": "2026-06-15"}, {"elapsed": "P40D"}])
@@ -425,6 +432,7 @@ def requests(draw):
         processing=frozenset({"CN-SZ", "HK"}),
         receiving=frozenset({"HK"}),
         grades=dict.fromkeys(COLUMNS, 1),
+        rows_at_most=1,
     )
     for name, value in (draw(st.sampled_from(ODDITIES)) for _ in range(draw(st.integers(0, 2)))):
         request = replace(request, **{name: value})
@@ -467,6 +475,9 @@ ODDITIES = [
     ("grades", {}),
     ("grades", dict.fromkeys(COLUMNS, 2)),
     ("literals_on_total", True),
+    ("rows_at_most", 0),
+    ("rows_at_most", 2),
+    ("rows_at_most", 5),
     ("query_template", "t@" + "1" * 64),
     ("query_template", "t@" + "2" * 64),
     ("federation", FederationUse("loans", 2)),
@@ -475,7 +486,7 @@ ODDITIES = [
 ]
 LEDGERS = st.sampled_from(
     [
-        LedgerView(uses, running, agreed, *losses)
+        LedgerView(uses, running, agreed, *losses, rows_used=uses)
         for uses in (0, 1, 3)
         for running in (0, 1)
         for losses in ((0, 0), (500_000_000, 0), (500_000_001, 0), (0, 1_500_000_001))
@@ -571,6 +582,7 @@ TIGHTEN = {
     "more participants": lambda p: p["analysis"].get("federation", {}).update(minimum_participants=4),
     "rows": lambda p: p["analysis"].update(max_rows_per_identity=1),
     "masking": lambda p: p.update(masking={"note": "redact"}),
+    "rows answered": lambda p: p.setdefault("uses", {}).update(rows=2),
     "templates": lambda p: p["analysis"].update(templates=["t@" + "1" * 64]),
     "consent": lambda p: p.setdefault("transfer", {}).update(consent="set-1"),
     "role": lambda p: p.update(assignee=["role:bank"]),
