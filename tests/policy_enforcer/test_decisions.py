@@ -23,6 +23,7 @@ VECTORS = yaml.safe_load((FOLDER / "decisions.yaml").read_text("utf-8"))
 MORE = yaml.safe_load((FOLDER / "privacy.yaml").read_text("utf-8"))
 FEDERATED = yaml.safe_load((FOLDER / "federation.yaml").read_text("utf-8"))
 CONTRACTS = yaml.safe_load((FOLDER / "contracts.yaml").read_text("utf-8"))
+EDGES = yaml.safe_load((FOLDER / "edges.yaml").read_text("utf-8"))
 SHAPES = {**VECTORS["shapes"], **MORE["shapes"], **FEDERATED["shapes"], **CONTRACTS["shapes"]}
 SETS = {"recipients", "join_operators", "processing", "receiving", "filtered", "aggregated", "functions"}
 
@@ -93,7 +94,7 @@ def codes(decision):
     return sorted(r.code + (f"@{r.column}" if r.column else "") for r in decision.because)
 
 
-CASES = [*VECTORS["cases"], *MORE["cases"], *FEDERATED["cases"], *CONTRACTS["cases"]]
+CASES = [*VECTORS["cases"], *EDGES["cases"], *MORE["cases"], *FEDERATED["cases"], *CONTRACTS["cases"]]
 
 
 def test_there_are_enough_cases_and_names_tell_them_apart():

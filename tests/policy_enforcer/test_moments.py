@@ -85,3 +85,17 @@ def test_other_durations_are_refused(text):
 )
 def test_periods_are_those_of_the_utc_calendar(per, start):
     assert period_start(per, datetime(2026, 3, 2, 2, 45, 1, tzinfo=CHINA)) == start
+
+
+@pytest.mark.parametrize(
+    ("per", "start"),
+    [
+        ("hour", datetime(2026, 7, 16, 13, tzinfo=UTC)),
+        ("day", datetime(2026, 7, 16, tzinfo=UTC)),
+        ("week", datetime(2026, 7, 13, tzinfo=UTC)),
+        ("month", datetime(2026, 7, 1, tzinfo=UTC)),
+        ("year", datetime(2026, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_periods_in_the_middle_begin_on_the_dot(per, start):
+    assert period_start(per, datetime(2026, 7, 16, 13, 45, 59, 999_999, tzinfo=UTC)) == start

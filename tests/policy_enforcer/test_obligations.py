@@ -1,0 +1,73 @@
+"""Every demand of a policy reaches the runtime; what a policy does not demand is not demanded."""
+
+from decimal import Decimal
+from fractions import Fraction
+
+from policy_enforcer.model import Policy
+from policy_enforcer.obligations import NOTHING_DEMANDED, obligations
+
+PLAIN = {
+    "policy": "p",
+    "dataset": "owner.data",
+    "assignee": "any",
+    "purpose": "any",
+    "analysis": {"kinds": ["aggregate"]},
+}
+
+
+def demanded(duties=(), masking=None, **analysis):
+    data = {
+        **PLAIN,
+        "analysis": {**PLAIN["analysis"], **analysis},
+        "duties": list(duties),
+        "masking": masking or {},
+    }
+    return obligations(Policy.model_validate(data))
+
+
+def test_nothing_is_demanded_where_nothing_is_said():
+    assert demanded() == NOTHING_DEMANDED
+    assert NOTHING_DEMANDED.minimum_identities == 1
+    assert NOTHING_DEMANDED.witnesses == 0
+
+
+def test_every_demand_is_passed_on():
+    found = demanded(
+        identity="k",
+        minimum_identities=7,
+        bounds={"v": ["-1.5", "2"]},
+        dimensions=["d"],
+        domains={"d": ["a", 1, True]},
+        max_rows_per_identity=50,
+        max_cells_per_identity=4,
+        dominance={"share_at_most": "0.7"},
+        suppressions={"complementary": True, "count": "hidden"},
+        weighted=True,
+        masking={"name": "redact"},
+        duties=[{"log": "witness", "minimum_witnesses": 3}, {"notify": "owner", "declared": True}],
+    )
+    assert (found.identity, found.minimum_identities, found.witnesses) == ("k", 7, 3)
+    assert found.bounds == {"v": (Decimal("-1.5"), Decimal(2))}
+    assert found.domains == {"d": ("a", 1, True)}
+    assert (found.rows_per_identity, found.cells_per_identity) == (50, 4)
+    assert found.dominance == Fraction(7, 10)
+    assert (found.complementary, found.suppressions_hidden, found.weighted) == (True, True, True)
+    assert found.masking == {"name": "redact"}
+
+
+def test_the_strictest_of_several_witness_duties_counts():
+    assert demanded(duties=[{"log": "witness", "minimum_witnesses": n} for n in (1, 4, 2)]).witnesses == 4
+
+
+def test_one_word_about_suppressions_is_not_the_other():
+    complementary = demanded(suppressions={"complementary": True})
+    hidden = demanded(suppressions={"count": "hidden"})
+    assert (complementary.complementary, complementary.suppressions_hidden) == (True, False)
+    assert (hidden.complementary, hidden.suppressions_hidden) == (False, True)
+
+
+def test_noise_costs_billionths_of_rho():
+    words = {"mechanism": "discrete-laplace", "rho_per_query": "0.05", "budget": {"rho": "1"}}
+    noise = demanded(identity="k", noise=words).noise
+    assert noise is not None
+    assert (noise.mechanism, noise.loss) == ("discrete-laplace", 50_000_000)
