@@ -55,11 +55,6 @@ def pooled(name: str, own: DatasetInfo, parts: Sequence[Part]) -> DatasetInfo:
     )
 
 
-def same_schema(a: DatasetInfo, b: DatasetInfo) -> bool:
-    """Whether two datasets can be parts of one federation: what a plan reads of them is the same."""
-    return a.columns == b.columns
-
-
 def planned(draft: Plan, info: DatasetInfo, demands: Obligations, parts: Sequence[Part]) -> Plan:
     """The draft over all parts. Raises `QueryError`."""
     if demands.noise is not None:
