@@ -81,8 +81,16 @@ def doctor(config: Config = Path(), json: Json = False) -> None:
 def demo(
     keep: Annotated[Path | None, typer.Option(help="leave everything in this folder")] = None,
     rows: Annotated[int, typer.Option(min=1000, help="invoices to generate")] = 200_000,
+    federation: Annotated[bool, typer.Option("--federation", help="seven banks, one answer")] = False,
 ) -> None:
     """Two connectors and a witness answer joint queries under policy on this machine, narrated."""
+    if federation:
+        from connector import federation_demo
+
+        if keep is not None:
+            raise typer.BadParameter("the demo of a federation keeps nothing", param_hint="--keep")
+        federation_demo.run(federation_demo.LOANS)
+        return
     from connector.demo import run
 
     run(keep, rows)
