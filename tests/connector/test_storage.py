@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -94,7 +95,7 @@ def test_a_loss_that_does_not_fit_is_not_spent_in_part(store):
     assert store.lost("a", "q") == store.lost("b", "p") == 0
 
 
-def test_the_first_schema_gains_the_ledger_of_losses(tmp_path):
+def test_the_first_schema_gains_what_came_since(tmp_path):
     url = f"sqlite:///{tmp_path / 'old.db'}"
     Store.open(url).close()
     with create_engine(url).begin() as connection:
@@ -108,6 +109,30 @@ def test_the_first_schema_gains_the_ledger_of_losses(tmp_path):
     assert opened.member_names("t") == (b"\0\1", b"\2\3")
     assert [found.cells for found in opened.compared("t")] == [b"\0"]
     opened.close()
+
+
+def test_who_takes_a_turn_sees_what_the_one_before_kept(store):
+    held = threading.Event()
+
+    def compare(name):
+        with store.atomic():
+            store.take_turn("table")
+            seen = len(store.compared("table"))
+            if not held.is_set():
+                held.set()
+                sleep(0.2)  # the other one is waiting for its turn by now
+            store.add_compared("table", name, "layout", "", b"cells")
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(compare, "a")
+        assert held.wait(10)
+        assert sorted([pool.submit(compare, "b").result(), first.result()]) == [0, 1]
+    store.add_member_names("table", 0, b"1", b"2")
+    store.add_member_names("table", 1, b"3", b"4")
+    assert store.member_names("table") == (b"13", b"24")
+    with pytest.raises(AssertionError):
+        store.take_turn("table")
 
 
 def test_concurrent_starts_respect_both_limits(store):
