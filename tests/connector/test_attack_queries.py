@@ -1,0 +1,285 @@
+"""Attacks and misuse in SQL, through the planner and the facts to the decision; and every explanation of it.
+
+tests/vectors/policy/attacks/attacks.yaml says what each must be answered with. `policy test`, `explain`,
+`policy matrix`, the refusal that a peer gets and the refusal records in the evidence are asked about each of
+them, and must say the same: one verdict, one set of codes, the same columns.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from compute.dataset import DatasetInfo
+from compute.errors import PolicyRefusal, QueryError
+from connector import datasets, inquiry, policy_examples
+from connector.answering import Answering
+from connector.contract import Agreement
+from connector.firewall import reasons_from_json
+from connector.opening import RefusalNotice
+from connector.transport import Headers
+from policy_enforcer.codes import REASONS
+from policy_enforcer.decide import decide
+from policy_enforcer.describe import MatrixRow, matrix
+from policy_enforcer.facts import ColumnUse, Decision, LedgerView, Request
+from policy_enforcer.load import load
+from policy_enforcer.model import Policy
+from policy_enforcer.moments import first_instant
+from policy_enforcer.obligations import obligations
+from witness.keys import PrivateKeys
+
+FOLDER = Path(__file__).parents[1] / "vectors" / "policy" / "attacks"
+ATTACKS = yaml.safe_load((FOLDER / "attacks.yaml").read_text("utf-8"))
+CASES = [(policy, attack) for policy, attacks in ATTACKS.items() for attack in attacks]
+IDS = [f"{policy}: {attack['name']}" for policy, attack in CASES]
+HOME = {"hk-bank": "HK", "us-fund": "HK", "sz-trade": "CN-SZ", "gz-customs": "CN-GD"}
+TRACE = f"00-{'1' * 32}-{'2' * 16}-01"
+KEYS = {participant: PrivateKeys.generate(os.urandom) for participant in HOME}
+UNSAID = {"budget.exhausted", "budget.dataset-exhausted"}
+"""What `policy test` cannot foresee: an example does not say what was spent."""
+BY_COLUMN = {
+    "join.column-not-allowed",
+    "join.column-output",
+    "dimension.not-allowed",
+    "filter.not-allowed",
+    "filter.kind-not-allowed",
+    "identity.compared-with-literal",
+    "identity.grouped",
+    "measure.not-allowed",
+    "measure.function-not-allowed",
+    "list.column-not-allowed",
+    "grade.above-maximum",
+    "noise.domain-undeclared",
+    "noise.measure",
+    "weighted.not-allowed",
+}
+"""Reasons that the matrix shows as well: it has a cell for what they refuse."""
+
+
+@cache
+def policy_of(name: str) -> Policy:
+    return load((FOLDER / "policies" / f"{name}.yaml").read_text("utf-8"))
+
+
+def description(policy: Policy) -> Path:
+    return FOLDER / "datasets" / f"{policy.dataset.split('.')[1]}.yaml"
+
+
+@cache
+def dataset_of(name: str) -> DatasetInfo:
+    policy = policy_of(name)
+    return datasets.planned(datasets.load(description(policy)), policy.dataset, policy)
+
+
+class Kept:
+    """An evidence store that remembers what it was given."""
+
+    def __init__(self, witnesses: int) -> None:
+        self.witnesses = tuple(f"witness-{n}" for n in range(witnesses))
+        self.records: list[Any] = []
+
+    def keep(self, _exchange: str, sealed: Any, *_rest: Any) -> None:
+        self.records.append(sealed.record)
+
+
+class Seat:
+    """One side's connector as an exchange sees it: who and where it is, what time it is, what was used."""
+
+    space, build = "test", "0" * 64
+    members = SimpleNamespace(digest="0" * 64)
+    store = SimpleNamespace(open_exchange=lambda *_: None)
+
+    def __init__(self, participant: str, name: str, attack: dict[str, Any]) -> None:
+        policy = policy_of(name)
+        self.id, self.key, self._attack = participant, KEYS[participant], attack
+        start = policy.when.start if policy.when else None
+        self._at = first_instant(attack.get("at") or start or "2026-11-22")
+        self.evidence = Kept(attack.get("witnesses", obligations(policy).witnesses))
+        self._agreement = Agreement(
+            "n",
+            self.space,
+            policy.owner,
+            "hk-bank",
+            policy.dataset.split(".")[1],
+            dataset_of(name),
+            policy,
+            0,
+        )
+
+    entropy = staticmethod(os.urandom)
+
+    def now(self) -> datetime:
+        return self._at
+
+    def key_of(self, participant: str) -> Any:
+        return KEYS[participant].public
+
+    def jurisdiction_of(self, participant: str) -> str:
+        return {**HOME, **self._attack.get("places", {})}[participant]
+
+    def agreement_about(self, _participant: str, _offer: str) -> Agreement:
+        return self._agreement
+
+    def own_offer(self, _name: str) -> Any:
+        return SimpleNamespace(dataset=dataset_of("credit"), policy=policy_of("credit"))
+
+    def uses_of(self, _agreement: Agreement) -> int:
+        return int(self._attack.get("uses", 0))
+
+    def losses_of(self, _agreement: Agreement, _at: datetime) -> tuple[int, int]:
+        return self._attack.get("loss", 0), self._attack.get("dataset_loss", 0)
+
+    def decide(self, policy: Policy, request: Request, agreement: Agreement | None) -> Decision:
+        if agreement is None:
+            return decide(policy, request, LedgerView())
+        used, running = self.uses_of(agreement), self._attack.get("running", 0)
+        return decide(
+            policy, request, LedgerView(used, running, self._at, *self.losses_of(agreement, self._at))
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The inquiry of the asker's connector with its decision, or the code of a question without one."""
+
+    node: Seat
+    inquiry: inquiry.Inquiry | None
+    code: str | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        return [self.code] if self.inquiry is None else sorted(map(said, self.inquiry.decision.because))
+
+
+def said(reason: Any) -> str:
+    return reason.code + (f"@{reason.column}" if reason.column else "")
+
+
+@cache
+def judged(number: int) -> Judged:
+    name, attack = CASES[number]
+    node = Seat(attack.get("asker", "hk-bank"), name, attack)
+    purpose = attack.get("purpose", policy_of(name).purpose[0])
+    try:
+        return Judged(node, inquiry.inquire(node, attack["sql"], purpose))
+    except QueryError as error:
+        return Judged(node, None, error.code)
+
+
+def expected(attack: dict[str, Any]) -> list[str]:
+    return [] if attack["expect"] == "permit" else sorted(attack["expect"])
+
+
+def test_there_are_enough_of_them():
+    assert len(set(IDS)) == len(IDS) >= 120
+    answers = {reason.split("@")[0] for _, attack in CASES for reason in expected(attack)}
+    assert len(answers & set(REASONS)) >= 35
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+def test_each_is_answered_with_exactly_these_reasons(number):
+    assert judged(number).reasons == expected(CASES[number][1])
+
+
+def example(name: str, attack: dict[str, Any]) -> dict[str, Any]:
+    """The attack as a test file beside the policy would write it."""
+    policy, seat = policy_of(name), Seat(attack.get("asker", "hk-bank"), name, attack)
+    said_of_it = ("name", "sql", "asker", "purpose", "at", "uses", "running")
+    receiving = {seat.jurisdiction_of(seat.id)}
+    return {
+        **{word: attack[word] for word in said_of_it if word in attack},
+        "receiving": sorted(receiving),
+        "processing": sorted(receiving | {seat.jurisdiction_of(policy.owner)}),
+        "witnesses": len(seat.evidence.witnesses),
+        "expect": sorted(foreseen(attack) & set(REASONS)) or "permit",
+    }
+
+
+def foreseen(attack: dict[str, Any]) -> set[str]:
+    return {reason.split("@")[0] for reason in expected(attack)} - UNSAID
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_policy_test_says_the_same(name):
+    policy = policy_of(name)
+    text = yaml.safe_dump({"tests": [example(name, attack) for attack in ATTACKS[name]]}, allow_unicode=True)
+    peer = f"hk-bank.credit={FOLDER / 'datasets' / 'credit.yaml'}"
+    outcomes = policy_examples.outcomes(policy, text, "tests", description(policy), peer)
+    for attack, found in zip(ATTACKS[name], outcomes, strict=True):
+        # a connector counts the participants before it plans
+        counted = foreseen(attack) == {"query.participants"} and found.actual
+        assert counted or found.actual == foreseen(attack), attack["name"]
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+def test_explain_says_the_same(number):
+    found, attack = judged(number), CASES[number][1]
+    if found.inquiry is None:
+        return  # `explain` raises what a query raises: both are `inquire`
+    shown = inquiry.explanation(found.node, found.inquiry, "zh")
+    assert shown["verdict"] == ("refuse" if expected(attack) else "permit")
+    assert sorted(said(SimpleNamespace(**reason)) for reason in shown["reasons"]) == expected(attack)
+    refused = {reason.split("@")[1] for reason in expected(attack) if "@" in reason}
+    dataset = policy_of(CASES[number][0]).dataset
+    verdicts = {row["column"]: row["verdict"] for row in shown["columns"] if row["dataset"] == dataset}
+    joint_only = {"company_id", "信用代码"}  # the identity a gate counts need not be read by the query
+    assert {column for column, verdict in verdicts.items() if verdict == "refuse"} == refused & set(verdicts)
+    assert refused - set(verdicts) <= joint_only
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+def test_the_matrix_says_the_same(number):
+    found, policy = judged(number), policy_of(CASES[number][0])
+    if found.inquiry is None:
+        return
+    grades = {column.name: column.grade for column in dataset_of(CASES[number][0]).columns}
+    rows = {row.column: row for row in matrix(policy, grades)}
+    reasons = {r.column for r in found.inquiry.decision.because if r.code in BY_COLUMN and r.column}
+    uses = found.inquiry.prepared.uses[policy.dataset]
+    # groups under noise go by their values as they stand, for which the matrix has no cell
+    changed = {use.column for use in uses if use.functions and policy.analysis.noise}
+    assert {use.column for use in uses if not shown_in(rows[use.column], use)} - changed == reasons - changed
+
+
+def shown_in(row: MatrixRow, use: ColumnUse) -> bool:
+    """True when the matrix allows every use that it has a cell for."""
+    return (
+        row.usable
+        and use.filtered <= set(row.filtered)
+        and use.aggregated <= set(row.measured)
+        and row.joined >= use.joined
+        and row.grouped >= use.grouped
+        and row.listed >= use.listed
+        and (row.weighted >= use.weighted or not row.measured)
+    )
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+def test_the_owners_refusal_and_both_records_say_the_same(number):
+    found, attack = judged(number), CASES[number][1]
+    if found.inquiry is None:
+        return
+    terms = inquiry.opened(found.node, found.inquiry, inquiry.opening_of(found.node, found.inquiry, TRACE))
+    owner = Seat(policy_of(CASES[number][0]).owner, *CASES[number])
+    answering = Answering(owner, found.node.id, Headers(), threading.Event())
+    decision = answering._decision(terms, found.inquiry.prepared)
+    mine = found.inquiry.decisions[terms.agreement.full_name]
+    assert decision == mine
+    if not expected(attack):
+        return
+    answering._terms = terms
+    notice = RefusalNotice.parse(next(answering._refuse(PolicyRefusal(decision))).body)
+    assert reasons_from_json(notice.reasons) == decision
+    inquiry.record_refusal(found.node, terms, found.inquiry.decision)
+    for record in (*owner.evidence.records, *found.node.evidence.records[-1:]):
+        assert record.event == "query.refusal"
+        assert (record.outcome.status, record.outcome.reason) == ("refused", decision.because[0].code)
