@@ -35,7 +35,7 @@ from compute.keys import Normaliser, canonical_keys, check_key
 from compute.local import Source as Rows
 from compute.masking import masked
 from compute.types import Type, parse_type
-from connector import commitment, references
+from connector import commitment, consent, references
 from connector.config import ConnectorConfig
 from connector.sources import EXTENSIONS, Source, SourceSpec, open_source
 from connector.storage import DatasetRecord, OfferRecord, Store
@@ -233,6 +233,7 @@ def _policy(config: ConnectorConfig, description: Description, offer: str, file:
             raise ConfigError("dataset.bounds", f"policies/{file} bounds {column!r}, which is no number")
     _check_shown_rows(description, policy, file)
     references.read(config.policies_folder, policy)
+    consent.check(config.policies_folder, policy)
     return text, policy
 
 
@@ -546,11 +547,18 @@ def _share(measured: _Measured, name: str) -> str:
 # --- using --------------------------------------------------------------------------------------------
 
 
-def open_offer(config: ConnectorConfig, store: Store, name: str, commitment: str | None = None) -> Published:
+def open_offer(
+    config: ConnectorConfig,
+    store: Store,
+    name: str,
+    commitment: str | None = None,
+    agreed: Policy | None = None,
+) -> Published:
     """The offer of this name, ready to be queried.
 
     `commitment`: the content that an agreement is about; another one is refused, or evidence would name
-    data that did not answer. Raises ConfigError when there is no such offer, DataError when the source
+    data that did not answer. `agreed`: the policy whose consent set holds; without one, the offer's own.
+    Raises ConfigError when there is no such offer, DataError when the source
     changed since it was registered or the content is another than agreed.
     """
     record = store.offer(name)
@@ -562,10 +570,13 @@ def open_offer(config: ConnectorConfig, store: Store, name: str, commitment: str
             "dataset.superseded",
             f"{dataset.full_name} holds newer content than was agreed on: request a new agreement",
         )
+    policy = odrl.from_odrl(json.loads(record.policy))
+    source = open_dataset(config, store, record.dataset, record.dataset_version)
+    kept = consent.consented(source, agreed or policy, config.policies_folder)
     return Published(
         dataset=dataset,
-        policy=odrl.from_odrl(json.loads(record.policy)),
-        source=open_dataset(config, store, record.dataset, record.dataset_version).rows(),
+        policy=policy,
+        source=source.rows() if kept is None else kept,
         record=record,
     )
 

@@ -305,7 +305,10 @@ class Node:
         request: Request,
         agreement: Agreement | None,
     ) -> Decision:
-        """Judge one request with what the ledger says of its agreement now."""
+        """Judge one request with what member list and ledger say of its parties and agreement now."""
+        found = {id_: self.members.participant(id_) for id_ in {request.asker, *request.recipients}}
+        standing = {id_: frozenset(member.claims) for id_, member in found.items() if member is not None}
+        request = replace(request, standing=standing)
         view = LedgerView()
         if agreement is not None:
             used = self.store.used(agreement.digest, _period(policy, request.at))
@@ -417,7 +420,8 @@ class Node:
         if side is None:
             raise AssertionError("a plan without a side for its dataset")
         committed = agreement.dataset.commitment if agreement is not None else None
-        published = datasets.open_offer(self.config, self.store, dataset.split(".", 1)[1], committed)
+        agreed = agreement.policy if agreement is not None else None
+        published = datasets.open_offer(self.config, self.store, dataset.split(".", 1)[1], committed, agreed)
         limits = Limits(self.config.limits.threads, self.config.limits.memory_mib << 20, stop=interrupt)
         if plan.receiver is None:
             policy = agreement.policy if agreement is not None else published.policy
@@ -433,7 +437,7 @@ class Node:
     def membership(self, prepared: Prepared, agreement: Agreement, interrupt: threading.Event) -> Membership:
         """Who stands behind each cell of our side of a plan."""
         name, committed = agreement.full_name.split(".", 1)[1], agreement.dataset.commitment
-        published = datasets.open_offer(self.config, self.store, name, committed)
+        published = datasets.open_offer(self.config, self.store, name, committed, agreement.policy)
         demands = replace(obligations(agreement.policy), mask_salt=self._mask_salt(published, agreement))
         limits = Limits(self.config.limits.threads, self.config.limits.memory_mib << 20, stop=interrupt)
         first = self.store.dataset(published.record.dataset, 1)  # its salt names rows over all versions

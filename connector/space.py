@@ -11,6 +11,7 @@ evidence key that another member uses. Removing a member takes effect where the 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -162,6 +163,23 @@ def remove(folder: Path, participant: str, now: datetime | None = None) -> Membe
     return members
 
 
+def certify(folder: Path, participant: str, claims: Iterable[str], now: datetime | None = None) -> MemberList:
+    """Say in a new list which roles and claims a member has, in place of those before."""
+    space = open_space(folder)
+    member = space.members.participant(participant)
+    if member is None:
+        raise ConfigError("space.no-member", "there is no member of that name")
+    wanted = tuple(sorted(set(claims)))
+    if not all(member_list.CLAIM.fullmatch(claim) for claim in wanted):
+        raise ConfigError("space.claim", "a claim is written role:name or claim:name")
+    others = [p for p in space.members.participants if p.id != participant]
+    changed = [*others, replace(member, claims=wanted)]
+    members = member_list.successor(space.members, space.name, changed, _milliseconds(now or utc_now()))
+    _publish(folder, space.operator, members)
+    _distribute(folder, space.name)
+    return members
+
+
 def listing(folder: Path) -> MemberList:
     """The member list in force."""
     return open_space(folder).members
@@ -200,6 +218,7 @@ def _member(
         certificate=certificate_fingerprint(certificate),
         logs=request.logs,
         tiles=request.tiles,
+        claims=known.claims if known else (),
     )
 
 

@@ -16,27 +16,18 @@ from policy_enforcer.problems import Path, Problem, dotted
 
 Finding = tuple[str, Path, str, str | None]  # code, path, sentence, suggestion
 
-_ANALYSIS_NOT_YET = {
-}
 _TRANSFER_NOT_YET = {
     "whitelist": "white list documents are not yet read",
     "negative_list": "negative list documents are not yet read",
     "low_risk": "low-risk catalogue documents are not yet read",
-    "consent": "data-subject consent sets are not yet checked",
 }
 
 
 def unenforceable(policy: Policy) -> Iterator[Finding]:
     """Everything this policy demands and the runtime cannot give."""
-    for word, why in _ANALYSIS_NOT_YET.items():
-        if getattr(policy.analysis, word):
-            yield _not_yet(("analysis", word), why)
     for word, why in _TRANSFER_NOT_YET.items():
         if policy.transfer is not None and getattr(policy.transfer, word):
             yield _not_yet(("transfer", word), why)
-    for who in policy.assignee:
-        if ":" in who:
-            yield _not_yet(("assignee", who), "roles and verified claims are not yet checked")
     for duty in policy.duties:
         if not isinstance(duty, LogDuty) and not duty.declared:
             hint = "Add `declared: true`: it is then recorded and shown, and law alone enforces it."
@@ -108,6 +99,12 @@ def _counted_identity(policy: Policy) -> Iterator[Contradiction]:
         )
 
 
+def _consenting(policy: Policy) -> Iterator[Contradiction]:
+    if policy.transfer is not None and policy.transfer.consent and policy.analysis.identity is None:
+        hint = "Add `identity: <column>`."
+        yield ("transfer", "consent"), "consent is given by identities: say which column they are", hint
+
+
 def _keys(analysis: Analysis) -> set[str]:
     joined = set(analysis.join.columns) if analysis.join else set()
     return joined | ({analysis.identity} if analysis.identity else set())
@@ -169,6 +166,7 @@ _CONTRADICTIONS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _empty_groups,
     _window,
     _counted_identity,
+    _consenting,
     _keys_never_shown,
     _ranges,
     _masks,

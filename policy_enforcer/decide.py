@@ -58,16 +58,20 @@ def _same_dataset(policy: Policy, request: Request, _ledger: LedgerView) -> Iter
 # -- who, why, where, when, how often
 
 
+def _named(policy: Policy, request: Request, who: str) -> bool:
+    """By its id, or by a role or claim that the member list certifies."""
+    return policy.assignee == ANY or bool({who, *request.standing.get(who, ())} & set(policy.assignee))
+
+
 def _assignee(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
-    if policy.assignee != ANY and request.asker not in policy.assignee:
+    if not _named(policy, request, request.asker):
         sentence = f"{request.asker} is not among those who may ask"
         yield Reason("assignee.not-allowed", "assignee", sentence, allowed=_words(policy.assignee))
 
 
 def _recipients(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     others = request.recipients - {request.owner}
-    strangers = set() if policy.assignee == ANY else others - set(policy.assignee)
-    if not request.recipients or strangers:
+    if not request.recipients or not all(_named(policy, request, other) for other in others):
         sentence = "the result would go to somebody who is not named"
         yield Reason("recipient.not-allowed", "assignee", sentence, allowed=_words(policy.assignee))
 

@@ -67,6 +67,8 @@ class Request:
     join_operators: frozenset[str] = frozenset()  # "and", "or" between join conditions
     identity_columns: tuple[str, ...] = ()  # columns whose distinct values the protocol's count is about
     peer_keys: int = 0  # padded size of the other side's key set
+    # participant -> what the member list certifies of it: "role:bank", "claim:..."
+    standing: Mapping[str, frozenset[str]] = field(default_factory=dict)
     query_template: str | None = None  # reference (name@digest) of the template it is an instance of
     witnesses: int = 0  # witnesses that will record the exchange before anything leaves
     processing: frozenset[str] = frozenset()  # jurisdictions of the connectors that compute

@@ -6,6 +6,7 @@ a key listed for two participants, and a key id that is not the key's own.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,12 +16,15 @@ from witness import canonical, dsse
 from witness.encoding import b64
 from witness.keys import KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
 from witness.note import NoteInvalid, parse_vkey
-from witness.schema import HEX32, ID, LINE, TOKEN, Fields, FormatError, matching, present, utc
+from witness.schema import HEX32, ID, LINE, TOKEN, Fields, FormatError, matching, present, text_list, utc
 
 PAYLOAD_TYPE = "application/vnd.bayspace.members.v1+json"
 FORMAT = "bayspace-members/v1"
 CONNECTOR, WITNESS, OPERATOR = "connector", "witness", "operator"
 _ROLES = frozenset({CONNECTOR, WITNESS, OPERATOR})
+
+
+CLAIM = re.compile(r"(role|claim):[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class MembersInvalid(ValueError):
@@ -87,6 +91,7 @@ class Participant:
     certificate: str | None = None
     logs: tuple[str, ...] = ()
     tiles: str | None = None
+    claims: tuple[str, ...] = ()  # what the operator certifies of it: role:bank, claim:iso-27001
 
     def to_json(self) -> dict[str, Any]:
         """The participant as it stands in the list."""
@@ -94,6 +99,7 @@ class Participant:
             {
                 "address": self.address,
                 "certificate": self.certificate,
+                "claims": list(self.claims) or None,
                 "id": self.id,
                 "jurisdiction": self.jurisdiction,
                 "keys": [k.to_json() for k in self.keys],
@@ -116,10 +122,18 @@ class Participant:
                 certificate=f.optional("certificate", lambda name: f.text(name, HEX32)),
                 logs=tuple(_vkey(v) for v in f.items("logs")),
                 tiles=f.optional("tiles", lambda name: f.text(name, LINE)),
+                claims=f.optional("claims", lambda name: _claims(f.take(name))) or (),
             )
         if participant.role not in _ROLES:
             raise FormatError("participant.role is not a role that this version knows")
         return participant
+
+
+def _claims(value: Any) -> tuple[str, ...]:
+    claims = text_list(value, CLAIM, "participant.claims")
+    if not claims or list(claims) != sorted(set(claims)):
+        raise FormatError("participant.claims are not some sorted and distinct words")
+    return claims
 
 
 def _vkey(value: Any) -> str:

@@ -97,13 +97,14 @@ def list_(folder: Folder, json: Json = False) -> None:
             "key_ids": [key.id for key in p.keys],
             "keys": ", ".join(_validity(key) for key in p.keys),
             "certificate": p.certificate,
+            "claims": list(p.claims),
         }
         for p in opened.members.participants
     ]
     if not json:
         say(f"data space {opened.name}, member list version {opened.members.version}")
         say(f"operator key id {opened.operator_key_id}")
-    show(rows, ["id", "role", "jurisdiction", "address", "keys"], as_json=json)
+    show(rows, ["id", "role", "claims", "jurisdiction", "address", "keys"], as_json=json)
 
 
 @app.command()
@@ -113,6 +114,22 @@ def remove(folder: Folder, participant: Annotated[str, typer.Argument(help="part
 
     members = space.remove(folder, participant)
     say(f"member list version {members.version}: {_ids(members)}")
+
+
+@app.command()
+def certify(
+    folder: Folder,
+    participant: Annotated[str, typer.Argument(help="participant id")],
+    claim: Annotated[
+        list[str] | None, typer.Option(help="role:NAME or claim:NAME, once for each; none takes all away")
+    ] = None,
+) -> None:
+    """Say which roles and claims of a member you have verified; policies name them as assignees."""
+    from connector import space
+
+    members = space.certify(folder, participant, claim or ())
+    found = members.participant(participant)
+    say(f"member list version {members.version}: {participant} {', '.join(found.claims if found else ())}")
 
 
 def _seat(folder: Path) -> Any:

@@ -80,10 +80,16 @@ def returns_something(q):
     return any(use.aggregated or use.grouped or use.listed for use in q.columns)
 
 
+def certified(p, q, who):
+    return any(word == who or word in q.standing.get(who, ()) for word in p["assignee"])
+
+
 def who_fits(p, q):
     everybody = p["assignee"] == "any"
-    named = everybody or q.asker in p["assignee"]
-    receivers = q.recipients and (everybody or all(r in [*p["assignee"], q.owner] for r in q.recipients))
+    named = everybody or certified(p, q, q.asker)
+    receivers = q.recipients and (
+        everybody or all(r == q.owner or certified(p, q, r) for r in q.recipients)
+    )
     return named and receivers and (p["purpose"] == "any" or q.purpose in p["purpose"])
 
 
@@ -342,7 +348,7 @@ def policies(draw):
     policy = written(
         policy="p",
         dataset="owner.data",
-        assignee=draw(st.sampled_from([["asker"], ["asker", "other"], "any"])),
+        assignee=draw(st.sampled_from([["asker"], ["asker", "other"], ["other", "role:bank"], "any"])),
         purpose=draw(st.sampled_from([["why"], ["else", "why"], "any"])),
         analysis=analysis,
         uses=draw(
@@ -475,6 +481,8 @@ ODDITIES = [
     ("grades", {}),
     ("grades", dict.fromkeys(COLUMNS, 2)),
     ("literals_on_total", True),
+    ("standing", {"asker": frozenset({"role:bank"})}),
+    ("standing", {"other": frozenset({"role:bank", "claim:iso"})}),
     ("rows_at_most", 0),
     ("rows_at_most", 2),
     ("rows_at_most", 5),
@@ -585,7 +593,7 @@ TIGHTEN = {
     "rows answered": lambda p: p.setdefault("uses", {}).update(rows=2),
     "templates": lambda p: p["analysis"].update(templates=["t@" + "1" * 64]),
     "consent": lambda p: p.setdefault("transfer", {}).update(consent="set-1"),
-    "role": lambda p: p.update(assignee=["role:bank"]),
+    "role": lambda p: p.update(assignee=["role:nobody"]),
     "notify": lambda p: p.update(duties=[*p.get("duties", []), {"notify": "owner"}]),
 }
 

@@ -55,14 +55,6 @@ MISTAKES = [
     ("purpose: [credit-risk]\n", "", 1, "purpose", "policy.missing-word", "must be written"),
     ("assignee: [hk-bank]\n", "", 1, "assignee", "policy.missing-word", "must be written"),
     ("assignee: [hk-bank]", "assignee: [hk-bank, any]", 3, "assignee", "policy.contradiction", "alone"),
-    (
-        "assignee: [hk-bank]",
-        "assignee: [role:bank]",
-        3,
-        "assignee.role:bank",
-        "policy.not-enforceable",
-        "roles",
-    ),
     ("assignee: [hk-bank]", "assignee: [a, b, a]", 3, "assignee", "policy.bad-value", "twice"),
     ("dataset: sz-trade.invoices", "dataset: invoices", 2, "dataset", "policy.bad-value", "match"),
     ("  identity: company_id\n", "", 16, "analysis.minimum_identities", "policy.contradiction", "identity"),
@@ -210,9 +202,17 @@ def test_a_template_is_named_by_its_digest(invoices_text, digest):
     assert load(named).analysis.templates == ("credit-exposure-by-industry@" + "0" * 64,)
 
 
-@pytest.mark.parametrize("word", ["whitelist", "negative_list", "low_risk", "consent"])
+def test_roles_and_consent_load(invoices_text):
+    assert load(invoices_text.replace("[hk-bank]", "[role:bank, claim:iso]")).assignee[0] == "claim:iso"
+    consent = invoices_text.replace("grade_at_most: 2", "grade_at_most: 2, consent: set-1")
+    assert load(consent).transfer.consent == "set-1"
+    nobody = consent.replace("  identity: company_id\n", "").replace("  minimum_identities: 10\n", "")
+    assert [(p.code, p.path) for p in found(nobody)] == [("policy.contradiction", "transfer.consent")]
+
+
+@pytest.mark.parametrize("word", ["whitelist", "negative_list", "low_risk"])
 def test_lists_of_the_law_are_refused_until_they_are_read(invoices_text, word):
-    named = "set-1" if word == "consent" else "gba-2026@" + "0" * 64
+    named = "gba-2026@" + "0" * 64
     text = invoices_text.replace("grade_at_most: 2", f"grade_at_most: 2, {word}: {named}")
     assert [(p.code, p.path) for p in found(text)] == [("policy.not-enforceable", f"transfer.{word}")]
 
