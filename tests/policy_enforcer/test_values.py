@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one word of the language a line
 """The limits of single values: the last that a policy may say and the first that it may not."""
 
 from copy import deepcopy
