@@ -1,4 +1,4 @@
-"""No mutant of the rules about columns, and of dates and periods, passes the tests: in a process of its own.
+"""No mutant of the rules about columns, of dates and periods, and of what a release owes passes the tests: in a process of its own.
 
 `python tests/mutation/run.py` tries the other modules as well.
 """
@@ -13,7 +13,7 @@ RUN = Path(__file__).with_name("run.py")
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("module", ["columns", "moments"])
+@pytest.mark.parametrize("module", ["columns", "moments", "obligations"])
 def test_no_mutant_survives(module):
     done = subprocess.run([sys.executable, RUN, module], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
