@@ -1,4 +1,4 @@
-"""No mutant of the rules about columns, of dates and periods, and of what a release owes passes the tests: in a process of its own.
+"""No mutant of columns.py, moments.py and obligations.py passes the tests: in a process of its own.
 
 `python tests/mutation/run.py` tries the other modules as well.
 """
