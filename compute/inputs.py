@@ -55,7 +55,7 @@ class Context:
     minimum_group: int  # keys a receiver's group must have before anything about it is answered; 0: any
     complementary: bool = False  # the owner holds back a second cell where a margin would give the first
     scratch: Path | None = None  # the folder for tags that are too many for memory; None: they stay there
-    audit: Callable[[pa.Table], None] | None = None  # of an owner alone: told what is to leave; raises to refuse
+    audit: Callable[[pa.Table], None] | None = None  # of an owner alone: sees what leaves; raises to refuse
     federated: Seat | Member | None = None  # our place in a federated round: the asker's, or a participant's
 
 

@@ -87,9 +87,7 @@ def certified(p, q, who):
 def who_fits(p, q):
     everybody = p["assignee"] == "any"
     named = everybody or certified(p, q, q.asker)
-    receivers = q.recipients and (
-        everybody or all(r == q.owner or certified(p, q, r) for r in q.recipients)
-    )
+    receivers = q.recipients and (everybody or all(r == q.owner or certified(p, q, r) for r in q.recipients))
     return named and receivers and (p["purpose"] == "any" or q.purpose in p["purpose"])
 
 

@@ -183,16 +183,6 @@ def test_each_mistake_is_found_where_it_is(invoices_text, mistake):
         load(invoices_text.replace(before, after, 1))
 
 
-NOT_YET = [
-]
-
-
-@pytest.mark.parametrize(("words", "path"), NOT_YET)
-def test_what_nothing_enforces_is_refused(invoices_text, words, path):
-    text = invoices_text.replace("  minimum_identities", f"  {words}\n  minimum_identities")
-    assert [(p.code, p.path, p.line) for p in found(text)] == [("policy.not-enforceable", path, 17)]
-
-
 @pytest.mark.parametrize("digest", ["", "@", "@" + "0" * 63, "@" + "A" * 64, "@" + "0" * 65])
 def test_a_template_is_named_by_its_digest(invoices_text, digest):
     words = "  templates: [credit-exposure-by-industry{}]\n  minimum_identities"

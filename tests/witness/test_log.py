@@ -119,9 +119,7 @@ def crash_at(name, occurrence=1):
 
 
 @pytest.mark.parametrize("before", [0, 5, 255, 256])
-@pytest.mark.parametrize(
-    ("step", "occurrence"), [(s, 1) for s in STEPS], ids=lambda v: str(v)
-)
+@pytest.mark.parametrize(("step", "occurrence"), [(s, 1) for s in STEPS], ids=lambda v: str(v))
 def test_a_crash_at_any_step_loses_nothing_and_forks_nothing(open_log, before, step, occurrence):
     log, known = open_log(), {}
     if before:
