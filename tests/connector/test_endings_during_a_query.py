@@ -125,7 +125,7 @@ def test_the_owner_refuses_such_a_purpose_too(shared, purpose):
     """Or its own refusal of the query could not be put on record."""
     node = shared.nodes[ASKER]
     asked = inquiry.inquire(node, SQL.format("matched"), PURPOSE)
-    opening = inquiry._opening(node, asked, "00-" + "1" * 32 + "-" + "2" * 16 + "-01")
+    opening = inquiry.opening_of(node, asked, "00-" + "1" * 32 + "-" + "2" * 16 + "-01")
     assert Opening.parse(opening.to_bytes()) == opening
     with pytest.raises(PeerViolation) as refused:
         Opening.parse(replace(opening, purpose=purpose).to_bytes())

@@ -196,8 +196,8 @@ def test_the_owners_own_frames_sent_back_are_refused(shared, relay):
 
 
 def test_a_wrong_plan_digest_is_refused_before_anything_is_charged(shared, monkeypatch):
-    real = inquiry._opening
-    monkeypatch.setattr(inquiry, "_opening", lambda *a: dataclasses.replace(real(*a), plan_digest=bytes(32)))
+    real = inquiry.opening_of
+    monkeypatch.setattr(inquiry, "opening_of", lambda *a: dataclasses.replace(real(*a), plan_digest=bytes(32)))
     node = shared.nodes[OWNER]
     used = {
         a.digest: node.uses_of(node.agreement(a.digest, role="provider", peer=ASKER))
@@ -213,16 +213,16 @@ def test_a_wrong_plan_digest_is_refused_before_anything_is_charged(shared, monke
 
 
 def test_a_replayed_opening_is_refused(shared, monkeypatch):
-    real, kept = inquiry._opening, []
+    real, kept = inquiry.opening_of, []
 
     def opening(*arguments):
         kept.append(real(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(inquiry, "_opening", opening)
+    monkeypatch.setattr(inquiry, "opening_of", opening)
     shared.asker.query(JOINT.format(offer="matched"), PURPOSE)
     store = shared.nodes[ASKER].store
-    monkeypatch.setattr(inquiry, "_opening", lambda *_: kept[0])
+    monkeypatch.setattr(inquiry, "opening_of", lambda *_: kept[0])
     monkeypatch.setattr(store, "open_exchange", lambda *_: None)
     with pytest.raises(PeerViolation) as refused:
         shared.asker.query(JOINT.format(offer="matched"), PURPOSE)
@@ -244,8 +244,8 @@ def test_a_replayed_opening_is_refused(shared, monkeypatch):
 )
 def test_an_opening_with_other_facts_is_refused(shared, monkeypatch, field, value, code):
     """The asker's own checks are left out by changing the opening after them."""
-    real = inquiry._opening
-    monkeypatch.setattr(inquiry, "_opening", lambda *a: dataclasses.replace(real(*a), **{field: value}))
+    real = inquiry.opening_of
+    monkeypatch.setattr(inquiry, "opening_of", lambda *a: dataclasses.replace(real(*a), **{field: value}))
     if field == "trace":
         monkeypatch.setattr("connector.terms.Terms.trace_id", "0" * 32)
     with pytest.raises(BayspaceError) as refused:
@@ -255,25 +255,25 @@ def test_an_opening_with_other_facts_is_refused(shared, monkeypatch, field, valu
 
 
 def test_an_asker_cannot_pass_off_somebody_elses_data_as_its_own(shared, monkeypatch):
-    real = inquiry._opening
+    real = inquiry.opening_of
 
     def opening(*arguments):
         made = real(*arguments)
         return dataclasses.replace(made, dataset=dataclasses.replace(made.dataset, participant="sz-trade"))
 
-    monkeypatch.setattr(inquiry, "_opening", opening)
+    monkeypatch.setattr(inquiry, "opening_of", opening)
     with pytest.raises(PeerViolation):
         shared.asker.query(JOINT.format(offer="matched"), PURPOSE)
 
 
 def test_an_asker_that_claims_any_number_of_keys_is_refused(shared, monkeypatch):
-    real = inquiry._opening
+    real = inquiry.opening_of
 
     def opening(*arguments):
         made = real(*arguments)
         return dataclasses.replace(made, dataset=dataclasses.replace(made.dataset, keys_bound=1 << 39))
 
-    monkeypatch.setattr(inquiry, "_opening", opening)
+    monkeypatch.setattr(inquiry, "opening_of", opening)
     with pytest.raises(PeerViolation) as refused:
         shared.asker.query(JOINT.format(offer="matched"), PURPOSE)
     assert refused.value.code == "peer.keys"

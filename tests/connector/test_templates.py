@@ -113,7 +113,7 @@ def test_agreements_show_documents_and_both_signatures(reviewed, monkeypatch):
             (OWNER, True),
             (ASKER, True),
         }
-        table = CliRunner().invoke(app, ["agreement", "list"], catch_exceptions=False)
+        table = CliRunner().invoke(app, ["agreement", "list"], env={"COLUMNS": "200"}, catch_exceptions=False)
         assert "sz-trade, hk-bank" in table.stdout or "hk-bank, sz-trade" in table.stdout
 
 
