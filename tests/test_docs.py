@@ -103,6 +103,7 @@ def _programs(folder: Path) -> Path:
     return programs
 
 
+@pytest.mark.deep
 def test_the_tutorial_runs_and_answers_what_it_shows(tutorial: tuple[Path, str]) -> None:
     folder, printed = tutorial
     shown = [
@@ -116,6 +117,7 @@ def test_the_tutorial_runs_and_answers_what_it_shows(tutorial: tuple[Path, str])
     assert [line for line in shown if line not in said] == []
 
 
+@pytest.mark.deep
 def test_the_tutorial_ends_with_a_verified_receipt(tutorial: tuple[Path, str]) -> None:
     folder, printed = tutorial
     assert '"verified": true' in (folder / "verified.json").read_text()
@@ -123,6 +125,7 @@ def test_the_tutorial_ends_with_a_verified_receipt(tutorial: tuple[Path, str]) -
     assert (folder / "receipt.json").stat().st_size > 1000
 
 
+@pytest.mark.deep
 def test_the_readme_snippet_ran(tutorial: tuple[Path, str]) -> None:
     folder, printed = tutorial
     assert "sz-trade.invoices" in printed

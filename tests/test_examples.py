@@ -13,6 +13,7 @@ import pytest
 FLIGHTS = Path(__file__).resolve().parent.parent / "examples" / "flights"
 
 
+@pytest.mark.deep
 def test_flights_runs_and_every_receipt_is_verified() -> None:
     command = [sys.executable, str(FLIGHTS / "run.py"), "--rows", "12000"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -146,7 +146,7 @@ def test_mask_iterated_a_thousand_times():
 # --- differential ---
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(
     st.lists(st.sampled_from(EDGES) | st.integers(0, P - 1), min_size=1, max_size=40),
     st.binary(min_size=32, max_size=32),
@@ -170,7 +170,7 @@ def test_mask_agrees_with_openssl_on_edges_and_random_points(scalar):
     assert kernel.mask(points_of(points), scalar).to_pylist() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(st.lists(st.binary(max_size=300), max_size=40), st.binary(min_size=1, max_size=255), st.booleans())
 def test_hash_to_group_agrees_with_the_specification(keys, tag, large):
     column = pa.array(keys, pa.large_binary() if large else pa.binary())
@@ -236,7 +236,7 @@ def spec_match(left, right):
 MEMORY = [0, 100, kernel.MATCH_MEMORY]  # a pass for each element, some passes, one
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(1, 12), st.sampled_from(MEMORY))
 def test_match_agrees_with_a_dictionary(data, width, memory):
     # Few distinct bytes, so that elements share their first eight bytes and many are equal.

@@ -47,7 +47,7 @@ def test_no_type_equals_another():
     assert len({*keys([1], INT64), *keys(["1"]), *keys([date(1970, 1, 2)], DATE)}) == 3
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=st.lists(st.tuples(st.text(max_size=4), st.text(max_size=4), st.integers(-2, 2)), max_size=20))
 def test_composite_keys_are_injective(rows):
     columns = [pa.array([row[i] for row in rows], t.arrow) for i, t in enumerate((STRING, STRING, INT64))]
@@ -64,7 +64,7 @@ def test_a_null_part_is_no_key():
     ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.one_of(st.none(), st.text(max_size=6)), max_size=10))
 def test_nfkc_and_casefold_equal_python(values):
     assert texts(values, "nfkc") == [v if v is None else unicodedata.normalize("NFKC", v) for v in values]
@@ -116,7 +116,7 @@ def test_dates_in_text_equal_dates():
     assert old == keys([date(1899, 12, 31), date(1, 1, 1)], DATE)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(st.integers(-719162, 2932896))
 def test_every_date_survives(days):
     d = date(1970, 1, 1) + timedelta(days=days)

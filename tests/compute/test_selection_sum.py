@@ -121,7 +121,7 @@ def problems(draw) -> tuple[Parameters, Shape, list[SenderGroup], list[ReceiverG
     return parameters, shape, senders, receivers
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(problems())
 def test_sums_are_exact(problem) -> None:
     parameters, shape, senders, receivers = problem
@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_refused(arguments: dict) -> None:
         Parameters.derive(**({"slots": 1000, "returned": 1, "bounds": [SumBound(1000)]} | arguments))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(
     slots=st.integers(1, 2**31),
     returned=st.integers(1, 100),

@@ -303,7 +303,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, bank: str, kind: str) -> None:
 LATER = [pytest.param(kind, marks=pytest.mark.deep) for kind in ("start", "counts", "sealed", "outcome")]
 
 
-@pytest.mark.parametrize("kind", ["accept", "round-key", "key", *LATER])
+@pytest.mark.parametrize(
+    "kind", ["accept", *(pytest.param(kind, marks=pytest.mark.deep) for kind in ("round-key", "key")), *LATER]
+)
 def test_a_participant_that_goes_away_releases_nothing_and_leaves_evidence(
     shared: Federation, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

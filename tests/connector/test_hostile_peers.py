@@ -197,7 +197,9 @@ def test_the_owners_own_frames_sent_back_are_refused(shared, relay):
 
 def test_a_wrong_plan_digest_is_refused_before_anything_is_charged(shared, monkeypatch):
     real = inquiry.opening_of
-    monkeypatch.setattr(inquiry, "opening_of", lambda *a: dataclasses.replace(real(*a), plan_digest=bytes(32)))
+    monkeypatch.setattr(
+        inquiry, "opening_of", lambda *a: dataclasses.replace(real(*a), plan_digest=bytes(32))
+    )
     node = shared.nodes[OWNER]
     used = {
         a.digest: node.uses_of(node.agreement(a.digest, role="provider", peer=ASKER))

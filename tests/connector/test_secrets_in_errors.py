@@ -76,7 +76,13 @@ def frame(_space, patch, error):
 PLACES = (own_input, askers_input, protocol, gate, finish, recording_the_failure, frame)
 
 
-@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(error, id=name, marks=[] if number == 0 else pytest.mark.deep)
+        for number, (name, error) in enumerate(ERRORS.items())
+    ],
+)
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 def test_no_message_of_a_library_gets_out(shared, monkeypatch, caplog, capfd, place, error):
     caplog.set_level(logging.DEBUG)

@@ -25,6 +25,7 @@ SHENZHEN, HONG_KONG = "10.201.7.1", "10.201.7.2"
 START_SECONDS = 60
 
 pytestmark = [
+    pytest.mark.deep,
     pytest.mark.outside,
     pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="network namespaces need root"),
     pytest.mark.skipif(shutil.which("ip") is None, reason="iproute2 is not installed"),

@@ -25,7 +25,7 @@ from policy_enforcer.model import Policy
 from policy_enforcer.odrl import digest, from_odrl, to_odrl
 from policy_enforcer.write import to_yaml
 
-SPEED = settings(max_examples=80, deadline=None)
+SPEED = settings(max_examples=32, deadline=None)
 
 # -- the independent evaluator
 
@@ -508,7 +508,7 @@ def allowed(data, request, ledger):
 # -- properties
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=240, deadline=None)
 @given(policies(), requests(), LEDGERS)
 def test_the_decision_is_the_evaluators(policy, request, ledger):
     assert allowed(policy, request, ledger) == bool(permits(policy, request, ledger))

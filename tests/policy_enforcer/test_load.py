@@ -388,7 +388,7 @@ def problems_of(text):
     return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.one_of(st.text(max_size=80), st.lists(WORDS, max_size=40).map(" ".join)))
 @example("a: &a [*a]")
 @example("? : ")
@@ -401,7 +401,7 @@ def test_any_text_loads_or_is_refused_with_a_place(text):
     assert all(p.code and p.sentence and not p.warning for p in problems or ())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_damaged_policy_is_refused_or_still_consistent(data):
     """One character replaced or dropped: refused, or a policy that can be written and read again."""

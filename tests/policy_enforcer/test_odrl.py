@@ -199,7 +199,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_is_put_anywhere_is_refused_or_said_exactly(data):
     document = to_odrl(load(EVERYTHING))

@@ -81,7 +81,7 @@ def grown(sizes):
     return files, leaves, edge
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(0, 700), min_size=1, max_size=5), st.data())
 def test_a_tree_grown_by_tiles_is_the_tree_of_its_leaves(steps, data):
     sizes = sorted(steps)

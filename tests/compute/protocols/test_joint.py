@@ -54,7 +54,7 @@ right_rows = st.lists(
 
 
 @pytest.mark.parametrize("protocol", JOINT)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(left=left_rows, right=right_rows, r_dim=st.booleans(), s_dim=st.booleans(), minimum=st.integers(1, 4))
 def test_released_cells_equal_a_plaintext_join(kit, scene, protocol, left, right, r_dim, s_dim, minimum):
     left = unique_by_key(left)

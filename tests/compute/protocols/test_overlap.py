@@ -51,7 +51,7 @@ owned = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(left=rows, right=owned, minimum=st.integers(1, 4), columns=st.booleans())
 def test_a_list_equals_a_plaintext_join(kit, overlap_scene, left, right, minimum, columns):
     right = unique_by_key(right)
@@ -69,7 +69,7 @@ def test_a_list_equals_a_plaintext_join(kit, overlap_scene, left, right, minimum
     assert made.counts.tolist() == [[keys]]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(left=rows, right=owned, minimum=st.integers(1, 4))
 def test_a_count_equals_a_plaintext_join(kit, overlap_scene, left, right, minimum):
     left, right = unique_by_key(left), unique_by_key(right)
@@ -378,7 +378,7 @@ def clamp(scalar):
     return int.from_bytes(scalar, "little") & ~(1 << 255) & ~7 | 1 << 254
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(scalar=st.binary(min_size=32, max_size=32), other=st.binary(min_size=32, max_size=32), key=st.binary())
 def test_the_inverse_undoes_a_mask_in_the_prime_subgroup(scalar, other, key):
     undo = psi.inverse(scalar)
@@ -435,7 +435,7 @@ def table(found):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(st.lists(values, max_size=6))
 def test_rows_go_there_and_back(found):
     encoded = LAYOUT.encode(table(found))
@@ -459,7 +459,7 @@ def test_what_lies_under_a_null_does_not_leave():
     assert not encoded.any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(values, st.integers(0, LAYOUT.row_bytes - 1), st.integers(1, 255))
 def test_only_what_is_written_is_read(row, place, change):
     encoded = LAYOUT.encode(table([row])).copy()

@@ -253,7 +253,7 @@ def equals_duckdb(kit, pooled, data):
         assert cells.suppressed == 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_answers_equal_duckdb(kit, pooled, data):
     equals_duckdb(kit, pooled, data)
