@@ -189,7 +189,7 @@ def die(reached):
             os.kill(os.getpid(), 9)
 
 keys = PrivateKeys.generate(lambda size: b"k" * size)
-log = Log(folder, "witness.example/gba", keys, lambda: 1, step=die)
+log = Log(folder, "witness.example/gba", keys, lambda: 1_700_000_000_000, step=die)
 for n in range(40):
     data = [b"%d-%d" % (n, i) for i in range(20)]
     batch = [Submission(hashlib.sha256(d).digest(), d, bytes(32)) for d in data]
@@ -212,7 +212,7 @@ def test_kill_9_at_every_step(tmp_path, step):
         ended = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
         assert ended.returncode == -9, ended.stderr
         known |= {bytes.fromhex(d): int(i) for d, i in (line.split() for line in ended.stdout.splitlines())}
-        log = Log(tmp_path / "log", "witness.example/gba", keys, lambda: 1)
+        log = Log(tmp_path / "log", "witness.example/gba", keys, lambda: 1_700_000_000_000)
         try:
             seen |= heads_of(log)
             check_everything(log, known, seen)
