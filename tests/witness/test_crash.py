@@ -191,7 +191,7 @@ def die(reached):
 keys = PrivateKeys.generate(lambda size: b"k" * size)
 log = Log(folder, "witness.example/gba", keys, lambda: 1_700_000_000_000, step=die)
 for n in range(40):
-    data = [b"%d-%d" % (n, i) for i in range(20)]
+    data = [b"%d-%d-%d" % (occurrence, n, i) for i in range(20)]
     batch = [Submission(hashlib.sha256(d).digest(), d, bytes(32)) for d in data]
     for digest, index in zip(batch, log.append(batch)):
         print(digest.digest.hex(), index, flush=False)
