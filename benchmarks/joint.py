@@ -9,7 +9,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 from benchmarks import parties as tables
 from benchmarks import peers
@@ -171,38 +174,78 @@ def _parquet_floor(path: object, runs: int) -> float:
 
 
 def catalogue(options: argparse.Namespace) -> Result:
-    """Unary calls to one connector from 64 clients, in four processes. Rows: calls."""
+    """Unary calls to one connector from 64 clients, in four processes. Rows: calls.
+
+    The floor is gRPC itself: as many calls to a server that answers as many bytes and does nothing.
+    """
     calls = options.rows or 6400
     with parties(1024, options.overlap, options.groups) as space:
-        asked = [_round_of_calls(space, calls) for _ in range(options.runs)]
+        asked = [_round_of_calls(space, calls, space.processes[ASKER].pid) for _ in range(options.runs)]
         peak = peak_of(space.processes[ASKER].pid)
-    seconds, cpu, walls = sorted(asked, key=lambda one: one[2][int(calls * 0.99)])[len(asked) // 2]
-    percentiles = {"p50_ms": walls[len(walls) // 2] * 1e3, "p99_ms": walls[int(len(walls) * 0.99)] * 1e3}
-    figures = {name: round(value, 2) for name, value in percentiles.items()}
-    return Result("catalogue", calls, "unary", seconds, cpu, peak_rss_mb=peak, figures=figures)
+        with _nothing(space) as (pid, port):
+            floors = [_round_of_calls(space, calls, pid, port) for _ in range(options.runs)]
+    seconds, cpu, walls = _middle(asked)
+    floor_seconds, _, floor = _middle(floors)
+    figures = {
+        "p50_ms": _percentile(walls, 0.5),
+        "p99_ms": _percentile(walls, 0.99),
+        "floor_p99_ms": _percentile(floor, 0.99),
+    }
+    return Result("catalogue", calls, "unary", seconds, cpu, 0, 0, peak, floor_seconds, figures=figures)
 
+
+Round = tuple[float, float, list[float]]
+"""Wall seconds, CPU seconds of the server, and each call's seconds in ascending order."""
 
 CALLERS, CLIENTS = 4, 16
 
 
-def _round_of_calls(space: Loopback, calls: int) -> tuple[float, float, list[float]]:
-    """Wall seconds, CPU seconds of the connector, and each call's seconds in ascending order."""
-    pid = space.processes[ASKER].pid
+def _middle(rounds: list[Round]) -> Round:
+    return sorted(rounds, key=lambda one: _percentile(one[2], 0.99))[len(rounds) // 2]
+
+
+def _percentile(walls: list[float], share: float) -> float:
+    return round(walls[int(len(walls) * share)] * 1e3, 2)
+
+
+@contextmanager
+def _nothing(space: Loopback) -> Iterator[tuple[int, str]]:
+    """A gRPC server under the asker's certificate that does nothing: its process and its port."""
+    with space.connect(ASKER) as client:
+        size = sum(len(json.dumps([offer.entry, offer.policy])) for offer in client.catalogue(ASKER)[0])
     folder = str(space.settings(ASKER).folder)
-    command = [sys.executable, "-m", "benchmarks.calling", folder, str(CLIENTS), str(calls // CALLERS)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    callers = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(CALLERS)]  # type: ignore[call-overload]
-    for caller in callers:
-        caller.stdout.readline()  # connected
-    before, start = cpu_of(pid), time.perf_counter()
-    for caller in callers:
-        caller.stdin.write("go\n")
-        caller.stdin.flush()
-    walls = sorted(wall for caller in callers for wall in json.loads(caller.stdout.readline()))
-    seconds, cpu = time.perf_counter() - start, cpu_of(pid) - before
-    for caller in callers:
-        caller.communicate()
-    return seconds, cpu, walls
+    with _process("-m", "benchmarks.calling", folder, str(size)) as server:
+        yield server.pid, server.stdout.readline().strip()
+
+
+@contextmanager
+def _process(*arguments: str) -> Iterator[Any]:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, **pipes) as process:
+        yield process
+        process.communicate("\n")
+
+
+def _round_of_calls(space: Loopback, calls: int, server: int, port: str = "") -> Round:
+    folder = str(space.settings(ASKER).folder)
+    arguments = (
+        "-m",
+        "benchmarks.calling",
+        folder,
+        str(CLIENTS),
+        str(calls // CALLERS),
+        *filter(None, [port]),
+    )
+    with ExitStack() as stack:
+        callers = [stack.enter_context(_process(*arguments)) for _ in range(CALLERS)]
+        for caller in callers:
+            caller.stdout.readline()  # connected
+        before, start = cpu_of(server), time.perf_counter()
+        for caller in callers:
+            caller.stdin.write("go\n")
+            caller.stdin.flush()
+        walls = sorted(wall for caller in callers for wall in json.loads(caller.stdout.readline()))
+        return time.perf_counter() - start, cpu_of(server) - before, walls
 
 
 def overhead(options: argparse.Namespace) -> Result:

@@ -1,6 +1,6 @@
 """The one benchmark runner: `python -m benchmarks.run NAME [--rows N] [--json] ...`, from the project's root.
 
-    kernel                    hashing to the curve and masking, per core and on all cores
+    kernel                    hashing to the curve and masking on all cores, beside OpenSSL
     psi                       the matching keys as a list, between two real connectors
     psi_list                  the same with two columns of the owner's
     psi_aggregate             10 receiver-side groups, SUM, COUNT and AVG of two measures

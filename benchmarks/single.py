@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from benchmarks import peers
 from benchmarks.measure import Result, counted, cpu_of_self, median, peak_of_self, timed
@@ -18,7 +19,10 @@ from compute.protocols.base import run_pair
 
 
 def kernel(options: argparse.Namespace) -> Result:
-    """Masks and hashes per second on all cores; run with RAYON_NUM_THREADS=1 for the figure per core."""
+    """Masks and hashes per second on all cores; run with RAYON_NUM_THREADS=1 for the figure per core.
+
+    OpenSSL's X25519 is the same scalar multiplication, one at a time.
+    """
     rows = options.rows or 2**18
     keys = pa.array([n.to_bytes(16, "big") for n in range(rows)], pa.large_binary())
     points = native.hash_to_group(keys, b"benchmark")
@@ -34,8 +38,17 @@ def kernel(options: argparse.Namespace) -> Result:
         "hashes_per_s": round(rows / hashing),
         "matches_per_s": round(rows / matching),
         "threads": cores,
+        "openssl_x25519_per_s": round(_openssl(options.runs)),
     }
     return Result("kernel", rows, "curve25519", masking, cpu, peak_rss_mb=peak_of_self(), figures=figures)
+
+
+def _openssl(runs: int) -> float:
+    """Exchanges per second of OpenSSL's X25519 in one thread, by way of `cryptography`."""
+    own, other = X25519PrivateKey.generate(), X25519PrivateKey.generate().public_key()
+    exchanges = 10_000
+    seconds, _ = timed(lambda: [own.exchange(other) for _ in range(exchanges)], runs)
+    return exchanges / seconds
 
 
 def selection_sum(options: argparse.Namespace) -> Result:
