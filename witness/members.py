@@ -3,6 +3,9 @@
 The space operator signs it (DSSE); each new list has the next version and names its predecessor's digest,
 so that successive lists are the key history. Refuses unknown fields, unsorted or repeated participants,
 a key listed for two participants, and a key id that is not the key's own.
+
+Version 2 is version 1 with `claims` of members. It is written only where a member has some, so that whoever
+reads version 1 goes on reading lists without them; version 1 is read for ever.
 """
 
 import hashlib
@@ -19,11 +22,10 @@ from witness.note import NoteInvalid, parse_vkey
 from witness.schema import HEX32, ID, LINE, TOKEN, Fields, FormatError, matching, present, text_list, utc
 
 PAYLOAD_TYPE = "application/vnd.bayspace.members.v1+json"
-FORMAT = "bayspace-members/v1"
+PAYLOAD_TYPE_2 = "application/vnd.bayspace.members.v2+json"
+FORMAT, FORMAT_2 = "bayspace-members/v1", "bayspace-members/v2"
 CONNECTOR, WITNESS, OPERATOR = "connector", "witness", "operator"
 _ROLES = frozenset({CONNECTOR, WITNESS, OPERATOR})
-
-
 CLAIM = re.compile(r"(role|claim):[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -156,12 +158,22 @@ class MemberList:
     participants: tuple[Participant, ...]
     previous: str | None = None
 
+    @property
+    def format(self) -> str:
+        """The oldest version that can say this."""
+        return FORMAT_2 if any(p.claims for p in self.participants) else FORMAT
+
+    @property
+    def payload_type(self) -> str:
+        """What an envelope of this list says that it holds."""
+        return PAYLOAD_TYPE_2 if self.format == FORMAT_2 else PAYLOAD_TYPE
+
     def to_payload(self) -> bytes:
         """The canonical bytes that the operator signs."""
         return canonical.serialise(
             present(
                 {
-                    "format": FORMAT,
+                    "format": self.format,
                     "issued_at": utc(self.issued_at),
                     "participants": [p.to_json() for p in self.participants],
                     "previous": self.previous,
@@ -200,7 +212,7 @@ class MemberList:
         except canonical.CanonicalError as error:
             raise FormatError(f"the member list is {error}") from error
         with Fields(value, "member list") as f:
-            f.literal("format", FORMAT)
+            version = f.take("format")
             members = cls(
                 space=f.text("space", ID),
                 version=f.integer("version"),
@@ -208,6 +220,8 @@ class MemberList:
                 participants=tuple(Participant.from_json(p) for p in f.items("participants")),
                 previous=f.optional("previous", lambda name: f.text(name, HEX32)),
             )
+        if version != members.format:
+            raise FormatError("the member list is of an unknown version, or misnames its own")
         _check(members)
         return members
 
@@ -240,19 +254,22 @@ def sign(members: MemberList, operator_keys: Iterable[PrivateKey]) -> dsse.Envel
     """The list in an envelope signed by the space operator. Raises FormatError for a list not of its form."""
     payload = members.to_payload()
     MemberList.parse(payload)
-    return dsse.sign(PAYLOAD_TYPE, payload, operator_keys)
+    return dsse.sign(members.payload_type, payload, operator_keys)
 
 
 def verify(envelope: dsse.Envelope, operator_keys: Sequence[PublicKey]) -> MemberList:
     """The list, when every signature on it is an operator's. Raises MembersInvalid."""
     known = {key.id: key for key in operator_keys}
-    if envelope.payload_type != PAYLOAD_TYPE:
+    if envelope.payload_type not in (PAYLOAD_TYPE, PAYLOAD_TYPE_2):
         raise MembersInvalid("the envelope holds something other than a member list")
     try:
         for signature in envelope.signatures:
             envelope.verify(known[signature.keyid])
-        return MemberList.parse(envelope.payload)
+        members = MemberList.parse(envelope.payload)
     except KeyError as error:
         raise MembersInvalid("a key that is not the space operator's signed the member list") from error
     except (SignatureInvalid, FormatError) as error:
         raise MembersInvalid(f"the member list: {error}") from error
+    if envelope.payload_type != members.payload_type:
+        raise MembersInvalid("the envelope holds a member list of another version than it says")
+    return members

@@ -80,6 +80,25 @@ def test_optional_fields_read_back(space):
     assert MemberList.parse(listed.to_payload()) == listed
 
 
+def test_a_list_with_claims_is_version_2_and_one_without_is_version_1_for_ever(space):
+    assert space.members.format == members.FORMAT
+    assert b"members/v1" in space.members.to_payload()
+    first, *others = space.members.participants
+    told = replace(space.members, participants=(replace(first, claims=("role:bank",)), *others))
+    envelope = members.sign(told, [space.operator])
+    assert (told.format, envelope.payload_type) == (members.FORMAT_2, members.PAYLOAD_TYPE_2)
+    assert members.verify(dsse.parse(envelope.to_bytes()), [space.operator.public]) == told
+    for wrong in (
+        told.to_payload().replace(b"members/v2", b"members/v1"),  # who knows version 1 alone would fail
+        space.members.to_payload().replace(b"members/v1", b"members/v2"),
+    ):
+        with pytest.raises(FormatError, match="version"):
+            MemberList.parse(wrong)
+    misnamed = dsse.sign(members.PAYLOAD_TYPE, told.to_payload(), [space.operator])
+    with pytest.raises(MembersInvalid, match="version"):
+        members.verify(misnamed, [space.operator.public])
+
+
 def spoil(space, change):
     value = json.loads(space.members.to_payload())
     change(value)
