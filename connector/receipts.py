@@ -6,7 +6,8 @@ Refuses to make a receipt of records that no witness has recorded yet: it would 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import replace
 from http.client import HTTPException
 from urllib.request import Request, urlopen
@@ -17,13 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from compute.errors import ConfigError, Unavailable
 from connector.config import ConnectorConfig
 from connector.enrolment import load_members, pinned_operator
+from connector.space import GRACE
 from connector.storage import Store
 from witness import bundle, checkpoint, dsse, timestamp, tlog_proof
 from witness.bundle import Item, Opening
 from witness.checks import Requirement
 from witness.encoding import system_entropy
 from witness.keys import ML_DSA_44
-from witness.members import WITNESS, MemberList
+from witness.members import WITNESS, MemberList, Participant
 from witness.note import parse_vkey
 from witness.record import Record
 from witness.schema import FormatError
@@ -149,22 +151,47 @@ def trust_file(config: ConnectorConfig, authorities: Collection[bytes] = ()) -> 
     if not logs:
         raise ConfigError("witness.unknown", "the member list names no witness")
     certificates = tuple(_certificate(pem) for pem in authorities)
-    trust = of_logs(config.space, [operator], logs, required(members))
+    trust = of_logs(config.space, [operator], logs, required(members, _known_lists(config)))
     return replace(trust, timestamp_authorities=certificates).to_bytes()
 
 
-def required(members: MemberList) -> list[Requirement]:
-    """From when on every log and every member signs with ML-DSA-44 too; nothing while one does not yet."""
-    since = []
-    for member in members.participants:
-        algorithms = {parse_vkey(vkey).public.algorithm for vkey in member.logs}
-        starts = [key.valid_from for key in member.keys if key.public.algorithm == ML_DSA_44]
-        if not starts or (member.role == WITNESS and ML_DSA_44 not in algorithms):
-            return []
-        # A key from before still signs for its days of grace, alone: what it signs then verifies, too.
-        before = [key for key in member.keys if key.valid_from < min(starts)]
-        since.append(max([min(starts), *(key.valid_until or 0 for key in before)]))
-    return [Requirement(ML_DSA_44, max(since))] if since else []
+def _known_lists(config: ConnectorConfig) -> list[MemberList]:
+    """Every member list that this connector has kept; each was verified before."""
+    with closing(Store.open(config.state_url)) as store:
+        return [MemberList.parse(dsse.parse(envelope).payload) for _, envelope in store.member_lists()]
+
+
+def required(members: MemberList, known: Collection[MemberList] = ()) -> list[Requirement]:
+    """From when on every log and every member signs with ML-DSA-44 too; nothing while one does not yet.
+
+    known: earlier lists, which say when a log's second key was first announced.
+    """
+    since = [
+        _log_signs_from(member, (*known, members)) if member.role == WITNESS else _member_signs_from(member)
+        for member in members.participants
+    ]
+    dated = [at for at in since if at is not None]
+    return [Requirement(ML_DSA_44, max(dated))] if dated and len(dated) == len(since) else []
+
+
+def _member_signs_from(member: Participant) -> int | None:
+    starts = [key.valid_from for key in member.keys if key.public.algorithm == ML_DSA_44]
+    if not starts:
+        return None
+    # A key from before still signs for its days of grace, alone: what it signs then verifies, too.
+    before = [key for key in member.keys if key.valid_from < min(starts)]
+    return max([min(starts), *(key.valid_until or 0 for key in before)])
+
+
+def _log_signs_from(witness: Participant, lists: Sequence[MemberList]) -> int | None:
+    """When the log's second key was announced, and some days later if it had run without it before."""
+    keys = {vkey for vkey in witness.logs if parse_vkey(vkey).public.algorithm == ML_DSA_44}
+    if not keys:
+        return None
+    found = [(m.issued_at, m.participant(witness.id)) for m in lists]
+    announced = min(at for at, member in found if member is not None and keys.intersection(member.logs))
+    alone = any(at < announced for at, member in found if member is not None and member.logs)
+    return announced + (int(GRACE.total_seconds() * 1000) if alone else 0)
 
 
 def _certificate(pem: bytes) -> bytes:

@@ -12,9 +12,10 @@ from compute.errors import ConfigError, Unavailable
 from connector import cli, documents
 from connector.receipts import asking, extended, receipt, required, trust_file
 from witness import bundle, timestamp
+from witness.checkpoint import log_key
 from witness.checks import Requirement
 from witness.keys import ED25519, ML_DSA_44, PrivateKey
-from witness.members import CONNECTOR, EvidenceKey, MemberList, Participant
+from witness.members import CONNECTOR, WITNESS, EvidenceKey, MemberList, Participant
 from witness.verify import verify_files
 
 ISSUER = "sz-trade"
@@ -129,3 +130,22 @@ def test_both_algorithms_are_required_once_the_last_key_of_one_has_ended() -> No
     assert since(*pair) == [Requirement(ML_DSA_44, 100)]
     assert since(key("a", ED25519, 0, 700), *pair) == [Requirement(ML_DSA_44, 700)]  # its days of grace
     assert since(key("a", ED25519, 0)) == []
+
+
+def test_a_logs_second_key_counts_from_when_it_was_announced() -> None:
+    """Not from the witness's evidence key, which signs no checkpoint."""
+    log = "witness.example/gba"
+    alone = str(log_key(log, PrivateKey.from_seed(b"l" * 32)))
+    second = str(log_key(log, PrivateKey.from_seed(b"m" * 32, ML_DSA_44)))
+
+    def listed(version: int, at: int, *logs: str) -> MemberList:
+        keys = (EvidenceKey(PrivateKey.from_seed(b"w" * 32).public, 0),)
+        witness = Participant("witness-a", WITNESS, keys, "w.example:1", "CN-SZ", logs=logs)
+        return MemberList("gba", version, at, (witness,))
+
+    first, gained, later = listed(1, 100, alone), listed(2, 500, alone, second), listed(3, 900, alone, second)
+    assert required(first) == []
+    assert required(gained) == [Requirement(ML_DSA_44, 500)]
+    assert required(later, [gained]) == [Requirement(ML_DSA_44, 500)]
+    week = 7 * 86_400_000
+    assert required(later, [first, gained]) == [Requirement(ML_DSA_44, 500 + week)]  # until it was restarted
