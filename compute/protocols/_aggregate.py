@@ -32,6 +32,7 @@ from compute.protocols._release import (
     codes_of,
     decode_table,
     encode_table,
+    malformed,
     noised_partials,
     receive_release,
     send_release,
@@ -124,7 +125,7 @@ def send_nothing() -> Role[Summary]:
 def receive_nothing(context: Context, labels: pa.Table, left_out: int = 0) -> Role[Cells]:
     """Take that release."""
     if (yield from receive_release()) != _HEAD.pack(0, 0):
-        raise _malformed()
+        raise malformed()
     none = label_schema(context.plan.sender).empty_table()
     return Cells(_table(context.plan, labels, none, {}, _no_sums(context.plan)), left_out)
 
@@ -181,7 +182,7 @@ def receive_sums(
     opening = yield from selection_sum.receiver(parameters, announced, groups, context.entropy)
     release = yield from receive_release()
     if len(release) < _HEAD.size:
-        raise _malformed()
+        raise malformed()
     suppressed, length = _HEAD.unpack_from(release)
     encoded, rest = release[_HEAD.size : _HEAD.size + length], release[_HEAD.size + length :]
     cells = selection_sum.open_answers(parameters, announced, opening, encoded)
@@ -189,7 +190,7 @@ def receive_sums(
     if not plan.says_suppressed:
         left_out = 0
         if suppressed:
-            raise _malformed()
+            raise malformed()
     shown = {s: row for row, s in enumerate(sorted({s for _, s in cells}))}
     sender_labels = decode_table(rest, label_schema(plan.sender), len(shown))
     rows = {(r, shown[s]): sums for (r, s), sums in cells.items() if sums.count or _has_kept(plan)}
@@ -409,7 +410,7 @@ def _plausible(
 ) -> None:
     """Refuse answers outside what was declared: the table below could not hold them."""
     if suppressed > shape.receiver_groups * shape.sender_groups - len(cells):
-        raise _malformed()
+        raise malformed()
     for (r, _), sums in cells.items():
         selected = len(groups[r].positions)
         within = sums.count <= selected and _bounded(parameters, sums.measures, 1)
@@ -417,7 +418,7 @@ def _plausible(
             heaviest = int(np.abs(weights).max(initial=0))
             within &= abs(total) <= heaviest * selected and _bounded(parameters, products, heaviest)
         if not within:
-            raise _malformed()
+            raise malformed()
 
 
 def _bounded(parameters: Parameters, sums: Sequence[int], weight: int) -> bool:
@@ -449,7 +450,3 @@ def _table(
     for name, totals in own.items():
         columns[name] = pa.array([totals[r] for r, _ in rows], SUM_TYPE)
     return pa.table(columns)
-
-
-def _malformed() -> PeerViolation:
-    return PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import pyarrow as pa
 
 from compute import pooling
 from compute.errors import PeerViolation
-from compute.federation import Contribution, Member, Seat, TotalGate, Totals
-from compute.inputs import Cells, Context, Gate, LocalInput, Summary
-from compute.plan import Plan
-from policy_enforcer.disclosure import Disclosure, Fact, Party
+from compute.federation import Contribution, Member, Roster, Seat, TotalGate, Totals
+from compute.frames import Role
+from compute.inputs import Cells, Context, Entropy, Gate, LocalInput, Summary
+from compute.plan import Plan, Side
+from compute.protocols.base import Cost, Protocol
+from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
 REVEALS = (
     Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS, gated=True),
@@ -20,6 +25,43 @@ REVEALS = (
 """Of both federated protocols. The sender is any participant; gated, since each fills released cells only."""
 
 GATES = frozenset({"minimum-identities", "minimum-participants"})
+
+
+def protocol(
+    *,
+    name: str,
+    version: int,
+    threat_model: str,
+    coordinator: Callable[[Plan, Roster], Role[Totals]],
+    participant: Callable[[Plan, Member, Contribution, Entropy], Role[list[bool]]],
+    cost: Callable[[Plan], Cost],
+    parameters: Callable[[Side | None, Side, int], Mapping[str, Any]],
+) -> Protocol:
+    """The declaration of a federated protocol: both ends are the same but for these two roles."""
+
+    def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
+        assert own is None
+        return answered(context, (yield from coordinator(context.plan, seat(context).roster)))
+
+    def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
+        part = own_part(context.plan, own, gate)
+        return summary((yield from participant(context.plan, member(context), part, context.entropy)))
+
+    return Protocol(
+        name=name,
+        version=version,
+        level=Level.HIDDEN,
+        joint=False,
+        kinds=frozenset({"federated"}),
+        threat_model=threat_model,
+        reveals=REVEALS,
+        gates=GATES,
+        weighted=False,
+        cost=cost,
+        parameters=parameters,
+        receiver=receiver,
+        sender=sender,
+    )
 
 
 def seat(context: Context) -> Seat:

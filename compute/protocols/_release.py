@@ -40,10 +40,10 @@ def receive_release() -> Role[bytes]:
     """Receive what `send_release` sent."""
     first = yield from receive(RELEASE)
     if len(first) < _LENGTH.size:
-        raise _malformed()
+        raise malformed()
     length = _LENGTH.unpack_from(first)[0] + _LENGTH.size
     if length > RELEASE_BYTES + _LENGTH.size or len(first) != min(length, FRAME_BYTES):
-        raise _malformed()
+        raise malformed()
     parts = [first[_LENGTH.size :]]
     for start in range(FRAME_BYTES, length, FRAME_BYTES):
         parts.append((yield from receive(RELEASE, min(FRAME_BYTES, length - start))))
@@ -141,21 +141,21 @@ def decode_table(data: bytes, schema: pa.Schema, rows: int) -> pa.Table:
     """Read what `encode_table` wrote for this schema and number of rows, and nothing else."""
     if not len(schema):
         if data:
-            raise _malformed()
+            raise malformed()
         return pa.table({})
     source = pa.BufferReader(data)
     try:
         if not pa.ipc.read_schema(pa.ipc.read_message(source)).equals(schema, check_metadata=True):
-            raise _malformed()
+            raise malformed()
         message = pa.ipc.read_message(source)
         if message.type != "record batch" or _compressed(message.metadata.to_pybytes()):
-            raise _malformed()
+            raise malformed()
         batch = pa.ipc.read_record_batch(message, schema)
         batch.validate(full=True)
     except (pa.ArrowException, OSError, struct.error, EOFError):
-        raise _malformed() from None
+        raise malformed() from None
     if batch.num_rows != rows or source.read() != _END:
-        raise _malformed()
+        raise malformed()
     return pa.Table.from_batches([batch])
 
 
@@ -187,5 +187,6 @@ def _field(buffer: bytes, table: int, number: int) -> int:
     return table + offset if offset else 0
 
 
-def _malformed() -> PeerViolation:
+def malformed() -> PeerViolation:
+    """The error for a release that the plan's schema cannot read."""
     return PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from compute.errors import DataError, PeerViolation, QueryError
+from compute.errors import DataError, QueryError
 from compute.plan import Dimension, Side
+from compute.protocols._release import malformed
 from compute.types import BOOL, STRING, Type, parse_type
 
 MOST_ROW_BYTES = 4096
@@ -77,9 +78,9 @@ class Layout:
         try:
             table.validate(full=True)
         except pa.ArrowException:
-            raise _malformed() from None
+            raise malformed() from None
         if not np.array_equal(self.encode(table), rows):
-            raise _malformed()
+            raise malformed()
         return table
 
 
@@ -150,16 +151,12 @@ def _unpacked(rows: Bytes, column: Dimension) -> pa.Array:
 def _unpack_text(rows: Bytes, valid: pa.Buffer, column: Dimension) -> pa.Array:
     lengths = np.ascontiguousarray(rows[:, :2]).view(">u2").reshape(-1).astype(np.int64)
     if int(lengths.max(initial=0)) > column.width:
-        raise _malformed()
+        raise malformed()
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     if offsets[-1] > np.iinfo(np.int32).max:
-        raise _malformed()
+        raise malformed()
     inside = np.arange(column.width)[None, :] < lengths[:, None]
     data = pa.py_buffer(np.ascontiguousarray(rows[:, 2:][inside]))
     return pa.Array.from_buffers(
         pa.string(), len(rows), [valid, pa.py_buffer(offsets.astype(np.int32)), data]
     )
-
-
-def _malformed() -> PeerViolation:
-    return PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")

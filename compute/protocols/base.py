@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 
 from compute.errors import PeerViolation
-from compute.federation import joined
 from compute.frames import FRAME_BYTES, Frame, Gather, Receive, Role, receive, receive_blob, send_blob
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
 from compute.plan import Plan, Side
@@ -67,13 +66,14 @@ def run_round(coordinators: Sequence[Role[T]], participants: Sequence[Role[S]]) 
 
 
 def _gathered(coordinators: Sequence[_Runner[T]]) -> bool:
-    """Hand everybody's bodies to coordinators that all wait for the same ones."""
+    """Reduce everybody's bodies for coordinators that all wait for the same ones."""
     kinds = {item.kind if (item := runner.gathering) else None for runner in coordinators}
     if len(kinds) != 1 or None in kinds:
         return False
-    body = joined(item.body for runner in coordinators if (item := runner.gathering))
+    items = [item for runner in coordinators if (item := runner.gathering)]
+    result = items[0].reduce([item.body for item in items])
     for runner in coordinators:
-        runner.answer(body)
+        runner.answer(result)
     return True
 
 
@@ -108,11 +108,11 @@ class _Runner(Generic[T]):
         except StopIteration as end:
             self._value.append(end.value)
 
-    def answer(self, bodies: bytes) -> None:
-        """Go on with everybody's bodies."""
+    def answer(self, result: bytes) -> None:
+        """Go on with what everybody's bodies gave."""
         gathering, self.gathering = self.gathering, None
         if gathering is not None:
-            self._advance(Frame(gathering.kind, bodies))
+            self._advance(Frame(gathering.kind, result))
 
     def result(self) -> T:
         return self._value[0]

@@ -6,9 +6,13 @@ unless all but one other collude: the sum of two honest contributions is then wh
 participants. An asker that deviates can announce wrong totals. It cannot have anything opened but the sum
 over the whole roster: each participant adds up the signed ciphertexts itself before it gives its share.
 
-    i -> all  p_i, signed               b = sum of p_i
-    i -> all  c1_i, signed; -> asker c0_i        of its counts, later of its measures
-    i -> asker  d_i = (sum of c1_j) s_i + flood  of its counts, later, as its release, of its measures
+    i -> all  H(p_i, c1_i, c1'_i);  then p_i, c1_i, c1'_i, signed         b = sum of p_i;  ': of the measures
+    i -> asker  c0_i;  d_i = (sum of c1_j) s_i + flood                    counts
+    i -> asker  c0'_i; d'_i = (sum of c1'_j) s_i + flood, as its release  measures, once the totals are known
+
+c1 = a u + e1 depends on no message, so all of it is committed to before any is shown: who speaks last can
+choose neither the key (p - sum of p_j) nor what is opened (one c1 in place of the sum). It can still show
+a c1 that is none: docs/explanation/federation.md says what that gives it.
 """
 
 from __future__ import annotations
@@ -18,22 +22,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from compute import _native, pooling, threshold
 from compute import federation as f
 from compute.errors import PeerViolation
 from compute.federation import Contribution, Member, Roster, Shape, TotalGate, Totals
-from compute.frames import Frame, Role, receive, receive_blob, send_blob
-from compute.inputs import Cells, Context, Entropy, Gate, LocalInput, Summary
+from compute.frames import Role, receive_blob, send_blob
+from compute.inputs import Entropy
 from compute.plan import Plan, Side
 from compute.protocols import _federated as federated
 from compute.protocols._release import receive_release, send_release
-from compute.protocols.base import Cost, Protocol
+from compute.protocols.base import Cost
 from compute.threshold import Parameters
-from policy_enforcer.disclosure import Level
 
-SCHEME = "he_sum v1"
+SCHEME = "he_sum v2"
 _SEED_BYTES = 32
 
 
@@ -46,164 +47,144 @@ def participant(
 ) -> Role[list[bool]]:
     """A participant's side: returns which cells it filled."""
     roster = yield from f.receive_roster(member)
-    key = yield from _agreed(member, roster, parameters, entropy)
-    share = yield from key.contributed("counts", own.counted())
+    part = _Part.fresh(parameters, shape, roster, entropy)
+    agreed = _Agreed.of(part, (yield from f.disclosed(member, SCHEME, roster, part.shown)))
+    c0, share = agreed.contributed(0, own.counted())
+    yield from send_blob("counts-c0", c0)
     yield from send_blob("counts-share", share)
     totals = yield from receive_blob("totals", f.WORD_BYTES * shape.counted)
     released = TotalGate.of(roster).released(shape, f.integers(totals))
-    yield from send_release((yield from key.contributed("measures", own.measured(released))))
+    c0, share = agreed.contributed(1, own.measured(released))
+    yield from send_blob("measures-c0", c0)
+    yield from send_release(share)
     return released
 
 
-def coordinator(roster: Roster, shape: Shape, parameters: Parameters, place: int) -> Role[Totals]:
-    """The asker's side of the exchange with the participant at `place`; all of a round run side by side."""
-    ring = parameters.ring()
+def coordinator(roster: Roster, shape: Shape, parameters: Parameters) -> Role[Totals]:
+    """The asker's side of the exchange with one participant; all of a round run side by side."""
+    counts, measures = map(parameters.ciphertext_bytes, (shape.counted, shape.measured))
     yield from f.send_roster(roster)
-    share = yield from receive("round-key")
-    yield from f.send_bodies("round-keys", (yield from f.gather("round-keys", share)))
-    c0 = yield from _ciphertexts(parameters, ring, "counts", shape.counted)
-    part = yield from receive_blob("counts-share", parameters.ciphertext_bytes(shape.counted))
-    shares = yield from f.gather("counts-share", part)
-    opened = _opened(ring, parameters, c0, shares, shape.counted) if place == 0 else ()
-    totals = (yield from f.gather("totals", f.words(opened)))[0]
+    yield from f.relay_disclosed(parameters.polynomial_bytes + counts + measures)
+    c0 = yield from receive_blob("counts-c0", counts)
+    share = yield from receive_blob("counts-share", counts)
+    totals = yield from _opened(parameters, "counts", c0, share, shape.counted)
     yield from send_blob("totals", totals)
-    c0 = yield from _ciphertexts(parameters, ring, "measures", shape.measured)
-    release = yield from receive_release()
-    if len(release) != parameters.ciphertext_bytes(shape.measured):
+    c0 = yield from receive_blob("measures-c0", measures)
+    share = yield from receive_release()
+    if len(share) != measures:
         raise PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
-    shares = yield from f.gather("measures-share", release)
-    opened = _opened(ring, parameters, c0, shares, shape.measured) if place == 0 else ()
-    measured = (yield from f.gather("measured", f.words(opened)))[0]
-    return Totals.of(shape, f.integers(totals), f.integers(measured))
+    sums = yield from _opened(parameters, "measures", c0, share, shape.measured)
+    return Totals.of(shape, f.integers(totals), f.integers(sums))
 
 
-def _ciphertexts(parameters: Parameters, ring: _native.SelectionRing, label: str, length: int) -> Role[bytes]:
-    """Pass every c1 to everybody; return the total c0."""
-    if not length:
-        return b""
-    most = parameters.ciphertext_bytes(length)
-    own = yield from f.receive_bodies(f"{label}-c1", 4 + f.signed_key_bytes(most))
-    if len(own) != 1:
-        raise PeerViolation("peer.malformed", "a participant sent other than one ciphertext")
-    yield from f.send_bodies(f"{label}-c1s", (yield from f.gather(f"{label}-c1s", own[0])))
-    c0 = yield from receive_blob(f"{label}-c0", most)
-    return _added(ring, (yield from f.gather(f"{label}-c0", c0)))
+def _opened(parameters: Parameters, label: str, c0: bytes, share: bytes, length: int) -> Role[bytes]:
+    """The sums of one vector. Each exchange checks and adds what its own participant sent."""
+    ring = parameters.ring()
+
+    def reduce(columns: list[bytes]) -> bytes:
+        return f.words(threshold.opened(ring, parameters, columns, length))
+
+    return (yield from f.together(label, _added(ring, [c0, share]), reduce))
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
-    """One member's part of a round's key."""
+class _Part:
+    """What one member brings into a round: its share of the key, and the halves without a message."""
 
-    member: Member
-    roster: Roster
     parameters: Parameters
     ring: _native.SelectionRing
-    own: _native.ThresholdMember
-    common_seed: bytes
-    public: bytes
+    secret: _native.ThresholdMember
+    seeds: tuple[bytes, bytes]  # of the counts' ciphertexts and the measures'
+    vectors: tuple[int, int]  # bytes of their c1
+    shown: bytes  # p_i and both c1_i
     entropy: Entropy
 
     def __repr__(self) -> str:
-        return "<threshold key>"
+        return "<threshold part>"
 
-    def contributed(self, label: str, words: list[int]) -> Role[bytes]:
-        """Encrypt a vector, check and add everybody's, and return our share of the sum."""
-        if not words:
-            return b""
-        c0, c1 = threshold.encrypt(
-            self.ring, self.parameters, self.common_seed, self.public, words, self.entropy(_SEED_BYTES)
+    @classmethod
+    def fresh(cls, parameters: Parameters, shape: Shape, roster: Roster, entropy: Entropy) -> _Part:
+        """Everything but the messages, all of it new."""
+        ring, lengths = parameters.ring(), (shape.counted, shape.measured)
+        common = hashlib.sha256(b"bayspace he_sum v2 common\0" + roster.digest).digest()
+        secret = _native.ThresholdMember(ring, entropy(_SEED_BYTES), common)
+        seeds = entropy(_SEED_BYTES), entropy(_SEED_BYTES)
+        halves = [
+            _native.threshold_second_halves(ring, common, seed, parameters.blocks(length))
+            for seed, length in zip(seeds, lengths, strict=True)
+        ]
+        shown = b"".join([secret.key_share(), *halves])
+        return cls(parameters, ring, secret, seeds, (len(halves[0]), len(halves[1])), shown, entropy)
+
+
+@dataclass(frozen=True, slots=True)
+class _Agreed:
+    """A round's public key and, of both vectors, the sum of everybody's c1."""
+
+    part: _Part
+    public: bytes
+    sums: tuple[bytes, bytes]
+
+    @classmethod
+    def of(cls, part: _Part, parts: Sequence[bytes]) -> _Agreed:
+        """From all members' parts."""
+        total, key = _added(part.ring, parts), part.parameters.polynomial_bytes
+        counts = key + part.vectors[0]
+        return cls(part, total[:key], (total[key:counts], total[counts:]))
+
+    def contributed(self, vector: int, words: list[int]) -> tuple[bytes, bytes]:
+        """Our c0 of a vector, and our share of everybody's sum. INVARIANT: once per vector."""
+        part, parameters = self.part, self.part.parameters
+        c0 = _native.threshold_first_halves(
+            part.ring,
+            parameters.plain_bits,
+            self.public,
+            threshold.messages(parameters, words),
+            part.seeds[vector],
         )
-        scheme = f"{SCHEME} {label}"
-        yield from f.send_bodies(f"{label}-c1", [f.signed_key(self.member, scheme, self.roster, c1)])
-        most = len(self.roster.entries) * (4 + f.signed_key_bytes(len(c1)))
-        bodies = yield from f.receive_bodies(f"{label}-c1s", most)
-        every = f.checked_keys(self.member, scheme, self.roster, bodies, len(c1), c1)
-        yield from send_blob(f"{label}-c0", c0)
-        seed = self.entropy(_SEED_BYTES)
-        return self.own.decryption_share(_added(self.ring, every), seed, self.parameters.flood_bits)
+        flood = part.entropy(_SEED_BYTES)
+        return c0, part.secret.decryption_share(self.sums[vector], flood, parameters.flood_bits)
 
 
-def _agreed(member: Member, roster: Roster, parameters: Parameters, entropy: Entropy) -> Role[_Key]:
-    """Make and exchange the shares of this round's key through the asker."""
-    ring = parameters.ring()
-    common = hashlib.sha256(b"bayspace he_sum v1 common\0" + roster.digest).digest()
-    own = _native.ThresholdMember(ring, entropy(_SEED_BYTES), common)
-    share = own.key_share()
-    yield Frame("round-key", f.signed_key(member, SCHEME, roster, share))
-    most = len(roster.entries) * (4 + f.signed_key_bytes(len(share)))
-    bodies = yield from f.receive_bodies("round-keys", most)
-    public = _added(ring, f.checked_keys(member, SCHEME, roster, bodies, len(share), share))
-    return _Key(member, roster, parameters, ring, own, common, public, entropy)
-
-
-def _added(ring: _native.SelectionRing, columns: list[bytes]) -> bytes:
+def _added(ring: _native.SelectionRing, columns: Sequence[bytes]) -> bytes:
     try:
         return _native.threshold_add(ring, columns)
     except ValueError:
-        raise _malformed() from None
+        raise PeerViolation(
+            "peer.malformed", "a participant's ciphertext is not of the agreed form"
+        ) from None
 
 
-def _opened(
-    ring: _native.SelectionRing, parameters: Parameters, c0: bytes, shares: list[bytes], length: int
-) -> Sequence[int]:
-    try:
-        return threshold.opened(ring, parameters, c0, shares, length)
-    except ValueError:
-        raise _malformed() from None
+def _coordinated(plan: Plan, roster: Roster) -> Role[Totals]:
+    return coordinator(roster, pooling.shape(plan), Parameters.planned(plan.parameters))
 
 
-def _malformed() -> PeerViolation:
-    return PeerViolation("peer.malformed", "a participant's ciphertext is not of the agreed form")
-
-
-def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
-    """The asker's side, as a protocol's role."""
-    assert own is None
-    plan, seat = context.plan, federated.seat(context)
-    parameters = pooling.threshold_parameters(plan.sender, plan.maximum_cells)
-    totals = yield from coordinator(seat.roster, pooling.shape(plan), parameters, seat.place)
-    return federated.answered(context, totals)
-
-
-def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
-    """A participant's side, as a protocol's role."""
-    plan = context.plan
-    part = federated.own_part(plan, own, gate)
-    parameters = pooling.threshold_parameters(plan.sender, plan.maximum_cells)
-    member, shape = federated.member(context), pooling.shape(plan)
-    released = yield from participant(member, shape, parameters, part, context.entropy)
-    return federated.summary(released)
+def _taken(plan: Plan, member: Member, own: Contribution, entropy: Entropy) -> Role[list[bool]]:
+    return participant(member, pooling.shape(plan), Parameters.planned(plan.parameters), own, entropy)
 
 
 def _cost(plan: Plan) -> Cost:
     """Everybody adds up everybody's ciphertexts: about 5 ms a polynomial."""
-    shape, n = pooling.shape(plan), len(plan.federation)
-    parameters = pooling.threshold_parameters(plan.sender, plan.maximum_cells)
+    shape, n, parameters = pooling.shape(plan), len(plan.federation), Parameters.planned(plan.parameters)
     polynomial = parameters.polynomial_bytes
     whole = parameters.ciphertext_bytes(shape.counted) + parameters.ciphertext_bytes(shape.measured)
     seconds = 0.1 + 0.005 * n * (n + 5) * (1 + whole / polynomial)
-    return Cost(seconds, n * (n + 3) * (whole + polynomial))
+    return Cost(seconds, n * ((n + 1) * (whole + polynomial) + 2 * whole))
 
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
     return pooling.threshold_parameters(sender, maximum_cells).canonical()
 
 
-PROTOCOL = Protocol(
+PROTOCOL = federated.protocol(
     name="he_sum",
-    version=1,
-    level=Level.HIDDEN,
-    joint=False,
-    kinds=frozenset({"federated"}),
+    version=2,
     threat_model=(
         "All participants follow the protocol and may study what they see; all but two may pool it. A "
         "deviating asker can announce wrong totals to the gate; nothing but sums over all participants opens."
     ),
-    reveals=federated.REVEALS,
-    gates=federated.GATES,
-    weighted=False,
+    coordinator=_coordinated,
+    participant=_taken,
     cost=_cost,
     parameters=_parameters,
-    receiver=receiver,
-    sender=sender,
 )

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -32,12 +31,11 @@ from compute import pooling
 from compute.errors import PeerViolation
 from compute.federation import Contribution, Member, Roster, Shape, TotalGate, Totals
 from compute.frames import Frame, Role, receive, receive_blob, send_blob
-from compute.inputs import Cells, Context, Entropy, Gate, LocalInput, Summary
+from compute.inputs import Entropy
 from compute.plan import Plan, Side
 from compute.protocols import _federated as federated
-from compute.protocols._release import receive_release, send_release
-from compute.protocols.base import Cost, Protocol
-from policy_enforcer.disclosure import Level
+from compute.protocols._release import malformed, receive_release, send_release
+from compute.protocols.base import Cost
 
 SCHEME = "masked_sum v1"
 KEY_BYTES = 32
@@ -58,14 +56,14 @@ def coordinator(roster: Roster, shape: Shape) -> Role[Totals]:
     """The asker's side of the exchange with one participant; all of a round run side by side."""
     yield from f.send_roster(roster)
     key = yield from receive("round-key")
-    yield from f.send_bodies("round-keys", (yield from f.gather("round-keys", key)))
+    yield from f.send_sized("round-keys", (yield from f.together("round-keys", key, f.joined)))
     counts = yield from receive_blob("counts", f.WORD_BYTES * shape.counted)
-    counted = f.added((yield from f.gather("counts", counts)))
+    counted = yield from f.together("counts", counts, f.added)
     yield from send_blob("totals", counted)
     release = yield from receive_release()
     if len(release) != f.WORD_BYTES * shape.measured:
-        raise PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
-    measured = f.added((yield from f.gather("measures", release)))
+        raise malformed()
+    measured = yield from f.together("measures", release, f.added)
     return Totals.of(shape, f.integers(counted), f.integers(measured))
 
 
@@ -97,11 +95,10 @@ def _agreed(member: Member, roster: Roster, entropy: Entropy) -> Role[_Masks]:
     """Exchange signed keys of this round through the asker."""
     private = X25519PrivateKey.from_private_bytes(entropy(KEY_BYTES))
     public = private.public_key().public_bytes_raw()
-    yield Frame("round-key", f.signed_key(member, SCHEME, roster, public))
-    bodies = yield from f.receive_bodies(
-        "round-keys", len(roster.entries) * (4 + f.signed_key_bytes(KEY_BYTES))
-    )
-    keys = f.checked_keys(member, SCHEME, roster, bodies, KEY_BYTES, public)
+    yield Frame("round-key", f.signed_key(member, SCHEME, roster.digest, public))
+    most = len(roster.entries) * (4 + f.signed_key_bytes(KEY_BYTES))
+    bodies = f.split((yield from f.receive_sized("round-keys", most)))
+    keys = f.checked_keys(member, SCHEME, roster.digest, roster, bodies, public)
     return _Masks(member.participant, _secrets(member, roster, private, keys), roster.digest)
 
 
@@ -121,22 +118,6 @@ def _secrets(
         raise PeerViolation("peer.round-key", "a participant's key gives no shared secret") from None
 
 
-def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
-    """The asker's side, as a protocol's role."""
-    assert own is None
-    totals = yield from coordinator(federated.seat(context).roster, pooling.shape(context.plan))
-    return federated.answered(context, totals)
-
-
-def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
-    """A participant's side, as a protocol's role."""
-    plan = context.plan
-    part = federated.own_part(plan, own, gate)
-    member, shape = federated.member(context), pooling.shape(plan)
-    released = yield from participant(member, shape, part, context.entropy)
-    return federated.summary(released)
-
-
 def _cost(plan: Plan) -> Cost:
     """A pad for every pair and vector, about 100 MB a second."""
     shape, n = pooling.shape(plan), len(plan.federation)
@@ -148,21 +129,23 @@ def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict
     return {}
 
 
-PROTOCOL = Protocol(
+def _coordinated(plan: Plan, roster: Roster) -> Role[Totals]:
+    return coordinator(roster, pooling.shape(plan))
+
+
+def _taken(plan: Plan, member: Member, own: Contribution, entropy: Entropy) -> Role[list[bool]]:
+    return participant(member, pooling.shape(plan), own, entropy)
+
+
+PROTOCOL = federated.protocol(
     name="masked_sum",
     version=1,
-    level=Level.HIDDEN,
-    joint=False,
-    kinds=frozenset({"federated"}),
     threat_model=(
         "All connectors follow the protocol and may study what they see; all but two participants may pool "
         "it. A deviating asker can announce wrong totals to the gate; it gets sums over all of them only."
     ),
-    reveals=federated.REVEALS,
-    gates=federated.GATES,
-    weighted=False,
+    coordinator=_coordinated,
+    participant=_taken,
     cost=_cost,
     parameters=_parameters,
-    receiver=receiver,
-    sender=sender,
 )

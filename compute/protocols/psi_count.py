@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from compute.errors import DataError, PeerViolation, QueryError
+from compute.errors import DataError, QueryError
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
 from compute.plan import Partial, Plan, Side
 from compute.protocols import _aggregate as aggregate
 from compute.protocols import _overlap as overlap
-from compute.protocols._release import SUM_TYPE, Gated, receive_release, send_release
+from compute.protocols._release import SUM_TYPE, Gated, malformed, receive_release, send_release
 from compute.protocols.base import Cost, Protocol, Role
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
@@ -32,11 +32,11 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     yield from overlap.ask(context, own)
     release = yield from receive_release()
     if len(release) != _RELEASE.size:
-        raise _malformed()
+        raise malformed()
     suppressed, count = _RELEASE.unpack(release)
     most = min(len(own.keys), context.plan.sender.keys_bound)
     if suppressed > 1 or count > (0 if suppressed else most):
-        raise _malformed()
+        raise malformed()
     return Cells(_table(context.plan, [count] if count else []), suppressed)
 
 
@@ -87,10 +87,6 @@ def _counts_keys(partial: Partial, sender: Side) -> bool:
 
 def _cost(plan: Plan) -> Cost:
     return Cost(overlap.seconds(plan), overlap.frame_bytes(plan))
-
-
-def _malformed() -> PeerViolation:
-    return PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
 
 
 PROTOCOL = Protocol(

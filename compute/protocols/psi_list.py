@@ -33,7 +33,7 @@ from compute.protocols import _aggregate as aggregate
 from compute.protocols import _overlap as overlap
 from compute.protocols import psi
 from compute.protocols._overlap import Asked, Overlap
-from compute.protocols._release import RELEASE_BYTES, Gated, receive_release, send_release
+from compute.protocols._release import RELEASE_BYTES, Gated, malformed, receive_release, send_release
 from compute.protocols._rows import Bytes, Layout
 from compute.protocols.base import FRAME_BYTES, Cost, Frame, Protocol, Role, receive
 from compute.protocols.psi import POINT_BYTES, Indices, Kept, Sizes
@@ -157,19 +157,19 @@ def _read(
     sizes = Sizes.of(context)
     end = _HEAD.size + -(-sizes.receiver // 8)
     if len(release) < end:
-        raise _malformed()
+        raise malformed()
     bits = np.unpackbits(np.frombuffer(release[_HEAD.size : end], np.uint8))
     places = np.flatnonzero(bits).astype(np.int64)
     each = _TAG_BYTES + POINT_BYTES if layout.row_bytes else 0
     suppressed = _HEAD.unpack_from(release)[0]
     if len(release) != end + each * len(places) or suppressed > (0 if len(places) else 1):
-        raise _malformed()
+        raise malformed()
     if len(places) and int(places[-1]) >= sizes.receiver:
-        raise _malformed()
+        raise malformed()
     middle = end + _TAG_BYTES * len(places) * bool(each)
     tags = np.frombuffer(release[end:middle], ">u4").astype(np.int64)
     if len(np.unique(tags)) < len(tags) or int(tags.max(initial=0)) >= sizes.sender:
-        raise _malformed()
+        raise malformed()
     return suppressed, places, tags, psi.unpacked(release[middle:], POINT_BYTES) if each else None
 
 
@@ -231,10 +231,6 @@ def _cost(plan: Plan) -> Cost:
     most = min(plan.receiver.keys_bound, plan.sender.keys_bound)
     more = (plan.sender.keys_bound + 2 * most) / psi.MASKS_PER_SECOND if width else 0.0
     return Cost(overlap.seconds(plan) + more, overlap.frame_bytes(plan) + width * plan.sender.keys_bound)
-
-
-def _malformed() -> PeerViolation:
-    return PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
 
 
 PROTOCOL = Protocol(

@@ -25,6 +25,7 @@ from compute.protocols._release import (
     codes_of,
     decode_table,
     encode_table,
+    malformed,
     noised_partials,
     receive_release,
     send_release,
@@ -45,10 +46,10 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     assert own is None
     data = yield from receive_release()
     if len(data) < _HEAD.size:
-        raise PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
+        raise malformed()
     released, suppressed = _HEAD.unpack_from(data)
     if suppressed and not context.plan.says_suppressed:
-        raise PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
+        raise malformed()
     if released + suppressed > context.plan.maximum_cells:
         raise PeerViolation("peer.too-many-cells", "the peer answered more cells than the plan has")
     table = decode_table(data[_HEAD.size :], schema(context.plan), released)
