@@ -167,7 +167,7 @@ class Prepared:
                 processing=processing,
                 receiving=receiving,
                 grades={column.name: column.grade for column in info.columns},
-                federation=self._federation(info),
+                federation=self._federation(info, part),
                 unmatched=self.plan.sender.kept and info.full_name == self.plan.sender.dataset,
                 rows_at_most=rows_at_most(self.plan),
                 literals_on_total=self.literals_on_total,
@@ -175,9 +175,11 @@ class Prepared:
             for info in self.datasets
         }
 
-    def _federation(self, info: DatasetInfo) -> FederationUse | None:
-        participants = len(self.plan.federation)
-        return FederationUse(info.name, participants) if participants else None
+    def _federation(self, info: DatasetInfo, part: str | None) -> FederationUse | None:
+        if not self.plan.federation:
+            return None
+        others = frozenset(name.split(".", 1)[0] for name in self.plan.federation if name != part)
+        return FederationUse(info.name, len(self.plan.federation), others)
 
     def _protocol_use(self) -> ProtocolUse:
         p = self.protocol

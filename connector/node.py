@@ -306,7 +306,9 @@ class Node:
         agreement: Agreement | None,
     ) -> Decision:
         """Judge one request with what member list and ledger say of its parties and agreement now."""
-        found = {id_: self.members.participant(id_) for id_ in {request.asker, *request.recipients}}
+        others = request.federation.others if request.federation is not None else ()
+        who = {request.asker, *request.recipients, *others}
+        found = {id_: self.members.participant(id_) for id_ in who}
         standing = {id_: frozenset(member.claims) for id_, member in found.items() if member is not None}
         request = replace(request, standing=standing)
         view = LedgerView()

@@ -147,6 +147,16 @@ def _ranges(policy: Policy) -> Iterator[Contradiction]:
             yield ("analysis", "domains", column), "a domain belongs to a dimension", None
 
 
+def _companions(policy: Policy) -> Iterator[Contradiction]:
+    federation = policy.analysis.federation
+    named = set(federation.participants or ()) - {policy.owner} if federation is not None else set()
+    if federation is None or federation.participants is None or any(":" in who for who in named):
+        return
+    if len(named) + 1 < federation.minimum_participants:
+        sentence = f"{len(named)} others may take part, too few for minimum_participants"
+        yield ("analysis", "federation", "participants"), sentence, "Name more, or demand fewer."
+
+
 def _lists(policy: Policy) -> Iterator[Contradiction]:
     analysis = policy.analysis
     if "list" not in analysis.kinds:
@@ -170,6 +180,7 @@ _CONTRADICTIONS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _keys_never_shown,
     _ranges,
     _masks,
+    _companions,
     _lists,
     words_apart,
 )
@@ -261,13 +272,12 @@ def _federation(policy: Policy) -> Iterator[Contradiction]:
     federation, path = policy.analysis.federation, ("analysis", "federation")
     if federation is None:
         return
-    for word in ("noise", "dominance"):
-        if getattr(policy.analysis, word):
-            yield (
-                (*path, "name"),
-                f"no federated protocol gives `{word}`, so the federation will be refused",
-                f"Remove `{word}`, or expect queries over this dataset alone.",
-            )
+    if policy.analysis.dominance is not None:
+        yield (
+            (*path, "name"),
+            "no federated protocol gives `dominance`, so the federation will be refused",
+            "Remove `dominance`, or expect queries over this dataset alone.",
+        )
     if federation.scope == "total" and policy.analysis.minimum_identities is None:
         yield (*path, "scope"), "there is no minimum for it to speak of", "Add `minimum_identities: 10`."
     if federation.scope == "total" and federation.minimum_participants == 2:

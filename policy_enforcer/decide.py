@@ -368,9 +368,24 @@ def _federation(policy: Policy, request: Request, _ledger: LedgerView) -> Iterat
     if asked.participants < least:
         sentence = f"{asked.participants} participants take part"
         yield Reason("federation.too-few", rule, sentence, allowed=f"at least {least}")
+    yield from _companions(policy, request)
     if "minimum-participants" not in request.protocol.gates or not _gated(request.protocol.reveals):
         sentence = f"{request.protocol.name} cannot count the participants behind a cell before it releases"
         yield Reason("gate.minimum-participants.unavailable", rule, sentence, allowed="a federated protocol")
+
+
+def _companions(policy: Policy, request: Request) -> Iterator[Reason]:
+    asked, allowed = request.federation, policy.analysis.federation
+    if asked is None or allowed is None or allowed.participants is None:
+        return
+    rule, words = "analysis.federation.participants", _words(allowed.participants)
+    named = {who for who in asked.others if {who, *request.standing.get(who, ())} & {*allowed.participants}}
+    for other in sorted(asked.others - named):
+        sentence = f"{other} would take part beside this dataset"
+        yield Reason("federation.participant-not-allowed", rule, sentence, allowed=words)
+    if len(asked.others) != asked.participants - 1:
+        sentence = "it is not known who takes part"
+        yield Reason("federation.participant-not-allowed", rule, sentence, allowed=words)
 
 
 def _complementary(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:

@@ -47,6 +47,7 @@ class FederationUse:
 
     name: str
     participants: int
+    others: frozenset[str] = frozenset()  # whose datasets stand beside this one
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,7 @@ Who = Annotated[
     AfterValidator(_set),
     BeforeValidator(_any_listed, json_schema_input_type=Literal["any"] | list[Assignee]),
 ]
+Members = Annotated[tuple[Assignee, ...], Field(min_length=1), AfterValidator(_set)]
 Why = Annotated[
     tuple[Word, ...],
     Field(min_length=1),
@@ -269,11 +270,13 @@ class Federation(Closed):
     """Sums over this dataset and those of other participants: `FROM federation.<name>`.
 
     `scope` says whose cells `minimum_identities` holds for: this participant's own, or the totals of all.
+    `participants`: who may stand beside this dataset, by id, role or claim; absent means any member.
     """
 
     name: FederationName
     scope: Literal["local", "total"]
     minimum_participants: Annotated[int, Strict(), Field(ge=2, le=64)]
+    participants: Members | None = None
 
 
 class Analysis(Closed):

@@ -71,7 +71,8 @@ def request_of(case, shape):
     fields["identity_columns"] = tuple(fields["identity_columns"])
     uses = tuple(ColumnUse(**as_sets(use)) for use in columns)
     if fields.get("federation"):
-        fields["federation"] = FederationUse(*fields["federation"])
+        name, participants, *others = fields["federation"]
+        fields["federation"] = FederationUse(name, participants, frozenset(others))
     return Request(**as_sets(fields), columns=uses, protocol=protocol_of(case, shape))
 
 

@@ -185,10 +185,19 @@ def federation_fits(a, q):
     return (
         own["name"] == q.federation.name
         and q.federation.participants >= own["minimum_participants"]
+        and companions_fit(own.get("participants"), q)
         and "minimum-participants" in q.protocol.gates
         and shown_through_a_gate(q)
         and not a.get("suppressions", {}).get("complementary", False)
     )
+
+
+def companions_fit(named, q):
+    """`participants`: all others are known, and each is on the list by id, role or claim."""
+    if named is None:
+        return True
+    known = [{who} | set(q.standing.get(who, set())) for who in q.federation.others]
+    return len(known) == q.federation.participants - 1 and all(names & set(named) for names in known)
 
 
 def noise_fits(a, q, used):
@@ -304,6 +313,8 @@ ANALYSES = st.builds(
             {"name": "loans", "scope": "local", "minimum_participants": 3},
             {"name": "loans", "scope": "total", "minimum_participants": 2},
             {"name": "leases", "scope": "total", "minimum_participants": 2},
+            {"name": "loans", "scope": "local", "minimum_participants": 2, "participants": ["other"]},
+            {"name": "loans", "scope": "local", "minimum_participants": 2, "participants": ["role:bank"]},
         ]
     ),
 )
@@ -489,6 +500,9 @@ ODDITIES = [
     ("federation", FederationUse("loans", 2)),
     ("federation", FederationUse("loans", 3)),
     ("federation", FederationUse("loans", 4)),
+    ("federation", FederationUse("loans", 2, frozenset({"other"}))),
+    ("federation", FederationUse("loans", 2, frozenset({"stranger"}))),
+    ("federation", FederationUse("loans", 3, frozenset({"other", "stranger"}))),
 ]
 LEDGERS = st.sampled_from(
     [
@@ -586,6 +600,7 @@ TIGHTEN = {
     "suppressions": lambda p: p["analysis"].update(suppressions={"complementary": True}),
     "no federation": lambda p: p["analysis"].pop("federation", None),
     "more participants": lambda p: p["analysis"].get("federation", {}).update(minimum_participants=4),
+    "beside one alone": lambda p: p["analysis"].get("federation", {}).update(participants=["role:bank"]),
     "rows": lambda p: p["analysis"].update(max_rows_per_identity=1),
     "masking": lambda p: p.update(masking={"note": "redact"}),
     "rows answered": lambda p: p.setdefault("uses", {}).update(rows=2),

@@ -39,7 +39,7 @@ analysis:
   minimum_identities: 10
   dominance: {share_at_most: 0.75}
   suppressions: {complementary: true, count: hidden}
-  federation: {name: loans, scope: total, minimum_participants: 3}
+  federation: {name: loans, scope: total, minimum_participants: 3, participants: [hk-bank, "role:bank"]}
   max_rows_per_identity: 7
   bounds: {amount: [-0.5, 1000000000], wide: [-99999999999999999999, 99999999999999999999.000000000000000001]}
   weighted: true

@@ -70,6 +70,7 @@ VALUES = [
     ]),
     ("analysis.federation.name", ["loans", "_a", LONG], ["Loans", "", "-a", LONG + "a"]),
     ("analysis.federation.minimum_participants", [2, 64], [1, 65, True, "3"]),
+    ("analysis.federation.participants", [["a"], ["role:b", "a"]], [[], ["a", "a"], "any", ["a b"], ["other:a"]]),
     ("analysis.differencing.minimum_difference", [1], [0, True]),
     ("masking.v", ["redact", "hash", "keep-last-4", "keep-first-99", "step-10", "step-0.5", "month"], [
         "", "keep-last-0", "keep-last-100", "step-0", "step-05", "day", "xredact", "redactx", "step-1.10",
