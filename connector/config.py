@@ -85,6 +85,12 @@ class Witness(_Strict):
     address: Address | None = None  # None: the member list's
 
 
+class Evidence(_Strict):
+    """What this connector demands of evidence before it is final."""
+
+    quorum: str | None = None  # a tlog-policy: whose cosignatures a log's checkpoint must carry
+
+
 class Limits(_Strict):
     """What this connector may use of its machine, and how long it waits for a peer."""
 
@@ -112,6 +118,7 @@ class ConnectorConfig(_Strict):
     identity: IdentityFiles = IdentityFiles()
     state: State = State()
     witness: tuple[Witness, ...] = Field(default=(), strict=False)  # TOML has lists, not tuples
+    evidence: Evidence = Evidence()
     limits: Limits = Limits()
     telemetry: Telemetry = Telemetry()
     _folder: Path = PrivateAttr(default=Path())
@@ -168,6 +175,11 @@ class ConnectorConfig(_Strict):
         """The database URL, with a SQLite file's path made absolute."""
         file = self.state.url.removeprefix("sqlite:///")
         return self.state.url if file == self.state.url else f"sqlite:///{self.path(file)}"
+
+    @property
+    def quorum_path(self) -> Path | None:
+        """The tlog-policy of demanded cosignatures, or None."""
+        return None if self.evidence.quorum is None else self.path(self.evidence.quorum)
 
     @property
     def scratch_folder(self) -> Path:
@@ -337,6 +349,11 @@ url = "sqlite:///state/connector.sqlite"
 # Witness services that record evidence. A policy that demands a witness refuses to run without one.
 # The address and keys come from the member list; `address` overrides the former.
 {witnesses}
+# Cosignatures that a witness's log must carry before evidence is final: a tlog-policy with `witness`, `group`
+# and `quorum` lines. A witness never counts for a log of its own operator.
+# [evidence]
+# quorum = "quorum.policy"
+
 [limits]
 memory_mib = 2048             # for the local engine
 threads = 2

@@ -22,6 +22,7 @@ from compute.errors import BayspaceError, ConfigError
 from connector import datasets
 from connector.config import ConnectorConfig
 from connector.enrolment import load_members, pinned_operator
+from connector.evidence import checked_quorum, demanded_quorum
 from connector.identity import (
     channel_credentials,
     channel_options,
@@ -43,6 +44,8 @@ from witness.checks import VerificationFailed
 from witness.client import WitnessClient, WitnessRejected, WitnessUnavailable
 from witness.members import MemberList, Participant
 from witness.note import NoteInvalid
+from witness.note import parse as parse_note
+from witness.policy import Policy
 from witness.record import Record
 from witness.schema import FormatError
 
@@ -251,7 +254,7 @@ def _witnesses(config: ConnectorConfig, _now: datetime) -> Iterator[Finding]:
     if not config.witness:
         remedy = "name one under [[witness]], unless no policy demands it"
         yield Finding("witness", "warn", "no witness is configured", remedy)
-    members = load_members(config.trust)
+    members, quorum = load_members(config.trust), demanded_quorum(config)
     for configured in config.witness:
         member = members.participant(configured.id)
         if member is None or member.role != "witness" or not member.logs:
@@ -262,15 +265,17 @@ def _witnesses(config: ConnectorConfig, _now: datetime) -> Iterator[Finding]:
                 "enrol it, or correct the id",
             )
         else:
-            yield _witness(config, member, configured.address or member.address)
+            demanded = checked_quorum(quorum, member.id, member.logs)
+            yield _witness(config, member, configured.address or member.address, demanded)
 
 
-def _witness(config: ConnectorConfig, member: Participant, address: str) -> Finding:
+def _witness(config: ConnectorConfig, member: Participant, address: str, quorum: Policy | None) -> Finding:
     options = channel_options(config.space, member.id)
     credentials = channel_credentials(config.tls)
     try:
         with closing(WitnessClient(address, credentials, member.logs, options, DIAL_SECONDS)) as client:
-            client.checkpoint()
+            signed = parse_note(client.checkpoint())
+            cosigned = quorum is None or quorum.satisfied_by(quorum.cosigners(signed).keys())
     except (WitnessUnavailable, WitnessRejected, VerificationFailed, NoteInvalid):
         return Finding(
             "witness",
@@ -278,6 +283,10 @@ def _witness(config: ConnectorConfig, member: Participant, address: str) -> Find
             f"{member.id} does not answer at {address}",
             f"is it running? Does {address} lead there?",
         )
+    if not cosigned:
+        said = f"the checkpoint of {member.id} lacks the cosignatures that [evidence] quorum demands"
+        remedy = "its operator's quorum must ask these witnesses; are they running?"
+        return Finding("witness", "fail", said, remedy)
     return Finding("witness", "ok", f"{member.id} answers at {address}")
 
 

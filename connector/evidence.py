@@ -2,8 +2,9 @@
 
 `keep` writes a signed record and its deliveries in one transaction. A courier thread hands them to the
 witnesses; `witnessed` does so at once where a policy demands a witness before anything leaves. A proof counts
-only after its signature, inclusion and tag were checked here. Nothing is delivered twice under another index:
-the witness answers a repeated envelope with the same one.
+only after its signature, inclusion and tag were checked here, and the cosignatures that the configuration
+demands. Nothing is delivered twice under another index: the witness answers a repeated envelope with the same
+one.
 
 The courier outlives every failure: a witness that does not answer is left alone until the next round, and a
 record that a witness refuses for good is set aside, so that neither holds up the others.
@@ -18,12 +19,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from compute.errors import PeerViolation, Unavailable
+from compute.errors import ConfigError, PeerViolation, Unavailable
+from connector.config import ConnectorConfig
 from connector.storage import EvidenceRecord, ExchangeRecord, OutboxRecord, Store
 from witness import canonical, dsse
 from witness.bundle import Opening
 from witness.checks import VerificationFailed
 from witness.client import (
+    Uncosigned,
     WitnessClient,
     WitnessDishonest,
     WitnessRejected,
@@ -31,8 +34,9 @@ from witness.client import (
     required_of,
 )
 from witness.inclusion import check_inclusion
-from witness.note import parse_vkey
-from witness.policy import Policy
+from witness.note import NoteInvalid, parse_vkey
+from witness.policy import NONE, Policy, PolicyInvalid
+from witness.policy import parse as parse_policy
 from witness.record import Record, Sealed, exchange_tag
 from witness.tlog_proof import parse as parse_proof
 
@@ -46,10 +50,35 @@ PASSING = frozenset({"members", "time"})
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """A witness this connector submits to: how to reach it, and its log's verifier keys."""
+    """A witness this connector submits to: how to reach it, its log's verifier keys, who must cosign."""
 
     client: WitnessClient
     logs: tuple[str, ...]
+    quorum: Policy | None = None
+
+
+def demanded_quorum(config: ConnectorConfig) -> Policy | None:
+    """Whose cosignatures this connector demands; None when it demands none. Raises `ConfigError`."""
+    path = config.quorum_path
+    if path is None:
+        return None
+    try:
+        policy = parse_policy(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, PolicyInvalid) as error:
+        why = error if isinstance(error, PolicyInvalid) else "it cannot be read"
+        raise ConfigError("evidence.quorum", f"{path}: {why}") from None
+    if policy.logs or policy.quorum == NONE:
+        why = "it names witnesses and a quorum of them, and no logs: those come from the member list"
+        raise ConfigError("evidence.quorum", f"{path}: {why}")
+    return policy
+
+
+def checked_quorum(quorum: Policy | None, witness: str, logs: Sequence[str]) -> Policy | None:
+    """The quorum, when this witness's log can ever have it. Raises `ConfigError`."""
+    try:
+        return None if quorum is None else quorum.of_logs(logs)
+    except (PolicyInvalid, NoteInvalid) as error:
+        raise ConfigError("evidence.quorum", f"of the log of {witness}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +94,7 @@ class Evidence:
 
     def __init__(self, store: Store, witnesses: Mapping[str, Witness]) -> None:
         self._store, self._witnesses = store, witnesses
+        self._uncosigned: set[str] = set()  # witnesses whose last proof lacked the demanded cosignatures
         self._wake, self._stop = threading.Event(), threading.Event()
         self._moved, self._moves = threading.Condition(), 0  # deliveries tried so far
         self._courier = threading.Thread(target=self._run, name="evidence", daemon=True)
@@ -128,34 +158,31 @@ class Evidence:
             if item.sequence == sequence and item.proof is not None
         }
         if len(proofs) < minimum:
-            raise Unavailable(
-                "witness.unavailable",
-                f"the policy demands {minimum} witness(es) and {len(proofs)} recorded the exchange",
-            )
+            raise _too_few(minimum, len(proofs), uncosigned=bool(self._uncosigned))
         return canonical.serialise(proofs)
 
     def proven(self, exchange: str, sequence: int, proofs: bytes, minimum: int) -> None:
         """Check the proofs the owner sent for a record that we hold too. Raises unless enough hold."""
         delivery = self._delivery(exchange, sequence)
-        held = 0
+        held, uncosigned = 0, False
         for name, proof in self._parsed(proofs).items():
             witness = self._witnesses.get(name)
             if witness is None:
                 continue  # not a witness that we know: its word does not count for us
-            policy = Policy(tuple(parse_vkey(text) for text in witness.logs))
+            policy = (witness.quorum or Policy(())).of_logs(witness.logs)
             try:
                 place = check_inclusion(proof, delivery.envelope, policy, required_of(policy))
-            except VerificationFailed:
+            except VerificationFailed as error:
+                if error.code == "quorum":  # the peer demands fewer cosignatures than we do: no fault of its
+                    uncosigned = True
+                    continue
                 raise PeerViolation("peer.proof", "the witness's proof of the intent does not hold") from None
             if place.leaf.tag != delivery.tag:  # nobody would find the leaf by the exchange's key
                 raise PeerViolation("peer.proof", "the intent is recorded under another tag than agreed")
             self._store.mark_delivered(exchange, sequence, name, place.index, proof.encode())
             held += 1
         if held < minimum:
-            raise Unavailable(
-                "witness.unavailable",
-                f"the policy demands {minimum} witness(es) and {held} of ours recorded the exchange",
-            )
+            raise _too_few(minimum, held, uncosigned=uncosigned)
 
     def receipt(self, origin: str, envelope: bytes) -> tuple[str, bytes]:
         """A fresh proof of a recorded envelope and its COSE receipt, from the witness that runs this log.
@@ -240,7 +267,10 @@ class Evidence:
             if recorded.rejection is not None:
                 raise recorded.rejection
             proof = witness.client.await_proof(delivery.envelope, delivery.tag)
+            self._uncosigned.discard(item.witness)
         except (WitnessUnavailable, WitnessRejected, WitnessDishonest) as error:
+            if isinstance(error, Uncosigned):
+                self._uncosigned.add(item.witness)
             if item.attempts < MOST_ATTEMPTS_LOGGED:
                 why = error.reason if isinstance(error, WitnessRejected) else type(error).__name__
                 _log.warning("evidence of exchange %s is not recorded yet: %s", item.exchange, why)
@@ -266,3 +296,10 @@ class Evidence:
             return {str(k): str(v) for k, v in value.items()}
         except (ValueError, AttributeError):
             raise PeerViolation("peer.malformed", "the peer sent proofs that cannot be read") from None
+
+
+def _too_few(minimum: int, found: int, *, uncosigned: bool) -> Unavailable:
+    said = f"the policy demands {minimum} witness(es) and {found} recorded the exchange"
+    if uncosigned:
+        return Unavailable("witness.quorum", f"{said} with the cosignatures that this connector demands")
+    return Unavailable("witness.unavailable", said)

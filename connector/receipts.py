@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from compute.errors import ConfigError, Unavailable
 from connector.config import ConnectorConfig
 from connector.enrolment import load_members, pinned_operator
+from connector.evidence import demanded_quorum
 from connector.space import GRACE
 from connector.storage import Store
 from witness import bundle, checkpoint, dsse, timestamp, tlog_proof
@@ -29,7 +30,7 @@ from witness.members import WITNESS, MemberList, Participant
 from witness.note import parse_vkey
 from witness.record import Record
 from witness.schema import FormatError
-from witness.trust import of_logs
+from witness.trust import NO_QUORUM, of_logs
 
 TIMESTAMP_SECONDS = 30.0
 Fetch = Callable[[bytes], bytes]
@@ -139,7 +140,7 @@ def asking(url: str) -> Fetch:
 
 
 def trust_file(config: ConnectorConfig, authorities: Collection[bytes] = ()) -> bytes:
-    """What this participant trusts, as a verifier's trust file: operator key and witnesses' log keys.
+    """What this participant trusts, as a verifier's trust file: operator key, log keys, its own quorum.
 
     authorities: certificates (PEM) to which the certificates of timestamp authorities must lead.
     """
@@ -151,7 +152,11 @@ def trust_file(config: ConnectorConfig, authorities: Collection[bytes] = ()) -> 
     if not logs:
         raise ConfigError("witness.unknown", "the member list names no witness")
     certificates = tuple(_certificate(pem) for pem in authorities)
-    trust = of_logs(config.space, [operator], logs, required(members, _known_lists(config)))
+    demanded_quorum(config)  # refuses what is no quorum
+    path = config.quorum_path
+    quorum = NO_QUORUM if path is None else path.read_text(encoding="utf-8")
+    required_since = required(members, _known_lists(config))
+    trust = of_logs(config.space, [operator], logs, required_since, quorum)
     return replace(trust, timestamp_authorities=certificates).to_bytes()
 
 

@@ -16,7 +16,6 @@ from grpc_status import rpc_status
 from witness import cose
 from witness.checks import Requirement, VerificationFailed
 from witness.inclusion import Included, check_inclusion
-from witness.note import parse_vkey
 from witness.policy import Policy
 from witness.v1 import witness_pb2 as pb
 from witness.v1 import witness_pb2_grpc
@@ -37,6 +36,10 @@ _RETRY = frozenset(
 
 class WitnessUnavailable(Exception):
     """The witness did not answer, or not now. Submitting the same envelope again is safe."""
+
+
+class Uncosigned(WitnessUnavailable):
+    """It is recorded, and too few of the witnesses that the caller demands have cosigned that yet."""
 
 
 class WitnessRejected(Exception):
@@ -67,7 +70,7 @@ class WitnessClient:
     """One witness at `target`, whose log's verifier keys (vkeys, from the member list) are `logs`.
 
     A log with keys of two algorithms must have signed with both. options: gRPC channel options, for a
-    caller that pins the server's name.
+    caller that pins the server's name. quorum: without its cosignatures no proof counts.
     """
 
     def __init__(
@@ -77,8 +80,9 @@ class WitnessClient:
         logs: Sequence[str],
         options: Sequence[tuple[str, Any]] = (),
         deadline: float = DEADLINE,
+        quorum: Policy | None = None,
     ) -> None:
-        self._policy = Policy(tuple(parse_vkey(text) for text in logs))
+        self._policy = (quorum or Policy(())).of_logs(logs)
         self._required = required_of(self._policy)
         self._channel = grpc.secure_channel(target, credentials, options=list(options))
         self._stub = witness_pb2_grpc.WitnessStub(self._channel)
@@ -149,6 +153,8 @@ class WitnessClient:
         try:
             return check_inclusion(proof, envelope, self._policy, self._required)
         except VerificationFailed as error:
+            if error.code == "quorum":
+                raise Uncosigned(error.sentence) from error
             raise WitnessDishonest(error.sentence) from error
 
 

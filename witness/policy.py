@@ -11,9 +11,9 @@ part of a key's name, up to the first slash (key names are schema-less URLs).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from witness.cosignature import cosigned_at
 from witness.note import (
@@ -64,6 +64,20 @@ class Policy:
     def satisfied_by(self, cosigners: AbstractSet[str]) -> bool:
         """Whether these witnesses make the quorum."""
         return self.quorum == NONE or self._holds(self.quorum, cosigners)
+
+    def of_logs(self, vkeys: Sequence[str]) -> "Policy":
+        """The same quorum, demanded of the log with these verifier keys.
+
+        Raises PolicyInvalid when that log can never have it: witnesses of its own operator never count.
+        """
+        logs = tuple(parse_vkey(vkey) for vkey in vkeys)
+        if {key.public for key in logs}.intersection(key.public for key in self.witnesses.values()):
+            raise PolicyInvalid("a witness with the key of the log itself")
+        own = {operator_of(key.name) for key in logs}
+        others = {name for name, key in self.witnesses.items() if operator_of(key.name) not in own}
+        if not self.satisfied_by(others):
+            raise PolicyInvalid("without witnesses of the log's own operator the quorum can never be made")
+        return replace(self, logs=logs)
 
     def _holds(self, name: str, cosigners: AbstractSet[str]) -> bool:
         if name not in self.groups:

@@ -23,6 +23,7 @@ from witness.policy import parse as parse_policy
 from witness.schema import ID, Fields, FormatError, items, utc
 
 FORMAT = "bayspace-trust/v1"
+NO_QUORUM = "quorum none"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,10 @@ def of_logs(
     operator_keys: Sequence[PublicKey],
     vkeys: Sequence[str],
     require: Sequence[Requirement] = (),
+    quorum: str = NO_QUORUM,
 ) -> Trust:
-    """Trust in these logs, without a quorum of witnesses."""
-    lines = [*(f"log {vkey}" for vkey in vkeys), "quorum none"]
+    """Trust in these logs, with the witness, group and quorum lines of `quorum`. Raises FormatError."""
+    lines = [*(f"log {vkey}" for vkey in vkeys), *(line for line in quorum.splitlines() if line.strip())]
     return parse(Trust(space, tuple(operator_keys), "\n".join(lines), tuple(require)).to_bytes())
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from compute.errors import ConfigError, PeerViolation, Unavailable
 from connector import evidence
-from connector.evidence import Evidence, Witness
+from connector.config import ConnectorConfig
+from connector.evidence import Evidence, Witness, checked_quorum, demanded_quorum
 from connector.records import countersigned
 from connector.storage import Store
-from witness.client import Recorded, WitnessRejected, WitnessUnavailable
+from witness import cosignature
+from witness.client import Recorded, Uncosigned, WitnessRejected, WitnessUnavailable
 from witness.keys import PrivateKeys
+from witness.log import Log, Submission
+from witness.policy import parse
 from witness.record import Exchange, Outcome, Party, seal
 
 KEY = PrivateKeys.generate(bytes)
@@ -22,8 +31,8 @@ EXCHANGE = "ab" * 16
 class Client:
     """A witness that answers with what it is given: an exception, or nothing more than that it is there."""
 
-    def __init__(self, answer=None):
-        self.answer, self.asked = answer, []
+    def __init__(self, answer=None, proof="proof"):
+        self.answer, self.proof, self.asked = answer, proof, []
 
     def submit(self, submissions):
         self.asked.append(submissions)
@@ -34,7 +43,9 @@ class Client:
         return [Recorded(0)]
 
     def await_proof(self, envelope, tag):
-        return "proof"
+        if isinstance(self.proof, Exception):
+            raise self.proof
+        return self.proof
 
     def close(self):
         pass
@@ -134,3 +145,85 @@ def test_a_silent_witness_is_asked_once_a_round_and_holds_up_nobody(made, monkey
     kept.start()
     eventually(lambda: list(statuses(store).values()).count("delivered") == 5)
     assert len(silent.asked) == 1
+
+
+# --- cosignatures that this connector demands -----------------------------------------------------------
+
+COSIGNER = PrivateKeys.generate(lambda size: b"c" * size)
+
+
+def test_what_is_recorded_without_the_demanded_cosignatures_is_not_final(made):
+    client = Client(proof=Uncosigned("too few"))
+    kept, store = made(w=client)
+    with pytest.raises(Unavailable) as refused:
+        kept.witnessed(EXCHANGE, 0, 1)
+    assert refused.value.code == "witness.quorum"
+    assert statuses(store) == {(0, "w"): "pending"}
+    client.proof = "proof"  # cosigned meanwhile
+    assert b'"w":"proof"' in kept.witnessed(EXCHANGE, 0, 1)
+    assert statuses(store) == {(0, "w"): "delivered"}
+
+
+@pytest.fixture
+def logged(made, tmp_path, monkeypatch):
+    """A kept record in a log; its evidence as a connector with a quorum sees it, and its proof."""
+    kept, store = made()
+    with closing(Log(tmp_path / "log", "log.example/x", KEY, lambda: 1_700_000_000_000)) as log:
+        delivery = kept._delivery(EXCHANGE, 0)
+        log.append([Submission(hashlib.sha256(delivery.envelope).digest(), delivery.envelope, delivery.tag)])
+        proof, vkeys = log.prove(0), tuple(map(str, log.vkeys))
+    made_quorum = parse(quorum_text("other.example/w"))
+    asker = Evidence(store, {"w": Witness(Client(), vkeys, checked_quorum(made_quorum, "w", vkeys))})
+    return asker, proof, vkeys
+
+
+def quorum_text(name):
+    keys = [cosignature.cosigner_key(name, key) for key in COSIGNER.keys]
+    lines = [f"witness w{n} {key}" for n, key in enumerate(keys)]
+    return "\n".join([*lines, "group all-of-it all w0 w1", "quorum all-of-it"])
+
+
+def cosigned(proof, name):
+    head = proof.checkpoint
+    lines = [cosignature.sign(head.text, key, name, 1_700_000_000) for key in COSIGNER.keys]
+    return replace(proof, checkpoint=replace(head, signatures=(*head.signatures, *lines)))
+
+
+def test_an_asker_starts_only_on_a_proof_with_the_cosignatures_that_it_demands(logged):
+    asker, proof, _ = logged
+    whole = cosigned(proof, "other.example/w")
+    half = replace(whole, checkpoint=replace(whole.checkpoint, signatures=whole.checkpoint.signatures[:-1]))
+
+    def proven(shown):
+        asker.proven(EXCHANGE, 0, json.dumps({"w": str(shown)}).encode(), 1)
+
+    for uncosigned in (proof, half, cosigned(proof, "log.example/w")):
+        with pytest.raises(Unavailable) as refused:
+            proven(uncosigned)
+        assert refused.value.code == "witness.quorum"
+    with pytest.raises(PeerViolation):  # a proof of something else is the peer's fault all the same
+        proven(replace(whole, index=1))
+    proven(whole)
+
+
+def test_a_quorum_that_can_never_be_is_refused_at_the_start(logged, tmp_path):
+    _, _, vkeys = logged
+    with pytest.raises(ConfigError) as refused:
+        checked_quorum(parse(quorum_text("log.example/w")), "w", vkeys)
+    assert refused.value.code == "evidence.quorum"
+    config = ConnectorConfig(
+        participant="hk-bank",
+        space="gba",
+        jurisdiction="HK",
+        network={"listen": "127.0.0.1:1", "address": "127.0.0.1:1"},
+        evidence={"quorum": "quorum.policy"},
+    )
+    config._folder = tmp_path
+    for text in (None, "quorum none", f"log {vkeys[0]}\n{quorum_text('a.example')}", "quorum who"):
+        if text is not None:
+            (tmp_path / "quorum.policy").write_text(text)
+        with pytest.raises(ConfigError) as refused:
+            demanded_quorum(config)
+        assert refused.value.code == "evidence.quorum"
+    (tmp_path / "quorum.policy").write_text(quorum_text("a.example/w"))
+    assert set(demanded_quorum(config).witnesses) == {"w0", "w1"}

@@ -300,3 +300,18 @@ def test_a_log_does_not_witness_itself():
     same = note.verifier_key("w", LOG.public, note.TYPE_COSIGNATURE_ED25519)
     with pytest.raises(PolicyInvalid, match="listed twice"):
         policy.parse(f"log {LOG_VKEY}\nwitness W {same}\nquorum W")
+
+
+def test_a_quorum_demanded_of_one_log():
+    elsewhere = policy.parse(
+        f"witness a {vkey_of('a.example')}\nwitness b {vkey_of('b.example')}\ngroup g any a b\nquorum g"
+    )
+    assert elsewhere.of_logs([str(LOG_VKEY)]).logs == (LOG_VKEY,)
+    at_a = note.verifier_key("a.example/log", LOG.public)
+    assert elsewhere.of_logs([str(at_a)]).satisfied_by({"b"})
+    alone = policy.parse(f"witness a {vkey_of('a.example')}\nquorum a")
+    with pytest.raises(PolicyInvalid, match="own operator"):
+        alone.of_logs([str(at_a)])
+    same = note.verifier_key("c.example/w", LOG.public, note.TYPE_COSIGNATURE_ED25519)
+    with pytest.raises(PolicyInvalid, match="key of the log"):
+        policy.parse(f"witness c {same}\nquorum c").of_logs([str(LOG_VKEY)])
