@@ -109,6 +109,29 @@ class NegotiationRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ProposalRecord:
+    """Terms that one side put on the table of a negotiation."""
+
+    negotiation: str
+    sequence: int
+    author: str  # "provider" | "consumer"
+    policy_digest: str
+    document: bytes
+    published: bool  # the offer's own terms
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnsentRecord:
+    """A message of a negotiation that the other side did not confirm yet."""
+
+    negotiation: str
+    method: str
+    body: bytes
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgreementRecord:
     """A signed agreement. `state` is active, suspended, terminated or expired."""
 
@@ -121,6 +144,18 @@ class AgreementRecord:
     state: str
     valid_until: str | None
     at: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeRecord:
+    """What one exchange was charged under its agreement; at the asker: what the owner may charge for it."""
+
+    exchange: str
+    agreement: str
+    clock: int  # the owner's, ms since 1970, as the intent states it
+    rows: int
+    bytes: int
+    loss: int  # billionths of rho
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +180,25 @@ class ComparedRecord:
 
     def __repr__(self) -> str:
         return f"ComparedRecord({self.exchange!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """What left in answer to a question, for when it is asked again. An asker keeps no `body`."""
+
+    question: str
+    agreement: str
+    exchange: str
+    digest: str  # of the release record
+    body: bytes
+    released: int
+    suppressed: int
+    size: int
+    until: str | None  # when it is deleted; None: when the agreement ends
+    at: str
+
+    def __repr__(self) -> str:
+        return f"AnswerRecord({self.exchange!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +291,15 @@ _negotiations = _table(
     *(_text("code", nullable=True), _text("at")),
     key=["id"],
 )
+_proposals = _table(
+    "proposals",
+    *(_text("negotiation"), _int("sequence"), _text("author"), _text("policy_digest"), _blob("document")),
+    *(Column("published", Boolean, nullable=False), _text("at")),
+    key=["negotiation", "sequence"],
+)
+_unsent = _table(
+    "unsent", _text("negotiation"), _text("method"), _blob("body"), _text("at"), key=["negotiation"]
+)
 _agreements = _table(
     "agreements",
     *(_text("id"), _text("role"), _text("peer"), _text("offer"), _blob("document"), _text("digest")),
@@ -245,6 +308,11 @@ _agreements = _table(
 )
 _uses = _table("uses", _text("agreement"), _text("period"), _int("used"), key=["agreement", "period"])
 _losses = _table("losses", _text("ledger"), _text("period"), _int("spent"), key=["ledger", "period"])
+_charges = _table(
+    "charges",
+    *(_text("exchange"), _text("agreement"), _int("clock"), _int("rows"), _int("bytes"), _int("loss")),
+    key=["exchange"],
+)
 _guards = _table("guards", _text("ledger"), _int("turn"), key=["ledger"])
 _member_names = _table(
     "member_names",
@@ -255,6 +323,12 @@ _compared = _table(
     "compared",
     *(_text("ledger"), _text("exchange"), _text("layout"), _text("asker_side"), _blob("cells"), _text("at")),
     key=["ledger", "exchange"],
+)
+_answers = _table(
+    "answers",
+    *(_text("question"), _text("agreement"), _text("exchange"), _text("digest"), _blob("body")),
+    *(_int("released"), _int("suppressed"), _int("size"), _text("until", nullable=True), _text("at")),
+    key=["question"],
 )
 _running = _table("running", _text("query"), _text("agreement"), _text("at"), key=["query"])
 _exchanges = _table(
@@ -281,7 +355,7 @@ _outbox = _table(
     refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
 )
 _members = _table("members", _text("digest"), _int("version"), _blob("envelope"), key=["digest"])
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 5
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     2: (
         (
@@ -301,12 +375,40 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
             "PRIMARY KEY (ledger, exchange))"
         ),
     ),
+    4: (
+        (
+            "CREATE TABLE proposals (negotiation TEXT NOT NULL, sequence BIGINT NOT NULL, "
+            "author TEXT NOT NULL, policy_digest TEXT NOT NULL, document BYTEA NOT NULL, "
+            "published BOOLEAN NOT NULL, at TEXT NOT NULL, PRIMARY KEY (negotiation, sequence))"
+        ),
+        (
+            "CREATE TABLE unsent (negotiation TEXT NOT NULL, method TEXT NOT NULL, body BYTEA NOT NULL, "
+            "at TEXT NOT NULL, PRIMARY KEY (negotiation))"
+        ),
+        (
+            "CREATE TABLE charges (exchange TEXT NOT NULL, agreement TEXT NOT NULL, clock BIGINT NOT NULL, "
+            '"rows" BIGINT NOT NULL, bytes BIGINT NOT NULL, loss BIGINT NOT NULL, PRIMARY KEY (exchange))'
+        ),
+    ),
+    5: (
+        (
+            "CREATE TABLE answers (question TEXT NOT NULL, agreement TEXT NOT NULL, exchange TEXT NOT NULL, "
+            "digest TEXT NOT NULL, body BYTEA NOT NULL, released BIGINT NOT NULL, "
+            'suppressed BIGINT NOT NULL, "size" BIGINT NOT NULL, until TEXT, at TEXT NOT NULL, '
+            "PRIMARY KEY (question))"
+        ),
+    ),
 }
 """Statements that lead from the version before to the one they are listed under."""
 
 _CHARGE = text(
     "INSERT INTO uses (agreement, period, used) SELECT :agreement, :period, 1 WHERE :most > 0 "
     "ON CONFLICT (agreement, period) DO UPDATE SET used = uses.used + 1 WHERE uses.used < :most"
+)
+
+_OVERFLOWING = text(
+    "DELETE FROM answers WHERE question IN (SELECT question FROM (SELECT question, "
+    'sum("size") OVER (ORDER BY at DESC, question) AS kept FROM answers) AS newest WHERE kept > :most)'
 )
 
 _TURN = text(
@@ -477,15 +579,52 @@ class Store:
         evidence: bytes | None = None,
         agreement: str | None = None,
         code: str | None = None,
+        policy_digest: str | None = None,
     ) -> bool:
         """Go to `state` if the present state is one of `allowed_from`; None leaves a field as it is."""
         given = {"document": document, "evidence": evidence, "agreement": agreement, "code": code}
+        given["policy_digest"] = policy_digest
         changes = {name: value for name, value in given.items() if value is not None}
         where = (_negotiations.c.id == negotiation, _negotiations.c.state.in_(allowed_from))
         changed = self._run(
             update(_negotiations).where(*where).values(state=state, at=self._now(), **changes)
         )
         return changed == 1
+
+    def add_proposal(
+        self, negotiation: str, author: str, policy_digest: str, document: bytes, *, published: bool
+    ) -> None:
+        """Put the next terms on the table."""
+        with self._writing() as connection:
+            where = _proposals.c.negotiation == negotiation
+            sequence = connection.execute(select(func.count()).select_from(_proposals).where(where)).scalar()
+            record = ProposalRecord(
+                negotiation, int(sequence or 0), author, policy_digest, document, published, self._now()
+            )
+            self._insert(connection, _proposals, record)
+
+    def proposals(self, negotiation: str) -> list[ProposalRecord]:
+        """Everything that was on the table, in order."""
+        query = select(_proposals).where(_proposals.c.negotiation == negotiation)
+        return self._all(ProposalRecord, query.order_by(_proposals.c.sequence))
+
+    def put_unsent(self, negotiation: str, method: str, body: bytes) -> None:
+        """Keep a message until it is confirmed, instead of the one that was kept before."""
+        with self.atomic():
+            self.drop_unsent(negotiation)
+            with self._writing() as connection:
+                self._insert(connection, _unsent, UnsentRecord(negotiation, method, body, self._now()))
+
+    def drop_unsent(self, negotiation: str) -> bool:
+        """It is confirmed, or over; False when it was already."""
+        return self._run(delete(_unsent).where(_unsent.c.negotiation == negotiation)) == 1
+
+    def unsent(self, negotiation: str | None = None) -> list[UnsentRecord]:
+        """Messages that the other side did not confirm yet, oldest first."""
+        query = select(_unsent).order_by(_unsent.c.at, _unsent.c.negotiation)
+        if negotiation is not None:
+            query = query.where(_unsent.c.negotiation == negotiation)
+        return self._all(UnsentRecord, query)
 
     # agreements
 
@@ -541,6 +680,18 @@ class Store:
         with self._reading() as connection:
             return int(connection.execute(query).scalar() or 0)
 
+    def add_charge(self, charge: ChargeRecord) -> None:
+        """Keep what an exchange was charged: usage statements list it."""
+        with self._writing() as connection:
+            self._insert(connection, _charges, charge)
+
+    def charges(self, agreement: str, start: int, end: int) -> list[ChargeRecord]:
+        """What was charged under an agreement from `start` on and before `end` (ms), in order."""
+        query = select(_charges).where(
+            _charges.c.agreement == agreement, _charges.c.clock >= start, _charges.c.clock < end
+        )
+        return self._all(ChargeRecord, query.order_by(_charges.c.clock, _charges.c.exchange))
+
     # privacy losses
 
     def lose(self, ledger: str, period: str, cost: int, most: int) -> bool:
@@ -588,6 +739,50 @@ class Store:
         """What earlier queries were about, oldest first."""
         query = select(_compared).where(_compared.c.ledger == ledger)
         return self._all(ComparedRecord, query.order_by(_compared.c.at, _compared.c.exchange))
+
+    # what was answered
+
+    def keep_answer(
+        self,
+        question: str,
+        agreement: str,
+        first: tuple[str, str],
+        body: bytes,
+        counts: tuple[int, int],
+        until: datetime | None,
+        most: int,
+    ) -> None:
+        """Keep an answer, unless one is kept; of all the newest, with `most` bytes together."""
+        ends = None if until is None else _written(until)
+        size = len(body) + len(question)
+        record = AnswerRecord(question, agreement, *first, body, *counts, size, ends, self._now())
+        with self._writing() as connection:
+            known = select(_answers.c.question).where(_answers.c.question == question)
+            if connection.execute(known).first() is None:
+                self._insert(connection, _answers, record)
+                connection.execute(_OVERFLOWING, {"most": most})
+
+    def answer(self, question: str) -> AnswerRecord | None:
+        """What was answered to a question, once what has had its time is forgotten."""
+        self.forget_answers()
+        return self._first(AnswerRecord, select(_answers).where(_answers.c.question == question))
+
+    def forget_answers(self) -> None:
+        """Delete what has had its time, and what was answered under an agreement that has ended."""
+        ended = select(_agreements.c.id).where(_agreements.c.state.in_(("terminated", "expired")))
+        over = (_answers.c.until <= self._now()) | _answers.c.agreement.in_(ended)
+        with self._reading() as connection:
+            found = connection.execute(select(_answers.c.question).where(over).limit(1)).first()
+        if found is not None:
+            self._run(delete(_answers).where(over))
+
+    def released(self, agreement: str, digest: str) -> bool:
+        """Whether a release record of this digest was kept for a query under the agreement."""
+        joined = _evidence.join(_exchanges, _evidence.c.exchange == _exchanges.c.id)
+        query = select(_evidence.c.digest).select_from(joined)
+        query = query.where(_evidence.c.digest == digest, _evidence.c.event == "query.release")
+        with self._reading() as connection:
+            return connection.execute(query.where(_exchanges.c.agreement == agreement)).first() is not None
 
     # running queries
 
@@ -743,7 +938,7 @@ class Store:
     # inside
 
     def _now(self) -> str:
-        return format_time(int(self._clock().timestamp() * 1000))
+        return _written(self._clock())
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
@@ -841,6 +1036,10 @@ def _sqlite_begin(connection: Connection) -> None:
     # A writer takes the write lock at once: upgrading a read lock later fails without waiting.
     reading = connection.get_execution_options().get("reading", False)
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _written(at: datetime) -> str:
+    return format_time(int(at.timestamp() * 1000))
 
 
 def _newest(table: Table) -> Select[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -17,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 
 from compute.errors import ConfigError
 from connector import storage
-from connector.storage import Store
+from connector.storage import ChargeRecord, Store
 
 POSTGRES = "BAYSPACE_TEST_POSTGRES"
 
@@ -99,7 +100,8 @@ def test_the_first_schema_gains_what_came_since(tmp_path):
     url = f"sqlite:///{tmp_path / 'old.db'}"
     Store.open(url).close()
     with create_engine(url).begin() as connection:
-        for table in ("losses", "guards", "member_names", "compared"):
+        since = " ".join(statement for made in storage._MIGRATIONS.values() for statement in made)
+        for table in re.findall(r"CREATE TABLE (\w+)", since):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE schema_version SET version = 1"))
     opened = Store.open(url)
@@ -108,6 +110,13 @@ def test_the_first_schema_gains_what_came_since(tmp_path):
     opened.add_compared("t", "e", "", "", b"\0")
     assert opened.member_names("t") == (b"\0\1", b"\2\3")
     assert [found.cells for found in opened.compared("t")] == [b"\0"]
+    opened.add_proposal("n", "consumer", "d", b"{}", published=False)
+    opened.put_unsent("n", "Request", b"\0")
+    opened.add_charge(ChargeRecord("e", "a", 7, 1, 2, 3))
+    assert [found.sequence for found in opened.proposals("n")] == [0]
+    assert [found.body for found in opened.unsent("n")] == [b"\0"]
+    assert [found.loss for found in opened.charges("a", 7, 8)] == [3]
+    assert not opened.charges("a", 0, 7)
     opened.close()
 
 
@@ -294,7 +303,7 @@ def test_the_state_file_is_private(tmp_path):
 
 _VICTIM = """
 import sys
-from connector.storage import Store
+from connector.storage import ChargeRecord, Store
 store = Store.open(sys.argv[1])
 while store.charge("a1", "p", 10**6) and store.lose("a1", "p", 3, 10**9):
     print(store.used("a1", "p"), flush=True)
