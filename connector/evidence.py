@@ -300,6 +300,6 @@ class Evidence:
 
 def _too_few(minimum: int, found: int, *, uncosigned: bool) -> Unavailable:
     said = f"the policy demands {minimum} witness(es) and {found} recorded the exchange"
-    if uncosigned:
-        return Unavailable("witness.quorum", f"{said} with the cosignatures that this connector demands")
+    if uncosigned:  # the log's operator or ours demands them
+        return Unavailable("witness.quorum", f"{said} with the cosignatures that are demanded")
     return Unavailable("witness.unavailable", said)

@@ -34,6 +34,17 @@ def test_federation_runs_over_eight_connectors() -> None:
     assert "refused: query.group-undeclared" in ran.stdout
 
 
+@pytest.mark.deep
+def test_two_logs_cosign_each_other_and_nothing_counts_without() -> None:
+    command = [sys.executable, str(FLIGHTS.parent / "cosigning" / "run.py"), "--rows", "500"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.count("  answered: ") == 2
+    assert "refused: witness.quorum" in ran.stdout
+    assert ran.stdout.count("cosigned by witness-hk-ed25519, witness-hk-ml-dsa-44") == 6
+    assert 'without the cosignatures: "quorum"' in ran.stdout
+
+
 @pytest.fixture(scope="module")
 def run() -> Iterator[ModuleType]:
     """The example's module, imported as `python examples/flights/run.py` would."""

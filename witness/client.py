@@ -39,7 +39,7 @@ class WitnessUnavailable(Exception):
 
 
 class Uncosigned(WitnessUnavailable):
-    """It is recorded, and too few of the witnesses that the caller demands have cosigned that yet."""
+    """Too few witnesses have cosigned yet: of those that the log needs, or that the caller demands."""
 
 
 class WitnessRejected(Exception):
@@ -180,11 +180,21 @@ def _call(call: Callable[[], T]) -> T:
 
 def _translated(error: Any) -> Exception:
     code: grpc.StatusCode = error.code()
+    status = rpc_status.from_call(error)
+    reason = _reason(status)
+    if reason == "quorum":
+        return Uncosigned(f"The log waits for its witnesses ({code.name}).")
     if code in _RETRY:
         return WitnessUnavailable(f"The witness does not answer ({code.name}).")
-    status = rpc_status.from_call(error)
+    if reason is None:
+        return WitnessRejected(code.name.lower(), "The witness refused the call.")
+    return WitnessRejected(reason, status.message)
+
+
+def _reason(status: Any) -> str | None:
+    """The witness's stable word for why it refuses, in lower case."""
     for detail in status.details if status is not None else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
-            return WitnessRejected(info.reason.lower(), status.message)
-    return WitnessRejected(code.name.lower(), "The witness refused the call.")
+            return str(info.reason).lower()
+    return None
