@@ -34,7 +34,7 @@ from connector.config import ConnectorConfig
 from connector.contract import Agreement
 from connector.differencing import Guard, asker_side_of, layout_of
 from connector.enrolment import Members
-from connector.evidence import Evidence, Witness
+from connector.evidence import Evidence, Witness, checked_quorum, demanded_quorum
 from connector.identity import (
     channel_credentials,
     channel_options,
@@ -188,18 +188,20 @@ class Node:
         return member.jurisdiction
 
     def _witnesses(self) -> dict[str, Witness]:
-        found = {}
+        found, demanded = {}, demanded_quorum(self.config)
         for configured in self.config.witness:
             member = self.members.participant(configured.id)
             if member is None or not member.logs:
                 raise ConfigError("witness.unknown", f"the member list names no witness {configured.id!r}")
+            quorum = checked_quorum(demanded, configured.id, member.logs)
             client = WitnessClient(
                 configured.address or member.address,
                 channel_credentials(self.config.tls),
                 member.logs,
                 (*channel_options(self.space, configured.id), *RECONNECTING),
+                quorum=quorum,
             )
-            found[configured.id] = Witness(client, member.logs)
+            found[configured.id] = Witness(client, member.logs, quorum)
         return found
 
     # --- offers and agreements ------------------------------------------------------------------------
