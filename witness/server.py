@@ -45,6 +45,7 @@ from witness.sequencer import Sequencer
 from witness.service import THREADS, Admission, PeerIdentity, Service, certificate_identity
 from witness.tileserver import TileServer
 from witness.v1 import witness_pb2, witness_pb2_grpc
+from witness.verifiers import Verifiers
 
 _log = logging.getLogger(__name__)
 CONFIG_FILE = "witness.toml"
@@ -307,7 +308,10 @@ def _serve(
         cosigner, quorum = _cosigner(config, log), _quorum(config, log)
         registry = _registry(config, log, operator_keys)
         confirmed = None if quorum is None else quorum.confirmed.is_set
-        service = Service(log, sequencer, Admission(registry, _now), identify, confirmed)
+        verifiers = Verifiers()
+        running.callback(verifiers.close)
+        admission = Admission(registry, log.database, verifiers, _now)
+        service = Service(log, sequencer, admission, identify, confirmed)
         server, port = _grpc_server(service, _credentials(config), config.grpc_listen)
         public = TileServer(*_address(config.http_listen), log.read, cosigner)
         running.callback(public.server_close)

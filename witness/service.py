@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -24,9 +25,7 @@ from grpc_status import rpc_status
 
 from witness import dsse, note
 from witness import record as records
-from witness.checks import VerificationFailed, check_signed
 from witness.database import Database
-from witness.dsse import EnvelopeInvalid
 from witness.leaf import TAG_SIZE
 from witness.log import Log, LogRefused, Submission
 from witness.registry import Registry
@@ -35,6 +34,7 @@ from witness.sequencer import Busy, Sequencer
 from witness.tlog_proof import TlogProof
 from witness.v1 import witness_pb2 as pb
 from witness.v1 import witness_pb2_grpc
+from witness.verifiers import Verdict, Verifiers
 
 _log = logging.getLogger(__name__)
 
@@ -93,14 +93,15 @@ def certificate_identity(space: str) -> PeerIdentity:
     return identify
 
 
-def _uris(pem: bytes) -> list[str]:
+@lru_cache(maxsize=256)  # every call of a connection brings the same one
+def _uris(pem: bytes) -> tuple[str, ...]:
     try:
         names = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         )
-        return names.value.get_values_for_type(x509.UniformResourceIdentifier)
+        return tuple(names.value.get_values_for_type(x509.UniformResourceIdentifier))
     except (ValueError, x509.ExtensionNotFound):
-        return []
+        return ()
 
 
 @dataclass(frozen=True)
@@ -108,21 +109,31 @@ class Admission:
     """Decides whether a submission may be recorded."""
 
     registry: Registry
+    database: Database
+    verifiers: Verifiers
     clock: Clock
 
-    def check(self, peer: str, submission: pb.Submission) -> Submission:
-        """The submission to record. Raises VerificationFailed; its code is one of `_REASONS`."""
-        if len(submission.envelope) > LARGEST_ENVELOPE or len(submission.tag) != TAG_SIZE:
-            raise VerificationFailed("format", "The envelope is too long, or the tag is not 32 bytes.")
-        try:
-            envelope = dsse.parse(submission.envelope)
-        except EnvelopeInvalid as error:
-            raise VerificationFailed("format", f"The envelope is malformed: {error}.") from error
-        signed = check_signed(envelope, self.registry.lists(), self.clock())
-        if peer not in {p.id for p in signed.record.parties}:
-            raise VerificationFailed("party", "The caller is not a party of the record.")
-        digest = hashlib.sha256(submission.envelope).digest()
-        return Submission(digest, submission.envelope, submission.tag)
+    def check(self, peer: str, asked: Sequence[Submission], timeout: float) -> list[Verdict]:
+        """Of each submission, in order, why it may not be recorded; None when it may. Raises TimeoutError.
+
+        What is recorded already was checked then, and is not checked again.
+        """
+        verdicts: list[Verdict] = [_form(submission) for submission in asked]
+        well_formed = [submission for submission, wrong in zip(asked, verdicts, strict=True) if not wrong]
+        known = self.database.indexes([submission.digest for submission in well_formed])
+        fresh = [n for n, s in enumerate(asked) if verdicts[n] is None and s.digest not in known]
+        found = self.verifiers.verdicts(
+            [asked[n].envelope for n in fresh], peer, self.registry.lists(), self.clock(), timeout
+        )
+        for n, verdict in zip(fresh, found, strict=True):
+            verdicts[n] = verdict
+        return verdicts
+
+
+def _form(submission: Submission) -> Verdict:
+    if len(submission.envelope) > LARGEST_ENVELOPE or len(submission.tag) != TAG_SIZE:
+        return "format", "The envelope is too long, or the tag is not 32 bytes."
+    return None
 
 
 class Places:
@@ -257,21 +268,17 @@ class Service(witness_pb2_grpc.WitnessServicer):
             raise Refusal(
                 code_pb2.INVALID_ARGUMENT, "batch", f"A batch has 1 to {LARGEST_BATCH} submissions."
             )
-        answers = [self._admit(peer, submission) for submission in request.submissions]
-        admitted = [answer for answer in answers if isinstance(answer, Submission)]
+        asked = [Submission(_digest(s.envelope), s.envelope, s.tag) for s in request.submissions]
+        with _in_time():
+            verdicts = self._admission.check(peer, asked, _patience(context))
+        admitted = [s for s, wrong in zip(asked, verdicts, strict=True) if wrong is None]
         indexes = iter(self._record(peer, admitted, context) if admitted else ())
         return pb.SubmitBatchResponse(
             receipts=[
-                pb.Receipt(index=next(indexes)) if isinstance(a, Submission) else pb.Receipt(rejection=a)
-                for a in answers
+                pb.Receipt(index=next(indexes)) if wrong is None else pb.Receipt(rejection=_rejection(wrong))
+                for wrong in verdicts
             ]
         )
-
-    def _admit(self, peer: str, submission: pb.Submission) -> Submission | pb.Rejection:
-        try:
-            return self._admission.check(peer, submission)
-        except VerificationFailed as error:
-            return pb.Rejection(reason=_REASONS[error.code], sentence=error.sentence)
 
     def _record(self, peer: str, admitted: Sequence[Submission], context: grpc.ServicerContext) -> list[int]:
         if not self._confirmed():  # what was restored may be older than what witnesses have seen
@@ -279,13 +286,10 @@ class Service(witness_pb2_grpc.WitnessServicer):
                 code_pb2.UNAVAILABLE, "quorum", "The quorum has not confirmed this log since its start."
             )
         try:
-            return self._sequencer.submit(admitted, peer).result(_patience(context))
+            with _in_time():
+                return self._sequencer.submit(admitted, peer).result(_patience(context))
         except Busy as error:
             raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "The witness is busy; try again.") from error
-        except FutureTimeout as error:
-            raise Refusal(
-                code_pb2.DEADLINE_EXCEEDED, "slow", "Not recorded in time; submit again."
-            ) from error
         except LogRefused as error:
             _log.exception("the log refused an append")
             raise Refusal(code_pb2.UNAVAILABLE, "log", "The log does not take entries now.") from error
@@ -329,6 +333,22 @@ class Service(witness_pb2_grpc.WitnessServicer):
 
 def _parties(envelope: bytes) -> set[str]:
     return {p.id for p in records.Record.parse(dsse.parse(envelope).payload).parties}
+
+
+def _digest(envelope: bytes) -> bytes:
+    return hashlib.sha256(envelope).digest()
+
+
+def _rejection(wrong: tuple[str, str]) -> pb.Rejection:
+    return pb.Rejection(reason=_REASONS[wrong[0]], sentence=wrong[1])
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    try:
+        yield
+    except FutureTimeout as error:
+        raise Refusal(code_pb2.DEADLINE_EXCEEDED, "slow", "Not recorded in time; submit again.") from error
 
 
 def _patience(context: grpc.ServicerContext) -> float:
