@@ -141,7 +141,7 @@ def _keys(options: argparse.Namespace) -> int:
 
 
 def _erase(options: argparse.Namespace) -> int:
-    from witness.database import Database
+    from witness.database import Database, EraseUnfinished
     from witness.server import ConfigInvalid, database_url, load
 
     try:
@@ -150,6 +150,10 @@ def _erase(options: argparse.Namespace) -> int:
             erased = database.erase(digests)
     except (ConfigInvalid, ValueError) as error:
         return fail(USAGE, str(error))
+    except EraseUnfinished as error:
+        return fail(
+            USAGE, f"not erased for good: {error}. End that program and erase again, until this is not said"
+        )
     sys.stdout.write(f"erased {erased} of {len(digests)}\n")
     return DONE if erased else USAGE
 

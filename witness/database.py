@@ -11,6 +11,7 @@ and in every copy of its large table, and leaves sequence, leaves and proofs as 
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Integer,
@@ -116,11 +118,17 @@ SCHEMA_VERSION = 2
 _MIGRATIONS: dict[int, tuple[str, ...]] = {2: ()}
 """Statements that lead from the version before; new tables are created where they are missing. Schema 1,
 which did not say its version, had `entries`, `envelopes`, `staging`, `lock` and `members`."""
+BUSY = 10_000  # milliseconds that a connection waits for another
+ERASE_TRIES, ERASE_PAUSE = 20, 0.1
 MOST_FORKS = 256  # of one origin and kind: enough to prove it, and a log gone mad cannot fill the disk
 
 
 class LockLost(RuntimeError):
     """The locked tree head is not the one this process last saw: another process writes the same log."""
+
+
+class EraseUnfinished(RuntimeError):
+    """Keys are deleted, but the disk still holds them: nobody may call them destroyed yet."""
 
 
 class SchemaTooNew(RuntimeError):
@@ -267,10 +275,16 @@ class Database:
         """How many entries are sequenced."""
         return self._scalar(select(func.count()).select_from(_entries)) or 0
 
-    def count_contents(self) -> int:
-        """How many contents are kept, neither erased nor expired."""
-        sealed = self._scalar(select(func.count()).select_from(_content_keys)) or 0
-        return sealed + (self._scalar(select(func.count()).select_from(_envelopes)) or 0)
+    def count_contents(self, before: int | None = None) -> int:
+        """How many contents are kept, neither erased nor expired; of the entries below index `before`."""
+        counts: list[ColumnElement[int]] = []
+        for table in (_content_keys, _envelopes):
+            counts.append(select(func.count()).select_from(table).scalar_subquery())
+            if before is not None:  # counted from the end, where there are few
+                joined = table.join(_entries, _entries.c.envelope == table.c.digest)
+                later = select(func.count()).select_from(joined).where(_entries.c.index >= before)
+                counts.append(-later.scalar_subquery())
+        return self._scalar(select(sum(counts[1:], counts[0]))) or 0  # one statement sees one state
 
     def leaves(self, first: int, size: int) -> list[bytes]:
         """The leaves [first, size)."""
@@ -305,7 +319,8 @@ class Database:
     def erase(self, digests: Iterable[bytes]) -> int:
         """Destroys the keys of these envelopes; returns how many contents that erased.
 
-        Leaves, sequence and proofs stay: what is gone is what the leaf committed to.
+        Leaves, sequence and proofs stay: what is gone is what the leaf committed to. Raises EraseUnfinished
+        when the keys are deleted but not overwritten yet; erasing anything again, or nothing, ends it.
         """
         erased = 0
         with self._engine.begin() as connection:
@@ -314,10 +329,23 @@ class Database:
                 plain = connection.execute(delete(_envelopes).where(_envelopes.c.digest == digest))
                 connection.execute(delete(_contents).where(_contents.c.digest == digest))
                 erased += keys.rowcount + plain.rowcount
-        if self._engine.dialect.name == "sqlite":  # the write-ahead log holds the keys until it is emptied
-            with closing(self._engine.raw_connection()) as raw:
-                raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        if self._engine.dialect.name == "sqlite":
+            self._empty_write_ahead_log()
         return erased
+
+    def _empty_write_ahead_log(self) -> None:
+        """It holds deleted keys until then. In short tries, since writers wait while a reader keeps it busy."""
+        with closing(self._engine.raw_connection()) as raw, closing(raw.cursor()) as cursor:
+            cursor.execute(f"PRAGMA busy_timeout={BUSY // ERASE_TRIES}")
+            try:
+                for _ in range(ERASE_TRIES):
+                    busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    if not busy:
+                        return
+                    time.sleep(ERASE_PAUSE)
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={BUSY}")
+        raise EraseUnfinished("deleted keys are still in the write-ahead log: another program reads it")
 
     def kept(self, before: int, limit: int = 1000) -> list[bytes]:
         """Digests of entries below index `before` whose content is not erased, at most `limit`."""
@@ -452,6 +480,6 @@ def _durable_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA busy_timeout=10000")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY}")
     cursor.execute("PRAGMA secure_delete=ON")  # a key that is deleted is overwritten
     cursor.close()

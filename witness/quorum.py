@@ -10,14 +10,16 @@ import hashlib
 import http.client
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from witness import checkpoint as checkpoints
 from witness import note
+from witness.background import Background
 from witness.checkpoint import Checkpoint, CheckpointInvalid
 from witness.checks import CLOCK_TOLERANCE
 from witness.cosignature import cosigned_at
@@ -32,6 +34,7 @@ _log = logging.getLogger(__name__)
 TIMEOUT = 5.0
 ROUND = 5.0
 PAUSE = 1.0
+LOOK = 0.2  # between two looks whether to stop
 MOST_ATTEMPTS = 3
 
 
@@ -102,7 +105,8 @@ class Asked:
         for _ in range(MOST_ATTEMPTS):
             if self._size > size:
                 self._inspect()
-                raise WitnessRefused("it cosigned a larger tree already")
+                self._size = 0  # or a size that it made up would keep it from being asked until we reach it
+                raise WitnessRefused("it says that it cosigned a larger tree")
             reply = self._call("POST", "add-checkpoint", str(self._request(head, size)).encode())
             if reply.status == HTTPStatus.OK:
                 lines = self._lines(head, reply.body)
@@ -186,10 +190,8 @@ class Quorum:
             if name in policy.urls:
                 keys.setdefault(policy.urls[name], []).append(key)
         self._asked = {url: Asked(log, found, connect(url), clock) for url, found in keys.items()}
-        self._busy: dict[str, Future[list[NoteSignature]]] = {}
-        self._pool = ThreadPoolExecutor(len(self._asked), thread_name_prefix="cosign")
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="quorum", daemon=True)
+        self._busy: dict[str, _Request] = {}
+        self._thread = Background("quorum", self._step, "checkpoints cannot be cosigned now", PAUSE)
         self.confirmed, self.contradicted = threading.Event(), threading.Event()
         self._silent: dict[str, str] = {}
 
@@ -198,51 +200,51 @@ class Quorum:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread, after the requests under way."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self._pool.shutdown(cancel_futures=True)
+        """Ends the thread. Witnesses that have not answered yet are not waited for."""
+        self._thread.close()
 
     @property
     def failing(self) -> Mapping[str, str]:
         """The URLs of the witnesses that did not cosign when last asked, and why."""
         return dict(self._silent)
 
-    def _run(self) -> None:
-        while not self._stop.is_set() and not self.contradicted.is_set():
-            head = self._log.head
-            try:
-                done = self._round(head)
-            except Exception as error:  # noqa: BLE001  a full disk, say: without this thread nothing is witnessed
-                _log.error("checkpoints cannot be cosigned now: %s", type(error).__name__)
-                done = False
-            if done:
-                self.confirmed.set()
-            while done and self._log.head == head and not self._stop.is_set():
-                self._log.wait_published(head, timeout=0.5)
-            if not done:
-                self._stop.wait(PAUSE)
+    def _step(self) -> float | None:
+        if self.contradicted.is_set():
+            return None
+        head = self._log.head
+        if not self._round(head):
+            return PAUSE
+        self.confirmed.set()
+        while self._log.head == head and not self._thread.stopping:
+            self._log.wait_published(head, timeout=0.5)
+        return 0.0
 
     def _round(self, head: Note) -> bool:
         """Asks every witness that is free about `head`; whether the quorum cosigned it."""
-        self._busy = {name: future for name, future in self._busy.items() if not future.done()}
-        asked = {
-            name: self._pool.submit(witness.cosign, head)
-            for name, witness in self._asked.items()
-            if name not in self._busy
-        }
+        self._hear_late_answers()
+        free = {name: witness for name, witness in self._asked.items() if name not in self._busy}
+        asked = {name: _Request(witness, head) for name, witness in free.items()}
         self._busy |= asked
-        waiting, lines = {future: name for name, future in asked.items()}, list[NoteSignature]()
-        while waiting and not self._stop.is_set():
-            done, _ = wait(waiting, timeout=ROUND, return_when=FIRST_COMPLETED)
-            if not done:
-                return False
-            for future in done:
-                lines += self._taken(waiting.pop(future), future)
-            if self._log.cosigned(head, lines):
+        waiting, lines = {request.answer: name for name, request in asked.items()}, list[NoteSignature]()
+        until = time.monotonic() + ROUND
+        while waiting and time.monotonic() < until and not self._thread.stopping:
+            done, _ = wait(waiting, timeout=LOOK, return_when=FIRST_COMPLETED)
+            for answer in done:
+                name = waiting.pop(answer)
+                del self._busy[name]
+                lines += self._taken(name, answer)
+            if done and self._log.cosigned(head, lines):
                 return True
         return False
+
+    def _hear_late_answers(self) -> None:
+        """What came after its round: no cosignature is of use any more, but a contradiction is."""
+        for name, request in list(self._busy.items()):
+            if request.answer.done():
+                del self._busy[name]
+                self._taken(name, request.answer)
+            elif time.monotonic() > request.since + ROUND:
+                self._note_silence(name, "it has not answered an earlier request yet")
 
     def _taken(self, name: str, future: Future[list[NoteSignature]]) -> list[NoteSignature]:
         try:
@@ -251,12 +253,15 @@ class Quorum:
             self._contradict(error.theirs)
             return []
         except (WitnessRefused, OSError) as error:
-            if self._silent.get(name) != str(error):
-                _log.warning("witness %s does not cosign: %s", name, error)
-            self._silent[name] = str(error)
+            self._note_silence(name, str(error))
             return []
         self._silent.pop(name, None)
         return lines
+
+    def _note_silence(self, name: str, why: str) -> None:
+        if self._silent.get(name) != why:
+            _log.warning("witness %s does not cosign: %s", name, why)
+        self._silent[name] = why
 
     def _contradict(self, theirs: str) -> None:
         mine = str(self._log.head)
@@ -269,3 +274,18 @@ class Quorum:
         self._log.database.keep_fork(fork)
         _log.error("ALARM: a witness holds a tree of this log that the present one contradicts: a rollback")
         self._alarm(fork)
+
+
+class _Request:
+    """One request to a witness, in a thread of its own: one that never ends must hold up nobody's end."""
+
+    def __init__(self, witness: Asked, head: Note) -> None:
+        self.answer: Future[list[NoteSignature]] = Future()
+        self.since = time.monotonic()
+        threading.Thread(target=self._ask, args=(witness, head), name="cosign", daemon=True).start()
+
+    def _ask(self, witness: Asked, head: Note) -> None:
+        try:
+            self.answer.set_result(witness.cosign(head))
+        except Exception as error:  # noqa: BLE001  who waits for the answer hears of it
+            self.answer.set_exception(error)

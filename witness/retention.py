@@ -5,10 +5,10 @@ in small steps, so that recording never waits for it.
 """
 
 import logging
-import threading
 from collections.abc import Callable
 
 from witness import leaf as leaves
+from witness.background import Background
 from witness.database import Database
 
 _log = logging.getLogger(__name__)
@@ -23,8 +23,7 @@ class Retention:
 
     def __init__(self, database: Database, days: int, clock: Callable[[], int]) -> None:
         self._database, self._days, self._clock = database, days, clock
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
+        self._thread = Background("retention", self._step, "retention failed, and is tried again", PAUSE)
 
     def start(self) -> None:
         """Begins to erase."""
@@ -32,27 +31,26 @@ class Retention:
 
     def close(self) -> None:
         """Ends the thread, after the step under way."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.close()
 
     def erase_expired(self) -> int:
         """Erases every content that is too old; returns how many."""
         before = first_after(self._database, self._clock() - self._days * DAY)
         erased = 0
-        while (old := self._database.kept(before, STEP)) and not self._stop.is_set():
-            erased += self._database.erase(old)
+        while not self._thread.stopping:
+            old = self._database.kept(before, STEP)
+            erased += self._database.erase(
+                old
+            )  # with nothing to erase: finishes what could not be finished before
+            if not old:
+                break
         if erased:
             _log.info("retention erased the contents of %d records", erased)
         return erased
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.erase_expired()
-            except Exception as error:  # noqa: BLE001  tried again in an hour; nothing depends on it
-                _log.error("retention failed: %s", type(error).__name__)
-            self._stop.wait(PAUSE)
+    def _step(self) -> float:
+        self.erase_expired()
+        return PAUSE
 
 
 def first_after(database: Database, time: int) -> int:

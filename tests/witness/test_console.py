@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import hashlib
 import io
@@ -32,7 +33,7 @@ from witness.console import drawing, words
 from witness.database import Database, Fork, SchemaOther
 from witness.keys import ML_DSA_44, PrivateKey, PrivateKeys
 from witness.log import Log, Submission
-from witness.server import load, write_default
+from witness.server import load, open_log, write_default
 
 NOW = 1_767_225_600_000
 PAGES = ("/", "/records", "/exchanges", "/contracts", "/parties", "/log", "/alarms")
@@ -365,6 +366,20 @@ def test_what_is_erased_disappears(changing) -> None:
     assert json.loads(ask(console, "/overview.json").text)["totals"]["erased"] == 1
     console.close()
     database.close()
+
+
+def test_what_is_erased_disappears_beside_records_that_nobody_can_read(changing) -> None:
+    """A record of a later version counts as kept and is not shown: it must not hide that another has gone."""
+    config = load(changing.folder)
+    later = [Submission(hashlib.sha256(b"%d" % n).digest(), b"%d" % n, b"t" * 32) for n in range(3)]
+    with contextlib.closing(open_log(config)) as log:
+        log.append(later)
+        console = opened(changing.folder)
+        assert log.database.erase([changing.digests[0]]) == 1
+        log.append([Submission(hashlib.sha256(b"x").digest(), b"x", b"t" * 32)])  # and while the log grows
+        console.index.refresh()
+    assert "erased" in ask(console, "/records/0").text
+    console.close()
 
 
 def alarms(console: web.Console) -> set[str]:

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from witness import __main__ as command
-from witness import checkpoint, leaf, merkle, server, tlog_proof
-from witness.database import Fork, SchemaTooNew
+from witness import checkpoint, database, leaf, merkle, server, tlog_proof
+from witness.database import EraseUnfinished, Fork, SchemaTooNew
 from witness.fsck import check
 from witness.log import Submission
 from witness.retention import DAY, Retention, first_after
@@ -56,6 +56,27 @@ def test_erasing_takes_the_content_and_leaves_every_proof(open_log, tmp_path):
     assert (report.findings, report.contents) == ((), 4)
     open_log.close()
     assert key not in b"".join(p.read_bytes() for p in (tmp_path / "log").glob("witness.sqlite*"))
+
+
+def test_an_erasure_that_a_reader_keeps_from_ending_is_not_called_done(open_log, tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY", 40)
+    monkeypatch.setattr(database, "ERASE_TRIES", 2)
+    log, batch = open_log(), some(3)
+    log.append(batch)
+    file = tmp_path / "log" / "witness.sqlite"
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as reader:
+        (key,) = reader.execute(
+            "SELECT key FROM content_keys WHERE digest = ?", (batch[0].digest,)
+        ).fetchone()
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM entries").fetchone()
+        with pytest.raises(EraseUnfinished):
+            log.database.erase([batch[0].digest])
+        assert log.append(some(1, 3)) == [3]  # recording goes on beside it
+        reader.execute("COMMIT")
+    assert log.database.envelope(batch[0].digest) is None
+    assert Retention(log.database, 5, lambda: 0).erase_expired() == 0  # and ends what was left
+    assert key not in b"".join(p.read_bytes() for p in file.parent.glob("witness.sqlite*"))
 
 
 def test_fsck_finds_a_content_that_was_changed(open_log, tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import shutil
 import socket
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from cryptography import x509
 from tests.witness.test_service import TAG, Running, authority, signed, urn
 from witness import __main__ as command
 from witness import checkpoint, cosignature, members, note, policy, server, tlog_proof
+from witness import quorum as quorum_
 from witness.checks import VerificationFailed
 from witness.cosigner import Cosigner
 from witness.database import Database
@@ -172,6 +174,38 @@ def test_one_witness_that_lies_counts_for_nothing_and_stops_nobody(open_log, tow
         assert set(town.policy.cosigners(log.witnessed)) == {"b", "c"}
         assert not quorum.contradicted.is_set()
         assert log.append(some(1, 3)) == [3]
+
+
+def test_a_witness_that_made_up_a_larger_size_is_asked_again(open_log, town):
+    def once(method, _path, _body):
+        if method == "POST":
+            return Reply(409, "text/x.tlog.size", b"999\n")
+        del town.broken["http://a.example"]  # looked at once; honest from then on
+        return Reply(404, "text/plain", b"")
+
+    town.broken |= {"http://a.example": once, "http://c.example": silent}
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    with asking(log, town):
+        log.wait(3, 10)
+    assert set(town.policy.cosigners(log.witnessed)) == {"a", "b"}
+
+
+def test_a_witness_that_never_ends_its_answer_holds_up_nobody(open_log, town, monkeypatch):
+    monkeypatch.setattr(quorum_, "ROUND", 0.3)
+    never = threading.Event()
+    town.broken["http://a.example"] = lambda *_: never.wait() and Reply(500, "", b"")
+    log = open_log(quorum=town.policy)
+    with asking(log, town) as quorum:
+        for size in range(1, 9):
+            log.append(some(1, size))
+            log.wait(size, 10)
+            time.sleep(0.06)
+        assert log.witnessed_size == 8
+        assert set(quorum.failing) == {"http://a.example"}
+        began = time.monotonic()
+    assert time.monotonic() - began < 2
+    never.set()
 
 
 def test_a_log_that_was_set_back_whole_stops_before_it_forks(open_log, town, tmp_path):

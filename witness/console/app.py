@@ -14,7 +14,6 @@ import json
 import logging
 import re
 import secrets
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -33,12 +32,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from witness.background import Background
 from witness.console.health import Standing
 from witness.console.index import Index
 from witness.console.pages import Asked, NotFound, Page, Pages, WrongRequest, plain, table
 from witness.console.words import LANGUAGES, preferred, words
 from witness.database import Database
-from witness.server import WitnessConfig
+from witness.server import WitnessConfig, database_url
 
 _log = logging.getLogger(__name__)
 _HERE = Path(__file__).parent
@@ -64,12 +64,10 @@ class Console:
     """One witness's console: a reading handle, an index that follows the log, and the templates."""
 
     def __init__(self, config: WitnessConfig, clock: Callable[[], int]) -> None:
-        url = config.database or f"sqlite:///{config.data / 'witness.sqlite'}"
-        self._database = Database(url, read_only=True)
+        self._database = Database(database_url(config), read_only=True)
         self.index = Index(self._database)
         self.pages = Pages(self.index, Standing(config, self._database, clock), self._database)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="console-index", daemon=True)
+        self._thread = Background("console-index", self._follow, "the log cannot be read now", _PAUSE)
         self._templates = _templates(clock)
 
     def start(self) -> None:
@@ -78,20 +76,12 @@ class Console:
 
     def close(self) -> None:
         """Ends the reading, and forgets what was read."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.close()
         self.index.close()
         self._database.close()
 
-    def _follow(self) -> None:
-        while not self._stop.is_set():
-            try:
-                if self.index.refresh():
-                    continue
-            except Exception as error:  # noqa: BLE001  a database that is busy or away: look again
-                _log.warning("the log cannot be read now: %s", type(error).__name__)
-            self._stop.wait(_PAUSE)
+    def _follow(self) -> float:
+        return 0.0 if self.index.refresh() else _PAUSE
 
     def html(self, template: str, request: Request, data: dict[str, Any], status: int = 200) -> Response:
         """A page for people, in their language."""

@@ -24,7 +24,7 @@ _TABLES = """
 CREATE TABLE records (
     "index" INTEGER PRIMARY KEY, digest BLOB NOT NULL, received_at INTEGER NOT NULL, event TEXT,
     exchange TEXT, sequence INTEGER, status TEXT, reason TEXT, agreement TEXT, policy TEXT, version TEXT,
-    protocol TEXT, author TEXT, one_sided INTEGER, parties TEXT);
+    protocol TEXT, author TEXT, one_sided INTEGER, parties TEXT, held INTEGER NOT NULL);
 CREATE TABLE parties (
     party TEXT NOT NULL, "index" INTEGER NOT NULL, PRIMARY KEY (party, "index")) WITHOUT ROWID;
 CREATE INDEX by_exchange ON records (exchange);
@@ -75,34 +75,36 @@ class Index:
         read = [(index, digest, leaf, _record(held.get(digest))) for index, digest, leaf in entries]
         with self._lock, self._connection:
             for index, digest, leaf, (record, signers) in read:
-                self._add(index, digest, leaves.parse(leaf).received_at, record, signers)
+                place = (index, digest, leaves.parse(leaf).received_at, digest in held)
+                self._add(place, record, signers)
             self.size += len(read)
         self._forget_erased()
         return len(entries) == STEP
 
     def _add(
-        self, index: int, digest: bytes, at: int, record: Record | None, signers: frozenset[str]
+        self, place: tuple[int, bytes, int, bool], record: Record | None, signers: frozenset[str]
     ) -> None:
-        values: dict[str, Any] = {"index": index, "digest": digest, "received_at": at}
+        values: dict[str, Any] = dict(zip(("index", "digest", "received_at", "held"), place, strict=True))
         if record is not None:
             values |= _values(record, signers)
-            parties = [(party.id, index) for party in record.parties]
+            parties = [(party.id, place[0]) for party in record.parties]
             self._connection.executemany("INSERT INTO parties VALUES (?, ?)", parties)
         names = ", ".join(f'"{name}"' for name in values)
         marks = ", ".join("?" * len(values))
         self._connection.execute(f"INSERT INTO records ({names}) VALUES ({marks})", list(values.values()))  # noqa: S608  our own names
 
     def _forget_erased(self) -> None:
+        """Contents never come back: fewer than were read here, readable or not, means that some have gone."""
         with self._lock:
-            known = self._one("SELECT count(*) FROM records WHERE event IS NOT NULL")
-        if self.size != self._database.count() or known <= self._database.count_contents():
+            known = self._one("SELECT count(*) FROM records WHERE held")
+        if known <= self._database.count_contents(self.size):
             return
         kept = self._kept()
         with self._lock, self._connection:
-            rows = self._connection.execute('SELECT "index", digest FROM records WHERE event IS NOT NULL')
+            rows = self._connection.execute('SELECT "index", digest FROM records WHERE held')
             gone = [(row["index"],) for row in rows.fetchall() if row["digest"] not in kept]
             nothing = ", ".join(f"{name} = NULL" for name in _FIELDS)
-            self._connection.executemany(f'UPDATE records SET {nothing} WHERE "index" = ?', gone)  # noqa: S608
+            self._connection.executemany(f'UPDATE records SET held = 0, {nothing} WHERE "index" = ?', gone)  # noqa: S608
             self._connection.executemany('DELETE FROM parties WHERE "index" = ?', gone)
 
     def _kept(self) -> set[bytes]:
