@@ -36,7 +36,7 @@ def _once(options: argparse.Namespace, protocol: str) -> Result:
     members, roster = _members(parties)
     sent = {"asker": 0, "participants": 0}
     start, before = time.perf_counter(), cpu_of_self()
-    roles = [_roles(protocol, roster, member, place, shape, own) for place, member in enumerate(members)]
+    roles = [_roles(protocol, roster, member, shape, own) for member in members]
     askers = [counted(asker, sent, "asker") for asker, _ in roles]
     participants = [counted(participant, sent, "participants") for _, participant in roles]
     totals, _ = run_round(askers, participants)
@@ -62,7 +62,7 @@ def _once(options: argparse.Namespace, protocol: str) -> Result:
 
 
 def _roles(
-    protocol: str, roster: Roster, member: Member, place: int, shape: Shape, own: Contribution
+    protocol: str, roster: Roster, member: Member, shape: Shape, own: Contribution
 ) -> tuple[Role[Totals], Role[list[bool]]]:
     if protocol == "masked_sum":
         return pairwise_sum.coordinator(roster, shape), pairwise_sum.participant(
@@ -71,7 +71,7 @@ def _roles(
     largest = len(roster.entries) * ROWS_OF_EACH * ROW_BOUND
     parameters = Parameters.derive(len(roster.entries), largest, [shape.counted, shape.measured])
     return (
-        threshold_sum.coordinator(roster, shape, parameters, place),
+        threshold_sum.coordinator(roster, shape, parameters),
         threshold_sum.participant(member, shape, parameters, own, os.urandom),
     )
 

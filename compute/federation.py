@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import repeat
 
 import numpy as np
 import rfc8785
@@ -24,6 +25,7 @@ from compute.frames import Frame, Gather, Role, receive, receive_blob, send_blob
 
 WORD_BYTES = 16
 MOST_PARTICIPANTS = 64
+COMMITMENT_BYTES = 32
 _MOST_SIGNATURE = 4096
 _MOST_ROSTER = 1 << 16
 
@@ -78,19 +80,26 @@ class Roster:
 
 
 def _shaped(item: dict[str, object]) -> bool:
-    numbers = [item.pop(name, None) for name in ("identities", "participants")]
-    least = all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n < 1 << 40 for n in numbers)
-    texts = all(isinstance(text, str) and 0 < len(text) <= 256 for text in item.values())
-    item |= {"identities": numbers[0], "participants": numbers[1]}
-    return least and texts
+    return all(
+        _least(value) if name in ("identities", "participants") else _text(value)
+        for name, value in item.items()
+    )
 
 
-def gather(kind: str, body: bytes) -> Role[list[bytes]]:
-    """Everybody's bodies of this kind, in roster order."""
-    frame = yield Gather(kind, body)
+def _least(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 1 << 40
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 256
+
+
+def together(kind: str, body: bytes, reduce: Callable[[list[bytes]], bytes]) -> Role[bytes]:
+    """What `reduce` makes of everybody's bodies, in roster order: once for all exchanges of the round."""
+    frame = yield Gather(kind, body, reduce)
     if frame is None or frame.kind != kind:
-        raise AssertionError("a driver answers a Gather with the bodies gathered")
-    return split(frame.body)
+        raise AssertionError("a driver answers a Gather with what the bodies gave")
+    return frame.body
 
 
 def joined(bodies: Iterable[bytes]) -> bytes:
@@ -112,10 +121,9 @@ def split(data: bytes) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """The asker's end of the exchange with the participant at `place` of the roster."""
+    """The asker's end of the exchange with one participant of the roster."""
 
     roster: Roster
-    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,21 +161,21 @@ def receive_roster(member: Member) -> Role[Roster]:
     return member.checked(Roster.parse((yield from receive("roster"))))
 
 
-def signed_key(member: Member, scheme: str, roster: Roster, key: bytes) -> bytes:
-    """A key of this round with the signature of its participant's identity key."""
-    return joined([key, member.sign(_statement(scheme, roster.digest, member.participant, key))])
+def signed_key(member: Member, scheme: str, digest: bytes, key: bytes) -> bytes:
+    """A key of this round, signed by its participant's identity key over the roster's digest."""
+    return joined([key, member.sign(_statement(scheme, digest, member.participant, key))])
 
 
 def checked_keys(
-    member: Member, scheme: str, roster: Roster, bodies: Sequence[bytes], length: int, own: bytes
+    member: Member, scheme: str, digest: bytes, roster: Roster, bodies: Sequence[bytes], own: bytes
 ) -> list[bytes]:
     """Everybody's keys in roster order, each signed by its participant, our own among them unchanged."""
     if len(bodies) != len(roster.entries):
         raise PeerViolation("peer.round-key", "there is not one key for each participant")
-    keys, digest = [], roster.digest
+    keys = []
     for entry, body in zip(roster.entries, bodies, strict=True):
         parts = split(body)
-        if len(parts) != 2 or len(parts[0]) != length:
+        if len(parts) != 2 or len(parts[0]) != len(own):
             raise PeerViolation("peer.round-key", "a participant's key is not of the agreed form")
         member.verify(entry.participant, _statement(scheme, digest, entry.participant, parts[0]), parts[1])
         keys.append(parts[0])
@@ -176,19 +184,51 @@ def checked_keys(
     return keys
 
 
-def send_bodies(kind: str, bodies: Sequence[bytes]) -> Role[None]:
-    """Everybody's bodies in one blob, behind its length."""
-    data = joined(bodies)
+def send_sized(kind: str, data: bytes) -> Role[None]:
+    """One blob behind its length."""
     yield Frame(f"{kind}-length", len(data).to_bytes(8, "big"))
     yield from send_blob(kind, data)
 
 
-def receive_bodies(kind: str, most: int) -> Role[list[bytes]]:
-    """What `send_bodies` sent, at most `most` bytes."""
+def receive_sized(kind: str, most: int) -> Role[bytes]:
+    """What `send_sized` sent, at most `most` bytes."""
     length = int.from_bytes((yield from receive(f"{kind}-length", 8)), "big")
     if length > most:
         raise PeerViolation("peer.frame-oversized", f"{kind!r} is larger than any honest one")
-    return split((yield from receive_blob(kind, length)))
+    return (yield from receive_blob(kind, length))
+
+
+def disclosed(member: Member, scheme: str, roster: Roster, own: bytes) -> Role[list[bytes]]:
+    """Everybody's parts of one length, in roster order: each was fixed before any was shown.
+
+    So none is a function of another. A part is as unguessable as the 256 fresh bits it is made from, so its
+    commitment needs no salt. What a participant signs covers all commitments that it saw: whoever passes
+    them on cannot show different ones.
+    """
+    yield Frame("commitment", _commitment(scheme, roster, member.participant, own))
+    commitments = yield from receive("commitments", COMMITMENT_BYTES * len(roster.entries))
+    digest = hashlib.sha256(b"bayspace commitments v1\0" + roster.digest + commitments).digest()
+    yield from send_sized("part", signed_key(member, scheme, digest, own))
+    most = len(roster.entries) * (4 + signed_key_bytes(len(own)))
+    bodies = split((yield from receive_sized("parts", most)))
+    parts = checked_keys(member, scheme, digest, roster, bodies, own)
+    names = [entry.participant for entry in roster.entries]
+    if commitments != b"".join(map(_commitment, repeat(scheme), repeat(roster), names, parts)):
+        raise PeerViolation("peer.round-key", "a participant showed another part than it had committed to")
+    return parts
+
+
+def relay_disclosed(length: int) -> Role[None]:
+    """The asker's side of `disclosed`, for parts of this length."""
+    own = yield from receive("commitment", COMMITMENT_BYTES)
+    yield Frame("commitments", (yield from together("commitments", own, b"".join)))
+    part = yield from receive_sized("part", signed_key_bytes(length))
+    yield from send_sized("parts", (yield from together("parts", part, joined)))
+
+
+def _commitment(scheme: str, roster: Roster, participant: str, part: bytes) -> bytes:
+    text = joined([scheme.encode(), roster.digest, participant.encode(), part])
+    return hashlib.sha256(b"bayspace commitment v1\0" + text).digest()
 
 
 def signed_key_bytes(length: int) -> int:
@@ -200,9 +240,9 @@ def _place(member: Member, roster: Roster) -> int:
     return [entry.participant for entry in roster.entries].index(member.participant)
 
 
-def _statement(scheme: str, roster: bytes, participant: str, key: bytes) -> bytes:
+def _statement(scheme: str, digest: bytes, participant: str, key: bytes) -> bytes:
     name = participant.encode()
-    return b"bayspace round key v1\0" + joined([scheme.encode(), roster, name, key])
+    return b"bayspace round key v1\0" + joined([scheme.encode(), digest, name, key])
 
 
 # --- vectors ------------------------------------------------------------------------------------------

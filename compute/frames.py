@@ -6,7 +6,7 @@ gives the result. A frame of another kind or length than agreed raises `PeerViol
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,11 +37,13 @@ class Receive:
 class Gather:
     """Yielded by the asker's role of one exchange in a federated round: hand `body` in, wait for everybody's.
 
-    The driver answers with a frame of this kind whose body is the `joined` bodies, in roster order.
+    The driver reduces the bodies, in roster order, once for all exchanges, and answers each with a frame of
+    this kind that holds the result.
     """
 
     kind: str
     body: bytes
+    reduce: Callable[[list[bytes]], bytes]
 
 
 Role = Generator[Frame | Receive | Gather, Frame | None, T]

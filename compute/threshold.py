@@ -17,11 +17,14 @@ the statistical distance is K E / 2^(beta + 1) <= 2^-40. Decryption is exact whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compute import _native, kernel
 from compute.errors import QueryError
@@ -34,7 +37,6 @@ _PRIME_BITS = 50
 class Parameters:
     """What all members must agree on; a function of public numbers alone."""
 
-    members: int  # P
     degree: int  # N
     moduli: tuple[int, ...]
     plain_bits: int  # log2 t
@@ -55,11 +57,16 @@ class Parameters:
             count = -(-least // _PRIME_BITS)
             moduli = tuple(_native.selection_primes(degree, max(-(-least // count), 20), count))
             if len(moduli) == count and least <= prod(moduli).bit_length() <= most:
-                return cls(members, degree, moduli, plain_bits, flood_bits)
+                return cls(degree, moduli, plain_bits, flood_bits)
         raise QueryError(
             "plan.threshold-sum-does-not-fit",
             f"sums of {plain_bits} bits exceed the largest standard modulus",
         )
+
+    @classmethod
+    def planned(cls, parameters: Mapping[str, Any]) -> Parameters:
+        """Those that `canonical` put into a plan: ours, since every side makes the plan itself."""
+        return cls(**{**parameters, "moduli": tuple(parameters["moduli"])})
 
     @property
     def t(self) -> int:
@@ -71,9 +78,13 @@ class Parameters:
         """Length of one packed polynomial: a key share, and half a ciphertext's block."""
         return sum(p.bit_length() for p in self.moduli) * self.degree // 8
 
+    def blocks(self, length: int) -> int:
+        """Ciphertexts of a vector of this many words."""
+        return -(-length // self.degree)
+
     def ciphertext_bytes(self, length: int) -> int:
         """Length of all c0, or all c1, of a vector."""
-        return -(-length // self.degree) * self.polynomial_bytes
+        return self.blocks(length) * self.polynomial_bytes
 
     def canonical(self) -> dict[str, int | list[int]]:
         """What enters the plan's digest."""
@@ -86,32 +97,29 @@ class Parameters:
 
     def ring(self) -> _native.SelectionRing:
         """The kernel's tables."""
-        return _native.SelectionRing(kernel.implementation(), self.degree, self.moduli)
+        return _ring(kernel.implementation(), self.degree, self.moduli)
 
 
-def encrypt(
-    ring: _native.SelectionRing,
-    parameters: Parameters,
-    common_seed: bytes,
-    public_key: bytes,
-    words: Sequence[int],
-    seed: bytes,
-) -> tuple[bytes, bytes]:
-    """(all c0, all c1) of integers modulo t. `seed` is 32 fresh bytes."""
+@lru_cache(maxsize=4)  # all exchanges of a round work in one ring
+def _ring(implementation: str, degree: int, moduli: tuple[int, ...]) -> _native.SelectionRing:
+    return _native.SelectionRing(implementation, degree, moduli)
+
+
+def messages(parameters: Parameters, words: Sequence[int]) -> NDArray[np.uint64]:
+    """Integers modulo t as the kernel takes them: whole blocks of little-endian words."""
     width = 8 * -(-parameters.plain_bits // 64)
     blocks = -(-len(words) // parameters.degree)
-    plain = b"".join((word % parameters.t).to_bytes(width, "little") for word in words)
-    messages = np.frombuffer(plain.ljust(blocks * parameters.degree * width, b"\0"), dtype="<u8")
-    return _native.threshold_encrypt(ring, parameters.plain_bits, common_seed, public_key, messages, seed)
+    plain = b"".join([(word % parameters.t).to_bytes(width, "little") for word in words])
+    return np.frombuffer(plain.ljust(blocks * parameters.degree * width, b"\0"), dtype="<u8")
 
 
 def opened(
-    ring: _native.SelectionRing, parameters: Parameters, c0: bytes, shares: Sequence[bytes], length: int
+    ring: _native.SelectionRing, parameters: Parameters, columns: Sequence[bytes], length: int
 ) -> list[int]:
-    """The sums in [-t/2, t/2) from the total c0 and everybody's decryption shares."""
+    """The sums in [-t/2, t/2) from `columns`, which are all c0 and everybody's decryption shares."""
     if not length:
         return []
-    total = _native.threshold_add(ring, [c0, *shares])
+    total = _native.threshold_add(ring, columns)
     residues = np.frombuffer(_native.threshold_residues(ring, total), dtype="<u8")
     primes = len(parameters.moduli)
     by_coefficient = residues.reshape(-1, primes, parameters.degree).transpose(0, 2, 1).reshape(-1, primes)

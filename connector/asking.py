@@ -176,7 +176,7 @@ class Asking:
     def _gathered(self, item: Gather) -> Frame:
         if self._place is None:
             raise AssertionError("one exchange alone gathers nothing")
-        return Frame(item.kind, self._place.gather(item.kind, item.body))
+        return Frame(item.kind, self._place.together(item.kind, item.body, item.reduce))
 
     def _exchange_receipt(
         self, sid: bytes, intent: Sealed, opener: Opener

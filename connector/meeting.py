@@ -1,14 +1,15 @@
 """Where the exchanges of one federated round wait for each other, each in a thread of its own.
 
-An exchange hands in what its participant sent and goes on with everybody's. When one of them fails or keeps
-the others waiting, all fail: their calls are cancelled, and nothing is released. Refuses to go on after that.
+An exchange hands in what its participant sent and goes on with what all of it gives. When one of them fails
+or keeps the others waiting, all fail: their calls are cancelled, and nothing is released. Refuses to go on
+after that.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,13 +22,24 @@ from policy_enforcer.facts import Decision
 FAILED = "federation.participant-failed"
 
 
+Reduce = Callable[[list[bytes]], bytes]
+
+
+@dataclass(slots=True)
+class _Step:
+    """What the exchanges hand in at one point of the round, and what that gives."""
+
+    bodies: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    result: bytes | None = None
+
+
 class Meeting:
     """The exchanges with `participants`, in roster order. `timeout`: seconds one waits for the others."""
 
     def __init__(self, participants: Sequence[str], timeout: float) -> None:
         self._participants, self._timeout = tuple(participants), timeout
         self._changed = threading.Condition()
-        self._steps: list[dict[int, tuple[str, bytes]]] = []
+        self._steps: list[_Step] = []
         self._calls: list[Any] = []
         self._failure: tuple[int, BaseException] | None = None
         self._answer: pa.Table | None = None
@@ -71,27 +83,44 @@ class Meeting:
             raise Unavailable(FAILED, f"{sentence} [{error.code}]")
         raise error
 
-    def wait(self, place: int, step: int, kind: str, body: bytes) -> list[bytes]:
-        """Everybody's bodies of this step, in roster order. Raises `Unavailable` when one does not come."""
-        with self._changed:
-            self._steps += [{} for _ in range(step + 1 - len(self._steps))]
-            bodies = self._steps[step]
-            bodies[place] = kind, body
-            self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: len(bodies) == len(self._participants) or self._failure is not None, self._timeout
-            )
-            self._check(bodies)
-            # a step is over when the next one begins: its bodies are in nobody's way any more
-            self._steps[:step] = [{} for _ in range(step)]
-        if {kind for kind, _ in bodies.values()} != {kind}:
-            raise AssertionError("all exchanges of a round gather the same")
-        return [bodies[at][1] for at in range(len(self._participants))]
+    def together(self, place: int, number: int, kind: str, body: bytes, reduce: Reduce) -> bytes:
+        """What everybody's bodies of this step, in roster order, give: whoever comes last reduces them.
 
-    def _check(self, bodies: dict[int, tuple[str, bytes]]) -> None:
-        if self._failure is None and len(bodies) == len(self._participants):
+        Raises `Unavailable` when one does not come.
+        """
+        with self._changed:
+            self._steps += [_Step() for _ in range(number + 1 - len(self._steps))]
+            step = self._steps[number]
+            step.bodies[place] = kind, body
+            last = len(step.bodies) == len(self._participants)
+            # a step is over when the next one begins: what it gave is in nobody's way any more
+            self._steps[:number] = [_Step() for _ in range(number)]
+            self._changed.notify_all()
+        if last:
+            self._reduce(step, kind, reduce)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: len(step.bodies) == len(self._participants) or self._failure is not None,
+                self._timeout,
+            )
+            self._check(step)
+            self._changed.wait_for(lambda: step.result is not None or self._failure is not None)
+            self._check(step)
+            assert step.result is not None
+            return step.result
+
+    def _reduce(self, step: _Step, kind: str, reduce: Reduce) -> None:
+        if {kind for kind, _ in step.bodies.values()} != {kind}:
+            raise AssertionError("all exchanges of a round gather the same")
+        result = reduce([step.bodies[at][1] for at in range(len(self._participants))])
+        with self._changed:
+            step.result = result
+            self._changed.notify_all()
+
+    def _check(self, step: _Step) -> None:
+        if self._failure is None and len(step.bodies) == len(self._participants):
             return
-        late = [name for at, name in enumerate(self._participants) if at not in bodies]
+        late = [name for at, name in enumerate(self._participants) if at not in step.bodies]
         who = ", ".join(late) if self._failure is None else self._participants[self._failure[0]]
         raise Unavailable(FAILED, f"{who} did not get as far as the others, so nothing was released")
 
@@ -113,27 +142,27 @@ class Place:
     def __init__(self, meeting: Meeting, place: int) -> None:
         self._meeting, self._place, self._step = meeting, place, 0
 
-    def gather(self, kind: str, body: bytes) -> bytes:
-        """Everybody's bodies, joined: what a role that gathers goes on with."""
-        return joined(self._wait(kind, body))
+    def together(self, kind: str, body: bytes, reduce: Reduce) -> bytes:
+        """What everybody's bodies give: what a role that gathers goes on with."""
+        step, self._step = self._step, self._step + 1
+        return self._meeting.together(self._place, step, kind, body, reduce)
 
     def seat(self, entry: Entry) -> Seat:
         """This exchange's seat, once every participant has accepted: the roster is frozen here."""
-        entries = self._wait("roster", rfc8785.dumps(asdict(entry)))
-        return Seat(Roster.parse(b"[" + b",".join(entries) + b"]"), self._place)
-
-    def _wait(self, kind: str, body: bytes) -> list[bytes]:
-        step, self._step = self._step, self._step + 1
-        return self._meeting.wait(self._place, step, kind, body)
+        return Seat(Roster.parse(self.together("roster", rfc8785.dumps(asdict(entry)), _listed)))
 
     def answer(self, make: Callable[[], pa.Table]) -> pa.Table:
         """The round's answer, once nobody can fail any more that would have kept it from being one."""
-        self._wait("end", b"")
+        self.together("end", b"", joined)
         return self._meeting.shared(make)
 
     def blamed(self, code: str) -> str:
         """The code this exchange fails with: not its own where it only went down with the round."""
         return FAILED if self._meeting.failed_elsewhere(self._place) else code
+
+
+def _listed(entries: list[bytes]) -> bytes:
+    return b"[" + b",".join(entries) + b"]"
 
 
 def named(participant: str, decision: Decision) -> Decision:

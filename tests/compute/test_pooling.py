@@ -106,7 +106,7 @@ def _answer(
     receivers, senders = [], []
     for i, table in enumerate(tables):
         base = Context(bytes(32), plan, os.urandom, lambda *_: None, 1)
-        receivers.append(protocol.receiver(replace(base, federated=Seat(roster, i)), None))
+        receivers.append(protocol.receiver(replace(base, federated=Seat(roster)), None))
         member = Member(entries[i], tuple(names), lambda m: m[:32], lambda *_: None)
         own = aggregate(plan.sender, LOANS, replace(DEMANDS, identity=identity), table, Limits(threads=1))
         senders.append(protocol.sender(replace(base, federated=member), own, lambda c: c >= local))
@@ -219,9 +219,7 @@ def test_who_has_no_value_does_not_help_anothers_total_minimum() -> None:
 def test_totals_that_no_rows_give_are_refused(totals: Totals) -> None:
     plan = _prepared("SELECT count(*) AS n, sum(overdue) AS s FROM federation.loans").plan
     entries = [Entry(f"bank-{i}", "aa", "bb", "cc", 1, 1) for i in range(3)]
-    context = Context(
-        bytes(32), plan, os.urandom, lambda *_: None, 1, federated=Seat(Roster(tuple(entries)), 0)
-    )
+    context = Context(bytes(32), plan, os.urandom, lambda *_: None, 1, federated=Seat(Roster(tuple(entries))))
     with pytest.raises(PeerViolation) as error:
         _federated.answered(context, totals)
     assert error.value.code == "peer.totals"

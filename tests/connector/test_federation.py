@@ -407,14 +407,14 @@ def test_rosters_that_differ_fail_the_round(shared: Federation, monkeypatch: pyt
 def test_a_key_of_the_round_that_its_participant_did_not_sign_fails_it(
     shared: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = meeting.Place.gather
+    honest = meeting.Place.together
 
-    def exchanged(self: meeting.Place, kind: str, body: bytes) -> bytes:
+    def exchanged(self: meeting.Place, kind: str, body: bytes, reduce: Any) -> bytes:
         if kind == "round-keys":
             body = body[:8] + bytes([body[8] ^ 1]) + body[9:]
-        return honest(self, kind, body)
+        return honest(self, kind, body, reduce)
 
-    monkeypatch.setattr(meeting.Place, "gather", exchanged)
+    monkeypatch.setattr(meeting.Place, "together", exchanged)
     with pytest.raises(Unavailable) as error:
         shared.asker.query(BY_REGION, PURPOSE)
     assert "[peer.round-key]" in error.value.sentence

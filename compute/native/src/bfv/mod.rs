@@ -202,25 +202,35 @@ impl ThresholdMember {
     }
 }
 
-/// Encrypt whole blocks of messages under the sum of all members' key shares: (all c0, all c1).
+/// The halves of ciphertexts that depend on no message: all c1 of as many blocks.
 #[pyfunction]
-fn threshold_encrypt<'py>(
+fn threshold_second_halves<'py>(
+    py: Python<'py>,
+    ring: &SelectionRing,
+    common_seed: Seed,
+    seed: Seed,
+    blocks: u64,
+) -> Bound<'py, PyBytes> {
+    let bytes = py.detach(|| threshold::second_halves(&ring.0, &common_seed, &seed, blocks));
+    PyBytes::new(py, &bytes)
+}
+
+/// The others: whole blocks of messages under the sum of all members' key shares, all c0.
+#[pyfunction]
+fn threshold_first_halves<'py>(
     py: Python<'py>,
     ring: &SelectionRing,
     plain_bits: u32,
-    common_seed: Seed,
     public_key: &[u8],
     messages: PyBuffer<u64>,
     seed: Seed,
-) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+) -> PyResult<Bound<'py, PyBytes>> {
     if plain_bits == 0 {
         return Err(PyValueError::new_err("the plaintext modulus is empty"));
     }
-    let (ring, messages) = (ring.0.clone(), Zeroizing::new(messages.to_vec(py)?));
-    let (c0, c1) = py.detach(|| {
-        threshold::Encryptor::new(ring, plain_bits, &common_seed, public_key)?.encrypt(&messages, &seed)
-    })?;
-    Ok((PyBytes::new(py, &c0), PyBytes::new(py, &c1)))
+    let messages = Zeroizing::new(messages.to_vec(py)?);
+    let c0 = py.detach(|| threshold::first_halves(&ring.0, plain_bits, public_key, &messages, &seed))?;
+    Ok(PyBytes::new(py, &c0))
 }
 
 /// Packed polynomials added up.
@@ -254,7 +264,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<SelectionKey>()?;
     module.add_class::<SelectionSums>()?;
     module.add_class::<ThresholdMember>()?;
-    module.add_function(wrap_pyfunction!(threshold_encrypt, module)?)?;
+    module.add_function(wrap_pyfunction!(threshold_second_halves, module)?)?;
+    module.add_function(wrap_pyfunction!(threshold_first_halves, module)?)?;
     module.add_function(wrap_pyfunction!(threshold_add, module)?)?;
     module.add_function(wrap_pyfunction!(threshold_residues, module)?)
 }

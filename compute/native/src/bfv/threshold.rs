@@ -85,79 +85,82 @@ impl Member {
     }
 }
 
-/// What anybody does with the public key of a round.
-pub struct Encryptor {
-    ring: Arc<Ring>,
-    scale: Scale,
-    key: Vec<Zeroizing<Vec<Root>>>,    // b transformed, per prime
-    common: Vec<Zeroizing<Vec<Root>>>, // a
+/// Second halves of ciphertexts, c1 = a u + e1, packed one after the other: `blocks` of them.
+///
+/// They depend on neither key nor message, so that all members can commit to theirs before any is shown.
+pub fn second_halves(ring: &Ring, common_seed: &Seed, seed: &Seed, blocks: u64) -> Vec<u8> {
+    let common: Vec<_> = (0..ring.primes())
+        .map(|i| constants(ring, i, &ring.uniform(i, common_seed, Purpose::KeyUniform, 0)))
+        .collect();
+    let halves: Vec<Vec<u8>> = (0..blocks)
+        .into_par_iter()
+        .map(|block| {
+            let u = sample::ternary(seed, Purpose::MaskSecret, block, ring.degree);
+            let e1 = sample::errors(seed, Purpose::MaskError, block, ring.degree);
+            let per_prime = (0..ring.primes()).map(|i| {
+                let mut values = product(ring, i, ring.lift_transformed(i, &u), &common[i]);
+                add_small(ring.modulus(i), &mut values, &e1);
+                values
+            });
+            packed(ring, per_prime)
+        })
+        .collect();
+    halves.concat()
 }
 
-impl Encryptor {
-    /// `public_key` is the packed sum of all members' key shares.
-    pub fn new(
-        ring: Arc<Ring>,
-        plain_bits: u32,
-        common_seed: &Seed,
-        public_key: &[u8],
-    ) -> Result<Self, Malformed> {
-        let key = unpacked(&ring, public_key)?
-            .into_iter()
-            .enumerate()
-            .map(|(i, mut values)| {
-                ring.transforms[i].forward(&mut values);
-                values.iter().map(|&x| Root::new(ring.modulus(i), x)).collect::<Vec<_>>().into()
-            })
-            .collect();
-        let common = (0..ring.primes())
-            .map(|i| {
-                let a = ring.uniform(i, common_seed, Purpose::KeyUniform, 0);
-                a.iter().map(|&x| Root::new(ring.modulus(i), x)).collect::<Vec<_>>().into()
-            })
-            .collect();
-        Ok(Self { scale: Scale::new(&ring, plain_bits), ring, key, common })
+/// First halves, c0 = b u + e0 + round(q m / t), with the u that `seed` gave `second_halves`.
+///
+/// `public_key` is the packed sum of all members' key shares; `messages` are `limbs` unsigned words a
+/// coefficient, modulo t, whole blocks. INVARIANT: one message a seed.
+pub fn first_halves(
+    ring: &Ring,
+    plain_bits: u32,
+    public_key: &[u8],
+    messages: &[u64],
+    seed: &Seed,
+) -> Result<Vec<u8>, Malformed> {
+    let scale = Scale::new(ring, plain_bits);
+    let words = ring.degree * scale.limbs();
+    if !messages.len().is_multiple_of(words) {
+        return Err(Malformed("messages do not fill whole blocks"));
     }
+    let key: Vec<_> = unpacked(ring, public_key)?
+        .into_iter()
+        .enumerate()
+        .map(|(i, mut values)| {
+            ring.transforms[i].forward(&mut values);
+            constants(ring, i, &values)
+        })
+        .collect();
+    let halves: Vec<Vec<u8>> = messages
+        .par_chunks(words)
+        .enumerate()
+        .map(|(block, messages)| first_half(ring, &scale, &key, messages, seed, block as u64))
+        .collect();
+    Ok(halves.concat())
+}
 
-    /// (all c0, all c1) of `messages`: `limbs` unsigned words a coefficient, modulo t, whole blocks.
-    pub fn encrypt(&self, messages: &[u64], seed: &Seed) -> Result<(Vec<u8>, Vec<u8>), Malformed> {
-        let words = self.ring.degree * self.scale.limbs();
-        if !messages.len().is_multiple_of(words) {
-            return Err(Malformed("messages do not fill whole blocks"));
+fn first_half(
+    ring: &Ring,
+    scale: &Scale,
+    key: &[Zeroizing<Vec<Root>>],
+    messages: &[u64],
+    seed: &Seed,
+    block: u64,
+) -> Vec<u8> {
+    let u = sample::ternary(seed, Purpose::MaskSecret, block, ring.degree);
+    let e0 = sample::errors(seed, Purpose::BlockError, block, ring.degree);
+    let remainders = scale.remainders(messages);
+    let per_prime = (0..ring.primes()).map(|i| {
+        let modulus = ring.modulus(i);
+        let mut values = product(ring, i, ring.lift_transformed(i, &u), &key[i]);
+        add_small(modulus, &mut values, &e0);
+        for (x, &m) in values.iter_mut().zip(scale.residues(modulus, i, &remainders).iter()) {
+            *x = modulus.add(*x, m);
         }
-        let blocks: Vec<(Vec<u8>, Vec<u8>)> = messages
-            .par_chunks(words)
-            .enumerate()
-            .map(|(block, messages)| self.encrypt_block(block as u64, messages, seed))
-            .collect();
-        let (c0, c1): (Vec<_>, Vec<_>) = blocks.into_iter().unzip();
-        Ok((c0.concat(), c1.concat()))
-    }
-
-    fn encrypt_block(&self, block: u64, messages: &[u64], seed: &Seed) -> (Vec<u8>, Vec<u8>) {
-        let n = self.ring.degree;
-        let u = sample::ternary(seed, Purpose::MaskSecret, block, n);
-        let e0 = sample::errors(seed, Purpose::BlockError, block, n);
-        let e1 = sample::errors(seed, Purpose::MaskError, block, n);
-        let remainders = self.scale.remainders(messages);
-        let c0 = (0..self.ring.primes()).map(|i| {
-            let modulus = self.ring.modulus(i);
-            let scaled = self.scale.residues(modulus, i, &remainders);
-            let mut values = product(&self.ring, i, self.ring.lift_transformed(i, &u), &self.key[i]);
-            for ((x, &m), &e) in values.iter_mut().zip(scaled.iter()).zip(e0.iter()) {
-                *x = modulus.add(*x, modulus.add(m, modulus.lift(e)));
-            }
-            values
-        });
-        let c1 = (0..self.ring.primes()).map(|i| {
-            let modulus = self.ring.modulus(i);
-            let mut values = product(&self.ring, i, self.ring.lift_transformed(i, &u), &self.common[i]);
-            for (x, &e) in values.iter_mut().zip(e1.iter()) {
-                *x = modulus.add(*x, modulus.lift(e));
-            }
-            values
-        });
-        (packed(&self.ring, c0), packed(&self.ring, c1))
-    }
+        values
+    });
+    packed(ring, per_prime)
 }
 
 /// The residues of packed polynomials, whole and added up: all of the same length.
@@ -201,8 +204,16 @@ pub fn residues(ring: &Ring, column: &[u8]) -> Result<Vec<u8>, Malformed> {
 }
 
 fn roots(ring: &Ring, i: usize, small: &[i8]) -> Zeroizing<Vec<Root>> {
+    constants(ring, i, &ring.lift_transformed(i, small))
+}
+
+fn constants(ring: &Ring, i: usize, transformed: &[u64]) -> Zeroizing<Vec<Root>> {
     let modulus = ring.modulus(i);
-    ring.lift_transformed(i, small).iter().map(|&x| Root::new(modulus, x)).collect::<Vec<_>>().into()
+    transformed.iter().map(|&x| Root::new(modulus, x)).collect::<Vec<_>>().into()
+}
+
+fn add_small(modulus: &Modulus, values: &mut [u64], small: &[i8]) {
+    values.iter_mut().zip(small).for_each(|(x, &e)| *x = modulus.add(*x, modulus.lift(e)));
 }
 
 /// Coefficients of x times a constant; both are given transformed.
