@@ -19,12 +19,14 @@ from compute.errors import DataError
 from compute.histograms import quantile
 from compute.inputs import Cells
 from compute.plan import Figure, Histogram, Plan, Total
+from compute.regression import LINEAR
+from compute.regression import figure as regression
 from compute.types import Type, parse_type
 
 _EXACT = Context(prec=80)
 
 Exact = Fraction | int
-Function = Callable[..., Exact | float | None]
+Function = Callable[..., Exact | float | str | None]
 
 
 def finish(plan: Plan, cells: Cells, limits: Limits | None = None) -> pa.Table:
@@ -95,8 +97,12 @@ def _column(figure: Figure, table: pa.Table) -> pa.Array:
     if figure.function == "value":
         return table[figure.totals[0].partials[0]].cast(kind.arrow)
     totals = [_totals(total, table) for total in figure.totals]
-    function = FUNCTIONS[figure.function]
+    function = _function(figure.function)
     return pa.array([_typed(function(*values), kind) for values in zip(*totals, strict=True)], kind.arrow)
+
+
+def _function(name: str) -> Function:
+    return regression(name.removeprefix(LINEAR)) if name.startswith(LINEAR) else FUNCTIONS[name]
 
 
 def _totals(total: Total, table: pa.Table) -> list[Exact]:
@@ -111,9 +117,9 @@ def _totals(total: Total, table: pa.Table) -> list[Exact]:
     return [Fraction(v, 10**total.scale) for v in whole] if total.scale else list(whole)
 
 
-def _typed(value: Exact | float | None, kind: Type) -> Any:
-    if value is None:
-        return None
+def _typed(value: Exact | float | str | None, kind: Type) -> Any:
+    if value is None or isinstance(value, str):
+        return value
     if kind.kind == "decimal":
         scaled = Fraction(value) * 10**kind.scale
         assert scaled.denominator == 1
@@ -225,7 +231,8 @@ FUNCTIONS: dict[str, Function] = {
     "regr_sxx": _squares,
     "regr_sxy": _crossed,
 }
-"""What a `Figure` may be, besides "value", a partial as it is, and "quantile:q" over a plan's histogram."""
+"""What a `Figure` may be, besides "value", a partial as it is, "quantile:q" over a plan's histogram, and
+"linear:…" (compute/regression.py)."""
 
 TAKES: dict[str, tuple[str, ...]] = {
     "covar_pop": ("y", "x", "yx"),

@@ -26,14 +26,12 @@ Bind = Callable[[exp.Expr, str], Bound]
 """An expression over the rows of one dataset, bound; the second argument names the clause."""
 
 
-def asked(statement: Statement, aggregates: tuple[type[exp.Expr], ...]) -> bool:
+def asked(statement: Statement, aggregated: Callable[[exp.Expr], bool]) -> bool:
     """Does the question list rows: no GROUP BY, no HAVING, no aggregate, some column?"""
     shown = [item.node for item in statement.select]
     nodes = [*shown, *(item.node for item in statement.order)]
     grouped = statement.group != () or statement.having is not None
-    return (
-        not grouped and not any(n.find(*aggregates) for n in nodes) and any(n.find(exp.Column) for n in shown)
-    )
+    return not grouped and not any(map(aggregated, nodes)) and any(n.find(exp.Column) for n in shown)
 
 
 class Listing:

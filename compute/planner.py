@@ -42,9 +42,10 @@ from compute.products import (
 )
 from compute.protocols import PROTOCOLS
 from compute.protocols.base import Protocol
+from compute.regression import LINEAR, MOST_REGRESSORS, pairs
 from compute.scope import Scope, described, named_column
-from compute.sql import Item, Statement, parse
-from compute.types import FLOAT64, HUGE, INT64, Type, parse_type
+from compute.sql import REGRESSION, Item, Statement, parse, regressing, unique
+from compute.types import FLOAT64, HUGE, INT64, STRING, Type, parse_type
 from policy_enforcer.disclosure import Level
 from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 
@@ -157,7 +158,7 @@ class _Planner:
     def prepared(self, protocols: Sequence[Protocol]) -> Prepared:
         """Bind every clause and choose a protocol."""
         self._conditions()
-        if self._receiver is not None and listing.asked(self._statement, _AGGREGATES):
+        if self._receiver is not None and listing.asked(self._statement, _has_aggregate):
             return self._listed(protocols)
         if self._statement.unrepeated:
             raise QueryError(
@@ -168,7 +169,7 @@ class _Planner:
             self._dimension(node, f"GROUP BY item {number}")
         self._buckets()
         self._left_join_answers()
-        outputs = [self._output(i, item) for i, item in enumerate(self._statement.select, 1)]
+        outputs = self._shown()
         having = self._having()
         if not self._dimensions and not self._partials.figures:
             raise QueryError("query.not-grouped", self._ungrouped())
@@ -311,7 +312,8 @@ class _Planner:
             self._join_kind = "anti"
             return
         bound = self._rows(part).predicate(node)
-        side = next(iter(bound.sides), self._sender.full_name)
+        # What no row can change concerns the rows that are kept: elsewhere it would only undo matches.
+        side = next(iter(bound.sides), self._left.full_name)
         self._visible(bound.sides, part)
         if self._join_kind == "left" and side == self._right.full_name and bound.sides:
             raise QueryError(
@@ -450,9 +452,20 @@ class _Planner:
             dimension = Dimension(f"d{len(self._dimensions)}", sql, str(bound.type))
             self._dimensions.append((bound, dimension))
 
-    def _output(self, number: int, item: Item) -> tuple[Output, Bound]:
-        bound = self._answer(f"SELECT item {number}").bound(item.node)
-        return Output(item.name, bound.sql, str(bound.type)), bound
+    def _shown(self) -> list[tuple[Output, Bound]]:
+        taken: dict[str, int] = {}
+        items = enumerate(self._statement.select, 1)
+        found = [output for i, item in items for output in self._outputs(i, item)]
+        return [(replace(output, name=unique(output.name, taken)), bound) for output, bound in found]
+
+    def _outputs(self, number: int, item: Item) -> list[tuple[Output, Bound]]:
+        node, part = item.node.unnest(), f"SELECT item {number}"
+        condition = node.expression.this if isinstance(node, exp.Filter) else None
+        node = node.this if isinstance(node, exp.Filter) else node
+        if regressing(node):
+            return self._regression(item.name, node, condition, part)
+        bound = self._answer(part).bound(item.node)
+        return [(Output(item.name, bound.sql, str(bound.type)), bound)]
 
     def _having(self) -> str | None:
         node = self._statement.having
@@ -508,10 +521,14 @@ class _Planner:
 
     def _answer_leaf(self, node: exp.Expr, part: str, *, aliases: bool) -> Bound | None:
         """Aggregates become figures, grouped expressions dimensions; the rest is computed from them."""
-        if isinstance(node, exp.Filter):
+        if isinstance(node, exp.Filter) and not regressing(node.this):
             return self._aggregate(node.this, node.expression.this, part)
         if isinstance(node, _AGGREGATES):
             return self._aggregate(node, None, part)
+        if regressing(node):
+            raise QueryError(
+                "query.regression", f"in {part}: {REGRESSION} is several columns: a SELECT item of its own"
+            )
         if _has_aggregate(node) or node.find(exp.Column) is None:
             return None
         if aliases and (named := self._aliased(node)) is not None:
@@ -685,7 +702,7 @@ class _Planner:
         """Where quantiles are asked, the buckets of their column are one more dimension, not shown."""
         trees = [item.node for item in self._statement.select] + [o.node for o in self._statement.order]
         trees += [self._statement.having] if self._statement.having is not None else []
-        asked = [node for tree in trees for node in tree.find_all(*_AGGREGATES)]
+        asked = [node for tree in trees for node in _aggregates(tree)]
         quantiles = [node for node in asked if isinstance(node, exp.ApproxQuantile)]
         if not quantiles:
             return
@@ -779,6 +796,66 @@ class _Planner:
         totals = [self._products.count(y)]
         totals += [self._products.total(sums[name]()) for name in TAKES[function]]
         return self._figure(function, totals, INT64 if function == "regr_count" else FLOAT64)
+
+    def _regression(
+        self, name: str, node: exp.Expr, condition: exp.Expr | None, part: str
+    ) -> list[tuple[Output, Bound]]:
+        """A line's columns: rows, whether there is one, R², then each coefficient and its standard error."""
+        y, *xs = self._regressed(node, part)
+        read = {self._scope.column(c)[0].full_name for c in node.find_all(exp.Column)}
+        self._visible(read, part)
+        self._left_join_reads([node], read, part)
+        keep = self._condition_of(condition, part)
+        measured = together(*(self._measured(one, "regr", keep, part) for one in (*xs, y)))
+        self._note_own(*measured)
+        totals = self._squares(measured)
+        names = [
+            "intercept",
+            *(x.name if isinstance(x, exp.Column) else f"x{i}" for i, x in enumerate(xs, 1)),
+        ]
+        found = [
+            ("n", self._figure("count", totals[:1], INT64)),
+            ("fit", self._figure(f"{LINEAR}fit", totals, STRING)),
+            ("r2", self._figure(f"{LINEAR}r2", totals, FLOAT64)),
+        ]
+        for i, term in enumerate(names):
+            found.append((term, self._figure(f"{LINEAR}coefficient:{i}", totals, FLOAT64)))
+            found.append((f"{term}_se", self._figure(f"{LINEAR}error:{i}", totals, FLOAT64)))
+        before = "" if name == REGRESSION else f"{name}_"
+        return [(Output(before + column, bound.sql, str(bound.type)), bound) for column, bound in found]
+
+    def _squares(self, measured: Sequence[Mixed]) -> list[Total]:
+        """How many pairs of rows, the sums over them, and those of all products by two."""
+        products = self._products
+        totals = []
+        for i, j in pairs(len(measured) - 1):
+            if j == 0:
+                totals.append(products.count(measured[0]))
+            elif i == 0:
+                totals.append(products.total(measured[j - 1]))
+            else:
+                totals.append(products.total(multiplied(measured[i - 1], measured[j - 1])))
+        return totals
+
+    def _regressed(self, node: exp.Expr, part: str) -> list[exp.Expr]:
+        """What is explained, and by what."""
+        y, *rest = node.expressions or [None]
+        xs = (
+            [x.unnest() for x in rest[0].expressions]
+            if len(rest) == 1 and isinstance(rest[0], exp.Array)
+            else []
+        )
+        if y is None or not 1 <= len(xs) <= MOST_REGRESSORS:
+            raise QueryError(
+                "query.regression",
+                f"in {part}: {REGRESSION}(y, [x1, x2]) takes a column and a list of 1 to {MOST_REGRESSORS}",
+            )
+        if len({one.sql().casefold() for one in (y.unnest(), *xs)}) <= len(xs):
+            raise QueryError(
+                "query.regression",
+                f"in {part}: a column occurs twice, so no coefficient is determined; name each once",
+            )
+        return [y.unnest(), *xs]
 
     def _native(
         self, node: exp.Expr, function: str, keep: Bound | None, part: str, unbounded: Unbounded
@@ -887,7 +964,13 @@ def _grouped_by(scalar: Scalar, node: exp.Expr) -> Bound:
 
 
 def _has_aggregate(node: exp.Expr) -> bool:
-    return node.find(*_AGGREGATES) is not None
+    return bool(_aggregates(node))
+
+
+def _aggregates(node: exp.Expr) -> list[exp.Expr]:
+    return [
+        n for n in node.find_all(*_AGGREGATES, exp.Anonymous) if isinstance(n, _AGGREGATES) or regressing(n)
+    ]
 
 
 def _named_output(node: exp.Expr, outputs: Sequence[tuple[Output, Bound]], part: str) -> Bound | None:

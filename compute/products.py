@@ -130,10 +130,11 @@ def counted(mixed: Mixed) -> Mixed:
     return replace(mixed, terms=(Term(),))
 
 
-def together(y: Mixed, x: Mixed) -> tuple[Mixed, Mixed]:
-    """Both, over the pairs of rows in which both have a value."""
-    own, other = y.own | x.own, y.other | x.other
-    return replace(y, own=own, other=other), replace(x, own=own, other=other)
+def together(*measured: Mixed) -> tuple[Mixed, ...]:
+    """All of them, over the pairs of rows in which all have a value."""
+    own = frozenset[str]().union(*(mixed.own for mixed in measured))
+    other = frozenset[str]().union(*(mixed.other for mixed in measured))
+    return tuple(replace(mixed, own=own, other=other) for mixed in measured)
 
 
 def multiplied(a: Mixed, b: Mixed) -> Mixed:

@@ -172,9 +172,9 @@ _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
     exp.DayOfWeekIso: _THIS,
     exp.Hour: _THIS,
     exp.WidthBucket: frozenset({"this", "min_value", "max_value", "num_buckets"}),
-    exp.Array: frozenset({"expressions"}),  # the edges of width_bucket
+    exp.Array: frozenset({"expressions"}),  # the edges of width_bucket, the columns of a regression
     exp.ApproxQuantile: frozenset({"this", "quantile"}),
-    exp.Anonymous: _LIST,  # only the names in _ANONYMOUS
+    exp.Anonymous: _LIST,  # only the names in _ANONYMOUS, and REGRESSION
     exp.Count: frozenset({"this", "big_int"}),
     exp.CountIf: _THIS,
     exp.Distinct: frozenset({"expressions"}),
@@ -202,6 +202,7 @@ _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
     exp.RegrSxy: _BINARY,
 }
 _ANONYMOUS = frozenset({"date_part", "datepart"})
+REGRESSION = "linear_regression"
 
 # What to say about the constructs people try first: (what it is, what to write instead).
 _ADVICE: dict[str, tuple[str, str]] = {
@@ -348,7 +349,7 @@ def _check_nodes(root: exp.Expr) -> None:
         if allowed is None or (isinstance(node, exp.Select) and depth):
             what, instead = _advice(node)
             raise QueryError("query.construct", f"{what} is not available; write {instead}")
-        if isinstance(node, exp.Anonymous) and node.name.lower() not in _ANONYMOUS:
+        if isinstance(node, exp.Anonymous) and node.name.lower() not in {*_ANONYMOUS, REGRESSION}:
             raise QueryError("query.function", f"an unknown function is used; {_FUNCTIONS}")
         for name, value in node.args.items():
             if value and name not in allowed:
@@ -458,8 +459,7 @@ def _items(select: exp.Select) -> tuple[Item, ...]:
         raise QueryError("query.too-long", f"SELECT has between one and {MAX_ITEMS} items")
     names: dict[str, int] = {}
     return tuple(
-        Item(_unique(_name(node), names), node.this if isinstance(node, exp.Alias) else node)
-        for node in nodes
+        Item(unique(_name(node), names), node.this if isinstance(node, exp.Alias) else node) for node in nodes
     )
 
 
@@ -468,6 +468,8 @@ def _name(node: exp.Expr) -> str:
     if node.alias_or_name and isinstance(node, exp.Alias | exp.Column):
         return node.alias_or_name
     node = node.this if isinstance(node, exp.Filter) else node
+    if regressing(node):
+        return REGRESSION
     if isinstance(node, exp.Count) and isinstance(node.this, exp.Star):
         return "count_star()"
     if isinstance(node, exp.Func) and not isinstance(node, exp.Case | exp.Cast | exp.Anonymous):
@@ -476,11 +478,16 @@ def _name(node: exp.Expr) -> str:
     return "expression"
 
 
-def _unique(name: str, taken: dict[str, int]) -> str:
+def regressing(node: exp.Expr) -> bool:
+    """Is this `linear_regression(…)`, which sqlglot knows as a name only?"""
+    return isinstance(node, exp.Anonymous) and node.name.lower() == REGRESSION
+
+
+def unique(name: str, taken: dict[str, int]) -> str:
     """Arrow allows two columns of one name; people's tools do not."""
     seen = taken.get(name.casefold(), 0)
     taken[name.casefold()] = seen + 1
-    return name if not seen else _unique(f"{name}_{seen}", taken)
+    return name if not seen else unique(f"{name}_{seen}", taken)
 
 
 def _group(select: exp.Select) -> tuple[exp.Expr, ...] | None:

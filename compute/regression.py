@@ -1,0 +1,109 @@
+"""`linear_regression(y, [x1, …])`: least squares from exact sums, at the asker.
+
+What leaves an owner are sums over its rows of 1, the columns and their products by two: X'X, X'y, y'y.
+The rest is computed here in whole numbers, each figure rounded once, so the answer is that of the same rows
+in one place. Where the sums determine no line, the column `fit` says why and the figures are NULL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import combinations_with_replacement
+
+Exact = Fraction | int
+
+LINEAR = "linear:"
+"""What a plan's figure of a regression begins with."""
+
+MOST_REGRESSORS = 16
+FITTED, TOO_FEW, COLLINEAR = "fitted", "too-few-rows", "collinear"
+_LARGEST = Fraction(2) ** 1023
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One cell's line. Coefficients and errors: of the intercept, then of each x."""
+
+    verdict: str
+    coefficients: tuple[Fraction, ...] = ()
+    errors: tuple[float, ...] = ()  # standard errors; none without a row to spare
+    r2: Fraction | None = None
+
+
+def pairs(regressors: int) -> list[tuple[int, int]]:
+    """Which products are summed: 0 stands for 1, then x1 to xk, then y. The first sum counts the rows."""
+    return list(combinations_with_replacement(range(regressors + 2), 2))
+
+
+def figure(what: str) -> Callable[..., str | Exact | float | None]:
+    """The function of the sums: "fit", "r2", "coefficient:i" or "error:i", where 0 is the intercept."""
+    name, _, place = what.partition(":")
+
+    def function(*sums: Exact) -> str | Exact | float | None:
+        fit = fitted(sums)
+        if name == "fit":
+            return fit.verdict
+        if name == "r2":
+            return fit.r2
+        found: Sequence[Exact | float] = fit.coefficients if name == "coefficient" else fit.errors
+        return found[int(place)] if found else None
+
+    return function
+
+
+@lru_cache(maxsize=256)
+def fitted(sums: tuple[Exact, ...]) -> Fit:
+    """The line of one cell: solves X'X b = X'y without rounding."""
+    gram = _gram(sums)
+    size, rows = len(gram) - 1, sums[0]
+    if rows < size:
+        return Fit(TOO_FEW)
+    unit = math.lcm(*(Fraction(x).denominator for x in sums))
+    whole = [[int(x * unit) for x in row] for row in gram]
+    solved = _solved([row[:size] for row in whole[:size]], [row[size] for row in whole[:size]])
+    if solved is None:
+        return Fit(COLLINEAR)
+    coefficients, spread = solved
+    if max(map(abs, coefficients)) >= _LARGEST:  # no float holds it: a hair from collinear
+        return Fit(COLLINEAR)
+    y, yy = gram[size][0], gram[size][size]
+    left = yy - sum(b * s for b, s in zip(coefficients, gram[size][:size], strict=True))
+    total = Fraction(yy) - Fraction(y) * y / rows
+    errors = [math.sqrt(max(left, 0) / (rows - size) * unit * s) for s in spread] if rows > size else []
+    return Fit(FITTED, tuple(coefficients), tuple(errors), 1 - left / total if total else Fraction(1))
+
+
+def _gram(sums: Sequence[Exact]) -> list[list[Exact]]:
+    """The symmetric matrix of the sums, in the order of `pairs`."""
+    regressors = (math.isqrt(8 * len(sums) + 1) - 5) // 2
+    gram: list[list[Exact]] = [[0] * (regressors + 2) for _ in range(regressors + 2)]
+    for (i, j), found in zip(pairs(regressors), sums, strict=True):
+        gram[i][j] = gram[j][i] = found
+    return gram
+
+
+def _solved(a: list[list[int]], b: list[int]) -> tuple[list[Fraction], list[Fraction]] | None:
+    """x of a x = b, and the diagonal of a's inverse; None where a, a matrix of products, is singular.
+
+    Gauss and Jordan without fractions (Bareiss 1968): every division by the last pivot comes out even. Pivots
+    are leading minors, which are positive for columns that do not depend on each other.
+    """
+    size, last = len(a), 1
+    rows = [[*a[i], b[i], *(int(i == j) for j in range(size))] for i in range(size)]
+    for k in range(size):
+        pivot = rows[k][k]
+        if pivot <= 0:
+            return None
+        for i in range(size):
+            if i != k:
+                lead = rows[i][k]
+                rows[i] = [(pivot * x - lead * y) // last for x, y in zip(rows[i], rows[k], strict=True)]
+        last = pivot
+    return (
+        [Fraction(row[size], last) for row in rows],
+        [Fraction(row[size + 1 + i], last) for i, row in enumerate(rows)],
+    )
