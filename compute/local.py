@@ -411,7 +411,9 @@ def _scanned(side: Side, info: DatasetInfo, readers: Iterable[pa.RecordBatchRead
 
 def _input(side: Side, info: DatasetInfo, rows: _Rows, limits: Limits, demands: Obligations) -> LocalInput:
     keys = rows.keys()
-    repeats = (bool(side.dimensions) or _may_repeat(side, info)) and _may_hold_twice(keys)
+    # Of several key columns each may be NULL in its own rows: all these rows share one missing key.
+    without = (side.kept or side.totals) and len(side.keys) > 1
+    repeats = (bool(side.dimensions) or _may_repeat(side, info) or without) and _may_hold_twice(keys)
     distinct, index = _numbered(keys) if repeats else (keys, np.arange(len(keys), dtype=np.int32))
     if side.kept or side.totals:
         distinct, index = outer.set_apart(distinct, index)

@@ -226,6 +226,30 @@ def test_rows_without_a_match(sql, seed, pooled):
     same(run(sql, tables)[0], pooled(sql, plain))
 
 
+PLAIN = tuple(
+    replace(info, columns=tuple(replace(c, key=() if c.key is not None else None) for c in info.columns))
+    for info in (DEALS, FIRMS)
+)
+"""The datasets with keys that are compared as they are: DuckDB's own groups are the canonical ones."""
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        # a condition that no row can change removes rows that are kept, and no matches
+        "SELECT count(*) n FROM hk.firms f ANTI JOIN sz.deals d USING (firm) WHERE 1 = 0",
+        "SELECT f.grade, count(*) n FROM hk.firms f LEFT JOIN sz.deals d USING (firm) WHERE NULL GROUP BY 1",
+        # of two key columns one or the other is NULL, or both
+        "SELECT count(*) n, sum(d.days) s FROM sz.deals d ANTI JOIN hk.firms f ON d.firm = f.firm AND d.branch = f.branch",
+        "SELECT f.grade, count(*) n FROM sz.deals d LEFT JOIN hk.firms f ON d.firm = f.firm AND d.branch = f.branch GROUP BY 1",
+        "SELECT count(*) n, sum(f.score) s FROM hk.firms f ANTI JOIN sz.deals d ON d.firm = f.firm AND d.branch = f.branch",
+    ],
+)
+def test_conditions_on_nothing_and_keys_of_which_a_part_is_null(sql, pooled):
+    tables = pair(9, own=9)
+    same(run(sql, tables, catalogue=PLAIN)[0], pooled(sql, tables))
+
+
 CARDINALITY = [ANTI[0], ANTI[1], ANTI[2], LEFT[0], LEFT[2]]
 
 
