@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from compute.dataset import DatasetInfo
-from compute.plan import Plan
+from compute.plan import Dimension, Plan
 from policy_enforcer.facts import ColumnUse, FederationUse, ProtocolUse, Request
 
 if TYPE_CHECKING:  # protocols plan and bind by what is noted here
@@ -120,6 +120,32 @@ def rows_at_most(plan: Plan) -> int:
     return plan.sender.rows_bound if plan.kind == "list" else plan.maximum_cells
 
 
+_OVERHEAD = 1 << 12
+"""Bytes of a release besides its cells: lengths, schemas, padding."""
+
+_FIGURE_BYTES = 64
+_TEXT_BYTES = 256
+"""Text that neither a domain nor a width limits: with longer labels an answer outgrows what was charged."""
+
+
+def bytes_at_most(plan: Plan) -> int:
+    """How many bytes an answer may have as it leaves: 64 for each figure, number and date of each row."""
+    dimensions = plan.sender.dimensions
+    weights = 1 + (len(plan.receiver.weights) if plan.receiver is not None else 0)
+    figures = _FIGURE_BYTES * weights * (1 + len(plan.sender.partials))
+    fixed = _OVERHEAD * (1 + len(dimensions) + len(plan.sender.partials))
+    if plan.kind == "list" and plan.receiver is not None:
+        fixed += plan.receiver.keys_bound // 8 + 1  # a bit for each of the asker's keys
+    return fixed + rows_at_most(plan) * (figures + sum(map(_label_bytes, dimensions)))
+
+
+def _label_bytes(dimension: Dimension) -> int:
+    if dimension.type != "string":
+        return _FIGURE_BYTES
+    declared = [dimension.width, *(len(str(value).encode()) for value in dimension.domain)]
+    return _FIGURE_BYTES + (max(declared) or _TEXT_BYTES)
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A plan with the facts that each dataset's policy decides on."""
@@ -170,6 +196,7 @@ class Prepared:
                 federation=self._federation(info, part),
                 unmatched=self.plan.sender.kept and info.full_name == self.plan.sender.dataset,
                 rows_at_most=rows_at_most(self.plan),
+                bytes_at_most=bytes_at_most(self.plan),
                 literals_on_total=self.literals_on_total,
             )
             for info in self.datasets

@@ -22,7 +22,7 @@ from compute import engine, pooling
 from compute import sql as sqltext
 from compute.dataset import DatasetInfo
 from compute.errors import BayspaceError, DataError, PeerViolation, PolicyRefusal, Unavailable
-from compute.facts import Prepared, rows_at_most
+from compute.facts import Prepared, bytes_at_most, rows_at_most
 from compute.federation import Member
 from compute.inputs import Context, Gate, LocalInput, Summary
 from compute.planner import prepare
@@ -30,14 +30,16 @@ from compute.pooling import Part
 from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
+from connector import repeats
 from connector.contract import Agreement
 from connector.differencing import leaving
 from connector.firewall import reasons_to_json
-from connector.node import Node
+from connector.node import UNLIMITED, Node
 from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
 from connector.records import check_clock, countersigned, signature
 from connector.references import template_of
 from connector.releases import Sealer
+from connector.storage import AnswerRecord
 from connector.telemetry import Span
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers
@@ -71,6 +73,7 @@ class Answering:
     def __init__(self, node: Node, asker: str, headers: Headers, interrupt: threading.Event) -> None:
         self._node, self._asker, self._headers, self._interrupt = node, asker, headers, interrupt
         self._terms: Terms | None = None
+        self._question, self._kept = "", cast(AnswerRecord | None, None)  # what it is, and what was answered
         self._sequence = 0
         self._previous: str | None = None
 
@@ -161,7 +164,12 @@ class Answering:
             raise PeerViolation(
                 "peer.plan-digest", "the two connectors derive different plans for this query"
             )
-        self._terms = replace(terms, plan=prepared.plan)
+        if repeats.repeatable(prepared.plan):
+            consents = repeats.consents_of(agreement.policy, self._node.config.policies_folder)
+            self._question = repeats.question_of(agreement, prepared.plan, consents)
+            self._kept = self._node.store.answer(self._question)
+        first = self._kept.digest if self._kept else ""
+        self._terms = replace(terms, plan=prepared.plan, repeats=first)
         return self._terms, prepared
 
     @staticmethod
@@ -205,7 +213,8 @@ class Answering:
             query_template=template_of(terms.agreement, terms.opening.sql, self._asker),
             part=terms.agreement.full_name if others else None,
         )[terms.agreement.full_name]
-        return self._node.decide(terms.agreement.policy, request, terms.agreement)
+        answered = self._kept is not None
+        return self._node.decide(terms.agreement.policy, request, terms.agreement, answered=answered)
 
     def _refuse(self, refusal: PolicyRefusal) -> Role[None]:
         terms = self._terms
@@ -223,13 +232,17 @@ class Answering:
         node = self._node
         admitted = yield from self._accept(terms, prepared)
         yield from self._start(admitted)
-        with node.telemetry.span("local part", span.traceparent):
-            agreement = terms.agreement
-            local = node.own_input(prepared, agreement.full_name, agreement, self._interrupt)
-            audit = self._guarded(admitted)
-        sealer = Sealer(node.entropy, admitted.sid)
-        with node.telemetry.span("protocol", span.traceparent, protocol=prepared.plan.protocol):
-            summary = yield from self._protocol(admitted, local, sealer, audit)
+        sealer = Sealer(node.entropy, admitted.sid, keeping=bool(self._question) and self._kept is None)
+        if self._kept is not None:
+            with node.telemetry.span("answer again", span.traceparent):
+                summary = yield from self._again(admitted, self._kept, sealer)
+        else:
+            with node.telemetry.span("local part", span.traceparent):
+                agreement = terms.agreement
+                local = node.own_input(prepared, agreement.full_name, agreement, self._interrupt)
+                audit = self._guarded(admitted)
+            with node.telemetry.span("protocol", span.traceparent, protocol=prepared.plan.protocol):
+                summary = yield from self._protocol(admitted, local, sealer, audit)
         yield from self._release(admitted, sealer, summary)
         for name, count in self._headers.figures().items():
             span.set(name, count)
@@ -242,7 +255,8 @@ class Answering:
         sid = terms.session_id(nonce)
         sealed = terms.intent(sid).seal(node.entropy)
         record = SignedRecord.of(sealed, signature(sealed, node.key))
-        yield Frame("accept", Acceptance(nonce, node.build, terms.owner.clock, record).to_bytes())
+        accepted = Acceptance(nonce, node.build, terms.owner.clock, record, terms.repeats)
+        yield Frame("accept", accepted.to_bytes())
         self._headers.bind(Transcript(sid, Party.SENDER))
         return _Admitted(terms, prepared, sid, sealed)
 
@@ -254,7 +268,8 @@ class Answering:
         try:
             self._in_force(admitted)
             with node.store.atomic():
-                node.charge(terms.agreement, rows_at_most(admitted.prepared.plan))
+                plan, again = admitted.prepared.plan, self._kept is not None
+                node.charge(terms.agreement, rows_at_most(plan), bytes_at_most(plan), again=again)
                 self._keep_intent(admitted, envelope)
         except PolicyRefusal:  # the last use went to another query, say: both signed, so it is on record
             self._keep_intent(admitted, envelope)
@@ -275,6 +290,14 @@ class Answering:
         guard.admit(members, np.full(members.cells(), fill_value=True))
         return None
 
+    def _again(self, admitted: _Admitted, kept: AnswerRecord, sealer: Sealer) -> Role[Summary]:
+        """What left in answer to this question leaves once more, from the dataset that is still agreed."""
+        self._in_force(admitted)
+        self._node.check_offer(admitted.terms.agreement)
+        for body in repeats.frames_of(kept):
+            yield sealer.seal(Frame("release", body))
+        return Summary(kept.released, kept.suppressed)
+
     def _protocol(
         self,
         admitted: _Admitted,
@@ -294,10 +317,13 @@ class Answering:
             admitted.sid, plan, node.entropy, _silent, minimum, demands.complementary, scratch, audit, member
         )
         role = protocol_named(plan.protocol).sender(context, local, _gate(minimum))
+        room = self._room(admitted)
         try:
             item = role.send(None)
             while True:
                 if isinstance(item, Frame):
+                    if item.kind == "release" and (room := room - len(item.body)) < 0:
+                        raise DataError("data.release-too-large", "the answer is larger than was charged for")
                     yield sealer.seal(item) if item.kind == "release" else item
                     item = role.send(None)
                 elif isinstance(item, Gather):
@@ -311,6 +337,13 @@ class Answering:
             return cast(Summary, end.value)
         finally:
             role.close()
+
+    @staticmethod
+    def _room(admitted: _Admitted) -> int:
+        """Bytes that may leave: as were charged. Over a federation what leaves is not yet an answer."""
+        uses, plan = admitted.terms.agreement.policy.uses, admitted.prepared.plan
+        limited = uses is not None and uses.bytes is not None and not plan.federation
+        return bytes_at_most(plan) if limited else UNLIMITED
 
     def _member(self, admitted: _Admitted) -> Member | None:
         """Our place in a federated round: keys of it are signed and checked with evidence keys."""
@@ -346,9 +379,18 @@ class Answering:
         receipt = yield from receive("receipt", node.key_of(self._asker).signature_size)
         envelope = countersigned(sealed, node.key, node.key_of(self._asker), receipt)
         self._in_force(admitted)
-        node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [sealer.evidence])
+        with node.store.atomic():
+            node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [sealer.evidence])
+            self._keep_answer(terms, sealed, sealer, summary)
         self._recorded(sealed)
         yield Frame("key", sealer.opening)
+
+    def _keep_answer(self, terms: Terms, sealed: Sealed, sealer: Sealer, summary: Summary) -> None:
+        if not self._question or self._kept is not None:
+            return
+        first, counts = (terms.opening.exchange, sealed.digest), (summary.released, summary.suppressed)
+        now = self._node.now()
+        repeats.keep(self._node.store, self._question, terms.agreement, first, sealer.bodies, counts, now)
 
     # --- evidence -------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from compute.inputs import Cells, Context, LocalInput, Progress
 from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
+from connector import repeats
 from connector.firewall import reasons_from_json
 from connector.meeting import Place
 from connector.node import Node
@@ -98,6 +99,7 @@ class Asking:
             raise PeerViolation("peer.frame-out-of-order", "the owner neither accepted nor refused")
         acceptance = Acceptance.parse(frame.body)
         check_clock(milliseconds(self._node.now()), acceptance.clock)
+        self._check_repeated(acceptance.repeats)
         self._terms = self._terms.accepted(acceptance)
         sid = self._terms.session_id(acceptance.nonce)
         intent = self._checked(acceptance.intent, self._terms.intent(sid))
@@ -109,13 +111,22 @@ class Asking:
         self._keep(intent, acceptance.intent.signature, self._terms.openings())
         return sid, intent
 
+    def _check_repeated(self, first: str) -> None:
+        """The owner may only repeat what we have a record of, and nothing that we took part in computing."""
+        if not first:
+            return
+        known = self._node.store.released(self._terms.agreement.digest, first)
+        if not (known and repeats.repeatable(self._prepared.plan)):
+            raise PeerViolation("peer.repeats", "the owner repeats an answer that it never gave")
+
     def _started(self) -> Role[None]:
         """Wait for the owner's start; believe in the witness only what its own signature proves."""
         engine.warm()  # for the answer, while the owner works
         proof = yield from receive("start")
         demanded = obligations(self._terms.agreement.policy).witnesses
         self._node.evidence.proven(self._terms.opening.exchange, 0, proof, demanded)
-        self._node.note_loss(self._terms.agreement)
+        if not self._terms.repeats:
+            self._node.note_loss(self._terms.agreement)
 
     def _refused(self, notice: RefusalNotice) -> None:
         """Keep the owner's record of its refusal, then raise it."""
@@ -232,9 +243,19 @@ class Asking:
         sealed = terms.result(release.digest, committed, milliseconds(node.now())).seal(node.entropy)
         envelope = countersigned(sealed, node.key, None, None)
         opening = Opening("result", salt, body)
-        node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [opening])
+        with node.store.atomic():
+            node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [opening])
+            self._note_answered(release)
         told = terms.plan is not None and terms.plan.says_suppressed
         return Answer(body, cells.table.num_rows, cells.suppressed if told else None)
+
+    def _note_answered(self, release: Sealed) -> None:
+        """Remember that the question was answered, so that our own account does not refuse it again."""
+        node, terms, plan = self._node, self._terms, self._prepared.plan
+        if repeats.repeatable(plan) and not terms.repeats:
+            question = repeats.question_of(terms.agreement, plan)
+            first = (terms.opening.exchange, release.digest)
+            repeats.keep(node.store, question, terms.agreement, first, (), (0, 0), node.now())
 
     def _table(self, cells: Cells) -> pa.Table:
         plan = self._prepared.plan

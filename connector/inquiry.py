@@ -14,11 +14,12 @@ from typing import Any
 from compute import sql as sqltext
 from compute.dataset import DatasetInfo
 from compute.errors import PolicyRefusal, QueryError
-from compute.facts import Prepared, rows_at_most
+from compute.facts import Prepared, bytes_at_most, rows_at_most
 from compute.inputs import LocalInput, Progress
 from compute.planner import prepare
 from compute.pooling import Part
 from compute.protocols.base import Role
+from connector import repeats
 from connector.asking import Answer, Asking
 from connector.contract import Agreement
 from connector.node import Node, Offered
@@ -49,6 +50,7 @@ class Inquiry:
     decisions: Mapping[str, Decision]  # by participant.dataset
     template: str | None = None  # the agreed template it is an instance of
     parts: tuple[Part, ...] = ()  # of the federation that the agreement's dataset is asked about as one of
+    answered: bool = False  # before, under the same agreement
 
     @property
     def decision(self) -> Decision:
@@ -84,8 +86,9 @@ def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
     demands = {agreement.full_name: obligations(agreement.policy)}
     prepared = prepare(sql, node.id, catalogue, demands=demands)
     template = template_of(agreement, sql, node.id)
-    decisions = _decisions(node, prepared, purpose, policies, template)
-    return Inquiry(sql, purpose, agreement, own, prepared, decisions, template)
+    answered = repeats.known(node.store, agreement, prepared.plan)
+    decisions = _decisions(node, prepared, purpose, policies, template, answered=answered)
+    return Inquiry(sql, purpose, agreement, own, prepared, decisions, template, answered=answered)
 
 
 def check_purpose(purpose: str) -> None:
@@ -102,6 +105,8 @@ def _decisions(
     purpose: str,
     policies: Mapping[str, tuple[Policy, Agreement | None]],
     template: str | None,
+    *,
+    answered: bool,
 ) -> dict[str, Decision]:
     requests = prepared.requests(
         recipients=frozenset({node.id}),
@@ -113,7 +118,8 @@ def _decisions(
         query_template=template,
     )
     return {
-        name: node.decide(policies[name][0], request, policies[name][1]) for name, request in requests.items()
+        name: node.decide(policies[name][0], request, policies[name][1], answered=answered)
+        for name, request in requests.items()
     }
 
 
@@ -344,17 +350,22 @@ def _uses(use: Any) -> list[str]:
 def _budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
     return {
         **_uses_budget(node, inquiry),
-        **_rows_budget(inquiry),
+        **_size_budgets(inquiry),
         **_privacy_budget(node, inquiry),
     }
 
 
-def _rows_budget(inquiry: Inquiry) -> dict[str, Any]:
-    """The rows that the query is charged, where they are limited; the owner knows how many are left."""
-    uses = inquiry.agreement.policy.uses
-    if uses is None or uses.rows is None:
+def _size_budgets(inquiry: Inquiry) -> dict[str, Any]:
+    """Rows and bytes that the query is charged, where they are limited; the owner knows how many are left."""
+    uses, plan = inquiry.agreement.policy.uses, inquiry.prepared.plan
+    if uses is None:
         return {}
-    return {"rows": {"costs": rows_at_most(inquiry.prepared.plan), "limit": uses.rows, "per": uses.per}}
+    found = {"rows": (rows_at_most(plan), uses.rows), "bytes": (bytes_at_most(plan), uses.bytes)}
+    return {
+        what: {"costs": size, "limit": limit, "per": uses.per}
+        for what, (size, limit) in found.items()
+        if limit is not None
+    }
 
 
 def _privacy_budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
@@ -363,12 +374,14 @@ def _privacy_budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
     if noise is None:
         return {}
     lost, lifetime = node.losses_of(inquiry.agreement, node.now())
-    left = billionths(noise.budget.rho) - lost - billionths(noise.rho_per_query)
+    costs = 0 if inquiry.answered else billionths(noise.rho_per_query)
+    left = billionths(noise.budget.rho) - lost - costs
     total = noise.dataset_budget
     return {
         "privacy": {
             "mechanism": noise.mechanism,
-            "costs_rho": rho(billionths(noise.rho_per_query)),
+            "costs_rho": rho(costs),
+            "answered_before": inquiry.answered,
             "spent_rho": rho(lost),
             "limit_rho": rho(billionths(noise.budget.rho)),
             "per": noise.budget.per,

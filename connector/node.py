@@ -306,8 +306,13 @@ class Node:
         policy: Policy,
         request: Request,
         agreement: Agreement | None,
+        *,
+        answered: bool = False,
     ) -> Decision:
-        """Judge one request with what member list and ledger say of its parties and agreement now."""
+        """Judge one request with what member list and ledger say of its parties and agreement now.
+
+        `answered`: the same question was answered before, and the same answer is given.
+        """
         others = request.federation.others if request.federation is not None else ()
         who = {request.asker, *request.recipients, *others}
         found = {id_: self.members.participant(id_) for id_ in who}
@@ -326,6 +331,8 @@ class Node:
                 loss,
                 dataset_loss,
                 self.rows_of(agreement, request.at),
+                self.bytes_of(agreement, request.at),
+                answered,
             )
         return decide(policy, request, view)
 
@@ -337,26 +344,34 @@ class Node:
         """Rows that an agreement's queries may have answered in the period of `at`."""
         return self.store.lost(f"rows {agreement.digest}", _period(agreement.policy, at))
 
-    def _charge_rows(self, agreement: Agreement, rows: int) -> None:
-        uses = agreement.policy.uses
-        if uses is None or uses.rows is None:
+    def bytes_of(self, agreement: Agreement, at: datetime) -> int:
+        """Bytes that an agreement's queries may have answered in the period of `at`."""
+        return self.store.lost(f"bytes {agreement.digest}", _period(agreement.policy, at))
+
+    def _charge_size(self, agreement: Agreement, what: str, size: int, limit: int | None) -> None:
+        """Count the rows or bytes that a query may answer."""
+        if limit is None:
             return
         period = _period(agreement.policy, self.now())
-        if not self.store.lose(f"rows {agreement.digest}", period, rows, uses.rows):
-            left = max(0, uses.rows - self.store.lost(f"rows {agreement.digest}", period))
-            sentence = f"this query may answer {rows} rows, and {left} are left"
-            raise _refused("rows.exhausted", sentence, rule="uses.rows")
+        if not self.store.lose(f"{what} {agreement.digest}", period, size, limit):
+            left = max(0, limit - self.store.lost(f"{what} {agreement.digest}", period))
+            sentence = f"this query may answer {size} {what}, and {left} are left"
+            raise _refused(f"{what}.exhausted", sentence, rule=f"uses.{what}")
 
-    def charge(self, agreement: Agreement, rows: int) -> None:
-        """Count one use and the rows it may answer; never refunded. `PolicyRefusal` when too little is left.
+    def charge(self, agreement: Agreement, rows: int, size: int, *, again: bool = False) -> None:
+        """Count one use, the rows and bytes it may answer, and what its noise costs; never refunded.
 
-        Inside a transaction: what is refused charges nothing.
+        `again`: an answer that was given is given once more, which costs no privacy. Raises `PolicyRefusal`
+        when too little is left. Inside a transaction: what is refused charges nothing.
         """
-        self._charge_rows(agreement, rows)
         uses = agreement.policy.uses
+        self._charge_size(agreement, "rows", rows, uses.rows if uses is not None else None)
+        self._charge_size(agreement, "bytes", size, uses.bytes if uses is not None else None)
         limit = uses.count if uses is not None and uses.count is not None else UNLIMITED
         if not self.store.charge(agreement.digest, _period(agreement.policy, self.now()), limit):
             raise _refused("uses.exhausted", "no use is left", rule="uses.count")
+        if again:
+            return
         loss, dataset_loss = self.losses_of(agreement, self.now())
         if not self._lose(agreement, limited=True):
             over = tuple(overspent(agreement.policy, LedgerView(loss=loss, dataset_loss=dataset_loss)))
@@ -437,6 +452,11 @@ class Node:
             demands = replace(demands, mask_salt=self._mask_salt(published, agreement))
         part = local.row_input if plan.kind == "list" else local.join_input
         return part(side, published.dataset, published.source, limits, demands)
+
+    def check_offer(self, agreement: Agreement) -> None:
+        """Raise unless our offer still stands over the content that the agreement commits to."""
+        name, committed = agreement.full_name.split(".", 1)[1], agreement.dataset.commitment
+        datasets.open_offer(self.config, self.store, name, committed, agreement.policy)
 
     def membership(self, prepared: Prepared, agreement: Agreement, interrupt: threading.Event) -> Membership:
         """Who stands behind each cell of our side of a plan."""

@@ -147,17 +147,17 @@ class Acceptance:
     build: str
     clock: int
     intent: SignedRecord
+    repeats: str = ""  # digest of the release record whose answer is given again
 
     def to_bytes(self) -> bytes:
         """The body of the "accept" frame."""
-        return canonical.serialise(
-            {
-                "build": self.build,
-                "clock": self.clock,
-                "intent": self.intent.as_json(),
-                "nonce": b64(self.nonce),
-            }
-        )
+        body = {
+            "build": self.build,
+            "clock": self.clock,
+            "intent": self.intent.as_json(),
+            "nonce": b64(self.nonce),
+        }
+        return canonical.serialise({**body, "repeats": self.repeats} if self.repeats else body)
 
     @classmethod
     def parse(cls, body: bytes) -> Acceptance:
@@ -168,6 +168,7 @@ class Acceptance:
                 build=f.text("build", HEX32),
                 clock=f.integer("clock"),
                 intent=SignedRecord.from_json(f.take("intent")),
+                repeats=f.optional("repeats", lambda name: f.text(name, HEX32)) or "",
             )
 
 

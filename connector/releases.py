@@ -54,15 +54,19 @@ class _Envelope:
 class Sealer(_Envelope):
     """The owner's end."""
 
-    def __init__(self, entropy: Entropy, sid: bytes) -> None:
+    def __init__(self, entropy: Entropy, sid: bytes, *, keeping: bool = False) -> None:
         super().__init__(sid)
+        self._keeping = keeping
         self._key, self._salt = entropy(KEY_BYTES), entropy(SALT_BYTES)
         self._plain = hashlib.sha256()
         self._count = 0
+        self.bodies: list[bytes] = []  # what is inside, where the same is to leave once more some day
 
     def seal(self, frame: Frame) -> Frame:
         """The same frame, encrypted. The key is fresh and the nonce counts: no pair occurs twice."""
         nonce, self._count = self._count.to_bytes(12, "big"), self._count + 1
+        if self._keeping:
+            self.bodies.append(frame.body)
         body = ChaCha20Poly1305(self._key).encrypt(nonce, frame.body, self._sid)
         self._sealed.update(len(body).to_bytes(8, "big") + body)
         self._plain.update(len(frame.body).to_bytes(8, "big") + frame.body)

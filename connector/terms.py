@@ -49,6 +49,7 @@ class Terms:
     plan: Plan | None
     asker: Side
     owner: Side
+    repeats: str = ""  # digest of the release record whose answer is given again
 
     def session_id(self, owner_nonce: bytes) -> bytes:
         """The sid of protocols.md, "Session"."""
@@ -87,7 +88,8 @@ class Terms:
 
     def accepted(self, acceptance: Acceptance) -> Terms:
         """These terms with what the owner says of itself."""
-        return replace(self, owner=replace(self.owner, build=acceptance.build, clock=acceptance.clock))
+        owner = replace(self.owner, build=acceptance.build, clock=acceptance.clock)
+        return replace(self, owner=owner, repeats=acceptance.repeats)
 
     @property
     def counted(self) -> set[str]:
@@ -135,7 +137,7 @@ class Terms:
         data = Data(
             datasets=self._datasets(),
             commitments={"query": self.query_commitment(), "plan": self.plan_commitment()},
-            digests={"session": sid.hex()},
+            digests={"session": sid.hex(), **self._repeated()},
             protocol=f"{plan.protocol}/{plan.protocol_version}",
             reveals=self._reveals(),
         )
@@ -152,7 +154,7 @@ class Terms:
         data = Data(
             datasets=self._datasets(),
             commitments={"release": committed},
-            digests={"session": sid.hex(), **digests},
+            digests={"session": sid.hex(), **digests, **self._repeated()},
             protocol=None if self.plan is None else f"{self.plan.protocol}/{self.plan.protocol_version}",
             reveals=self._reveals(),
         )
@@ -181,9 +183,12 @@ class Terms:
         return replace(statement, parties=self._parties(first=author))
 
     def _spent(self) -> dict[str, str] | None:
-        """The privacy loss (zCDP) that the plan's noise costs, as it was charged."""
+        """The privacy loss (zCDP) of the plan's noise, as it was charged; the same answer costs none."""
         noise = self.plan.noise if self.plan is not None else None
-        return None if noise is None else {"rho": rho(noise.loss)}
+        return None if noise is None else {"rho": rho(0 if self.repeats else noise.loss)}
+
+    def _repeated(self) -> dict[str, str]:
+        return {"repeats": self.repeats} if self.repeats else {}
 
     # --- shared parts ---------------------------------------------------------------------------------
 

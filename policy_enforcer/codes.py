@@ -18,6 +18,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "time.expired": "the permission has ended",
         "uses.exhausted": "no use is left in this period",
         "rows.exhausted": "the rows left in this period are fewer than the query may answer",
+        "bytes.exhausted": "the bytes left in this period are fewer than the query may answer",
         "uses.concurrent": "too many queries of this agreement are running",
         "witness.too-few": "fewer witnesses than demanded will record the exchange",
         "where.processing": "a connector that computes is in a jurisdiction not allowed, or not known",

@@ -127,15 +127,19 @@ def _uses(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Rea
         yield Reason("uses.exhausted", "uses.count", sentence, allowed=f"{uses.count} per {uses.per}")
 
 
-def _rows(policy: Policy, request: Request, ledger: LedgerView) -> Iterator[Reason]:
+def _sizes(policy: Policy, request: Request, ledger: LedgerView) -> Iterator[Reason]:
     uses = policy.uses
-    if uses is None or uses.rows is None:
+    if uses is None:
         return
-    left = max(0, uses.rows - ledger.rows_used) if ledger.rows_used >= 0 else 0
-    if not 0 < request.rows_at_most <= left:
-        sentence = f"this query may answer {request.rows_at_most} rows, and {left} are left"
-        allowed = f"{uses.rows} rows per {uses.per}"
-        yield Reason("rows.exhausted", "uses.rows", sentence, allowed=allowed)
+    for what, limit, size, used in (
+        ("rows", uses.rows, request.rows_at_most, ledger.rows_used),
+        ("bytes", uses.bytes, request.bytes_at_most, ledger.bytes_used),
+    ):
+        left = max(0, limit - used) if limit is not None and used >= 0 else 0
+        if limit is not None and not 0 < size <= left:
+            sentence = f"this query may answer {size} {what}, and {left} are left"
+            allowed = f"{limit} {what} per {uses.per}"
+            yield Reason(f"{what}.exhausted", f"uses.{what}", sentence, allowed=allowed)
 
 
 def _concurrent(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Reason]:
@@ -329,7 +333,7 @@ def _budget(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[R
 def overspent(policy: Policy, ledger: LedgerView) -> Iterator[Reason]:
     """Why one more query would lose more privacy than a budget has left."""
     noise = policy.analysis.noise
-    if noise is None:
+    if noise is None or ledger.answered:
         return
     cost, budget, total = billionths(noise.rho_per_query), noise.budget, noise.dataset_budget
     left = billionths(budget.rho) - ledger.loss
@@ -492,7 +496,7 @@ _RULES: tuple[Rule, ...] = (
     _window,
     _elapsed,
     _uses,
-    _rows,
+    _sizes,
     _concurrent,
     _witnesses,
     _places,

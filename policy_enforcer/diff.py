@@ -186,6 +186,7 @@ _OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
         "when.elapsed": lambda p: p.when and p.when.elapsed,
         "uses.count": _allowance,
         "uses.rows": lambda p: (p.uses.rows, p.uses.per) if p.uses and p.uses.rows is not None else None,
+        "uses.bytes": lambda p: (p.uses.bytes, p.uses.per) if p.uses and p.uses.bytes is not None else None,
         "transfer (declared)": lambda p: (p.transfer or Transfer()).model_copy(
             update={"grade_at_most": None}
         ),

@@ -168,6 +168,7 @@ def _request(policy: Policy, example: Example, at: datetime) -> Request:
         processing=_places(example.processing, policy.where.processing if policy.where else None),
         receiving=_places(example.receiving, policy.where.recipients if policy.where else None),
         rows_at_most=1,
+        bytes_at_most=1,
         grades={**{use.column: 0 for use in columns}, **example.grades},
     )
 

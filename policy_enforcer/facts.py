@@ -78,6 +78,7 @@ class Request:
     federation: FederationUse | None = None  # this dataset is one of several that are summed
     unmatched: bool = False  # rows of this dataset without a match in the asker's data are counted too
     rows_at_most: int = 0  # of the answer, or of this dataset's in a list; 0: not known
+    bytes_at_most: int = 0  # of the answer as it leaves; 0: not known
     literals_on_total: bool = False  # a filter that can be computed from nothing but constants
 
 
@@ -93,6 +94,8 @@ class LedgerView:
     loss: int = 0  # privacy loss of the agreement in its budget's period, in billionths of rho (zCDP)
     dataset_loss: int = 0  # the same of the dataset, over all agreements, for ever
     rows_used: int = 0  # rows that the queries of the current period may have answered
+    bytes_used: int = 0  # the same in bytes
+    answered: bool = False  # the same question was answered before, and the same answer is given: no loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,7 @@ class Uses(Closed):
 
     count: Whole | None = None
     rows: Whole | None = None
+    bytes: Whole | None = None
     per: Period = "agreement"
     max_concurrent: Whole | None = None
 

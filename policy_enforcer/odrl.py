@@ -125,6 +125,7 @@ _CONSTRAINTS = (
     _duration("when.elapsed", "elapsedTime"),
     _whole("uses.count", "count"),
     _whole("uses.rows", "bay:answeredRows"),
+    _whole("uses.bytes", "bay:answeredBytes"),
     _word("uses.per", "bay:countingPeriod"),
     _whole("uses.max_concurrent", "bay:concurrentUses"),
     _word("transfer.basis", "bay:transferBasis"),

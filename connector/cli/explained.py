@@ -89,8 +89,14 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     console.print(
         f"costs about {cost['seconds']} s and {cost['bytes']:,} bytes; 1 use ({uses['used']} used{limit})"
     )
+    for what in ("rows", "bytes"):
+        if what in found["budget"]:
+            size = found["budget"][what]
+            console.print(f"counts as {size['costs']:,} {what} of {size['limit']:,} per {size['per']}")
     if "privacy" in found["budget"]:
         privacy = found["budget"]["privacy"]
+        if privacy["answered_before"]:
+            console.print("answered before: the same answer is given again, with the same noise")
         console.print(
             f"privacy loss: rho {privacy['costs_rho']} ({privacy['mechanism']}); "
             f"{privacy['left_after_rho']} of {privacy['limit_rho']} per {privacy['per']} left after this; "

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compute.errors import PolicyRefusal
+from compute.errors import PeerViolation, PolicyRefusal
 from connector import config, datasets
 from connector.receipts import trust_file
-from connector.storage import Store
+from connector.storage import AnswerRecord, Store
 from witness.verify import verify_files
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
@@ -41,7 +41,19 @@ EXACT = {
     "hidden": "  minimum_identities: 3\n  suppressions: {complementary: true, count: hidden}\n",
     "dominant": "  minimum_identities: 3\n  dominance: {share_at_most: 0.5}\n",
 }
-TABLES = ("averaged", "trusted", "renewed", "failed", "raced", "joined", "plain", "counted")
+TABLES = (
+    "repeated",
+    "selected",
+    "forged",
+    "averaged",
+    "trusted",
+    "renewed",
+    "failed",
+    "raced",
+    "joined",
+    "plain",
+    "counted",
+)
 SALES = """\
 title: {{en: Sales, zh: 销售}}
 source: {{kind: parquet, path: ../data/sales.parquet}}
@@ -82,7 +94,7 @@ def space(tmp_path_factory, space_builder):
         for offer, said in words.items():
             text = POLICY.format(offer=offer, words=said)
             if offer == "counted":
-                text = text.replace("count: 1000,", "count: 1000, rows: 3,")
+                text = text.replace("count: 1000,", "count: 1000, rows: 3, bytes: 1000000,")
             (settings.policies_folder / f"{offer}.yaml").write_text(text)
         listed = ", ".join(f"{offer}: {offer}.yaml" for offer in words)
         (settings.datasets_folder / f"{table}.yaml").write_text(SALES.format(offers=listed))
@@ -101,39 +113,96 @@ def refused(space, sql):
     return refusal.value.code
 
 
+def variants(offer):
+    """The same figures under other names: another question each time, and so another draw."""
+    for number in range(100):
+        yield SINGLE.format(offer).replace("AS s", f"AS s{number}")
+
+
 def test_an_average_over_many_answers_stops_at_the_budget(space):
     space.agree("averaged")
-    sql = SINGLE.format("averaged")
-    before = space.asker.explain(sql, PURPOSE)["budget"]["privacy"]
+    asked = list(variants("averaged"))[:4]
+    before = space.asker.explain(asked[0], PURPOSE)["budget"]["privacy"]
     assert (before["costs_rho"], before["left_after_rho"], before["limit_rho"]) == ("0.1", "0.2", "0.3")
-    answers = [space.asker.query(sql, PURPOSE) for _ in range(3)]
-    assert len({str(answer.table.to_pylist()) for answer in answers}) == 3
+    answers = [space.asker.query(sql, PURPOSE) for sql in asked[:3]]
+    assert len({str([list(row.values()) for row in answer.table.to_pylist()]) for answer in answers}) == 3
     assert all(answer.table["industry"].to_pylist() == ["none", "retail", "steel"] for answer in answers)
-    assert refused(space, sql) == "budget.exhausted"
-    after = space.asker.explain(sql, PURPOSE)["budget"]["privacy"]
+    assert refused(space, asked[3]) == "budget.exhausted"
+    after = space.asker.explain(asked[3], PURPOSE)["budget"]["privacy"]
     assert (after["spent_rho"], after["left_after_rho"], after["dataset_lifetime_rho"]) == ("0.3", "0", "0.3")
     verified = verify_files(answers[0].receipt.bundle, trust_file(space.nodes[ASKER].config))
     assert [item.disclosed.budget for item in verified.items] == [{"rho": "0.1"}, {"rho": "0.1"}, None]
 
 
+def test_the_same_question_gives_the_same_answer_and_costs_a_use_but_no_privacy(space, monkeypatch):
+    digest = space.agree("repeated")
+    sql, owner = SINGLE.format("repeated"), space.nodes[OWNER]
+    first = space.asker.query(sql, PURPOSE)
+    # other spelling, same plan; and nothing is computed
+    monkeypatch.setattr(owner, "own_input", None)
+    again = [space.asker.query(text, PURPOSE) for text in (sql, sql.replace("SELECT", "select  "), sql)]
+    assert all(answer.table.equals(first.table) for answer in again)
+    agreement = owner.agreement(digest, role="provider", peer=ASKER)
+    assert owner.uses_of(agreement) == 4
+    for node in space.nodes.values():
+        assert node.losses_of(agreement, node.now())[0] == 100_000_000
+    trust = trust_file(space.nodes[ASKER].config)
+    original, repeat = (verify_files(a.receipt.bundle, trust).items for a in (first, again[0]))
+    assert [item.record.data.digests.get("repeats") for item in repeat[:2]] == [original[1].digest] * 2
+    assert [item.disclosed.budget for item in repeat[:2]] == [{"rho": "0"}] * 2
+
+
+@pytest.mark.deep
+def test_fifty_answers_average_to_the_first_one(space):
+    space.agree("repeated")
+    sql = SINGLE.format("repeated").replace("AS s", "AS figure")
+    figures = [space.asker.query(sql, PURPOSE).table["figure"].to_pylist() for _ in range(50)]
+    assert all(found == figures[0] for found in figures)
+
+
+def test_a_joint_question_is_computed_noised_and_charged_again(space):
+    # what the asker selects is its own, so that equal noise would cancel
+    digest = space.agree("selected")
+    sql = JOINT.format("selected").replace("c.rating, ", "").replace("GROUP BY 1", "")
+    first, second = (space.asker.query(sql, PURPOSE).table for _ in range(2))
+    owner = space.nodes[OWNER]
+    agreement = owner.agreement(digest, role="provider", peer=ASKER)
+    assert first != second
+    assert owner.losses_of(agreement, owner.now())[0] == 200_000_000
+
+
+def test_an_owner_cannot_repeat_what_it_never_answered(space, monkeypatch):
+    space.agree("forged")
+    kept = AnswerRecord("0" * 64, "", "", "1" * 64, b"", 0, 0, 0, None, "")
+    monkeypatch.setattr(space.nodes[OWNER].store, "answer", lambda _question: kept)
+    with pytest.raises(PeerViolation) as violation:
+        space.asker.query(SINGLE.format("forged"), PURPOSE)
+    assert violation.value.code == "peer.repeats"
+
+
 def test_the_owner_decides_what_is_left_whatever_the_asker_remembers(space, monkeypatch):
     space.agree("trusted")
     monkeypatch.setattr(space.nodes[ASKER], "note_loss", lambda _agreement: None)
-    for _ in range(3):
-        space.asker.query(SINGLE.format("trusted"), PURPOSE)
-    assert refused(space, SINGLE.format("trusted")) == "budget.exhausted"
+    first, *others = list(variants("trusted"))[:4]
+    for sql in (first, *others[:2]):
+        space.asker.query(sql, PURPOSE)
+    assert refused(space, others[2]) == "budget.exhausted"
     assert space.evidence(OWNER)[-1] == ["query.refusal"]
 
 
 def test_renewals_and_other_offers_of_the_table_share_its_lifetime(space):
     space.agree("renewed")
-    for _ in range(3):
-        space.asker.query(SINGLE.format("renewed"), PURPOSE)
+    for sql in list(variants("renewed"))[:3]:
+        space.asker.query(sql, PURPOSE)
     space.agree("renewed")  # renewed: a budget of its own again
     space.asker.query(JOINT.format("renewed"), PURPOSE)
     space.agree("renewed_again")
-    space.asker.query(SINGLE.format("renewed_again"), PURPOSE)
-    assert refused(space, SINGLE.format("renewed_again")) == "budget.dataset-exhausted"
+    one, other = list(variants("renewed_again"))[:2]
+    space.asker.query(one, PURPOSE)
+    assert refused(space, other) == "budget.dataset-exhausted"
+    assert (
+        space.asker.explain(one, PURPOSE)["budget"]["privacy"]["costs_rho"] == "0"
+    )  # the same is still given
     owner = space.nodes[OWNER].store
     assert owner.lost("dataset renewed", "dataset") == 500_000_000
 
@@ -158,7 +227,7 @@ def test_a_hundred_charges_at_once_spend_the_budget_and_no_more(space):
     def charge(_number):
         try:
             with node.store.atomic():
-                node.charge(agreement, 1)
+                node.charge(agreement, 1, 1)
         except PolicyRefusal as refusal:
             return refusal.code
         return "charged"
@@ -210,7 +279,7 @@ def test_rows_are_charged_by_what_the_plan_allows_and_stop_at_the_limit(space):
     def charge(_number):
         try:
             with node.store.atomic():
-                node.charge(agreement, 1)
+                node.charge(agreement, 1, 1)
         except PolicyRefusal as refusal:
             return refusal.code
         return "charged"

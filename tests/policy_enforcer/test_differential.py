@@ -111,8 +111,10 @@ def in_time(p, q, used):
 
 def has_uses(p, q, used):
     limits = p.get("uses", {})
-    rows = limits.get("rows")
+    rows, size = limits.get("rows"), limits.get("bytes")
     if rows is not None and not (q.rows_at_most > 0 and used.rows_used + q.rows_at_most <= rows):
+        return False
+    if size is not None and not (q.bytes_at_most > 0 and used.bytes_used + q.bytes_at_most <= size):
         return False
     return used.uses < limits.get("count", 10**9) and used.running < limits.get("max_concurrent", 10**9)
 
@@ -205,7 +207,8 @@ def noise_fits(a, q, used):
         return True
     cost, budget = Fraction(a["noise"]["rho_per_query"]), Fraction(a["noise"]["budget"]["rho"])
     dataset = Fraction(a["noise"].get("dataset_budget", {}).get("rho", 10**6))
-    paid = used.loss + 10**9 * cost <= 10**9 * budget and used.dataset_loss + 10**9 * cost <= 10**9 * dataset
+    own = used.loss + 10**9 * cost <= 10**9 * budget
+    paid = used.answered or (own and used.dataset_loss + 10**9 * cost <= 10**9 * dataset)
     gated = "noise" in q.protocol.gates and a["identity"] in q.identity_columns and shown_through_a_gate(q)
     return paid and gated and all(noise_covers(a, q, use) for use in q.columns)
 
@@ -362,7 +365,7 @@ def policies(draw):
         analysis=analysis,
         uses=draw(
             st.sampled_from(
-                [{"count": 1}, {"count": 3}, {"count": 3, "rows": 5}, {"count": 2, "max_concurrent": 1}]
+                [{"count": 1}, {"count": 3}, {"count": 3, "rows": 5}, {"count": 3, "bytes": 5}, {"count": 2, "max_concurrent": 1}]
             )
         ),
         where=draw(st.sampled_from([None, {"processing": ["CN", "HK"]}, {"recipients": ["HK"]}])),
@@ -448,6 +451,7 @@ def requests(draw):
         receiving=frozenset({"HK"}),
         grades=dict.fromkeys(COLUMNS, 1),
         rows_at_most=1,
+        bytes_at_most=1,
     )
     for name, value in (draw(st.sampled_from(ODDITIES)) for _ in range(draw(st.integers(0, 2)))):
         request = replace(request, **{name: value})
@@ -495,6 +499,9 @@ ODDITIES = [
     ("rows_at_most", 0),
     ("rows_at_most", 2),
     ("rows_at_most", 5),
+    ("bytes_at_most", 0),
+    ("bytes_at_most", 2),
+    ("bytes_at_most", 5),
     ("query_template", "t@" + "1" * 64),
     ("query_template", "t@" + "2" * 64),
     ("federation", FederationUse("loans", 2)),
@@ -506,7 +513,7 @@ ODDITIES = [
 ]
 LEDGERS = st.sampled_from(
     [
-        LedgerView(uses, running, agreed, *losses, rows_used=uses)
+        LedgerView(uses, running, agreed, *losses, rows_used=uses, bytes_used=uses, answered=running == 1)
         for uses in (0, 1, 3)
         for running in (0, 1)
         for losses in ((0, 0), (500_000_000, 0), (500_000_001, 0), (0, 1_500_000_001))
@@ -604,6 +611,7 @@ TIGHTEN = {
     "rows": lambda p: p["analysis"].update(max_rows_per_identity=1),
     "masking": lambda p: p.update(masking={"note": "redact"}),
     "rows answered": lambda p: p.setdefault("uses", {}).update(rows=2),
+    "bytes answered": lambda p: p.setdefault("uses", {}).update(bytes=2),
     "templates": lambda p: p["analysis"].update(templates=["t@" + "1" * 64]),
     "consent": lambda p: p.setdefault("transfer", {}).update(consent="set-1"),
     "role": lambda p: p.update(assignee=["role:nobody"]),

@@ -24,7 +24,7 @@ assignee: any
 purpose: any
 where: {processing: [CN-SZ, HK]}
 when: {from: 2026-01-01, until: "2027-12-31T08:00:00+08:00", elapsed: P1Y6M}
-uses: {count: 9223372036854775807, rows: 1000000, per: month, max_concurrent: 2}
+uses: {count: 9223372036854775807, rows: 1000000, bytes: 9007199254740993, per: month, max_concurrent: 2}
 transfer: {basis: standard-contract, filing: "粤网信 2026-17: \\"a\\"", grade_at_most: 0}
 analysis:
   kinds: [aggregate, list]
