@@ -36,7 +36,7 @@ from witness.client import (
 from witness.inclusion import check_inclusion
 from witness.note import NoteInvalid, parse_vkey
 from witness.policy import NONE, Policy, PolicyInvalid
-from witness.policy import parse as parse_policy
+from witness.policy import read as read_policy
 from witness.record import Record, Sealed, exchange_tag
 from witness.tlog_proof import parse as parse_proof
 
@@ -63,8 +63,8 @@ def demanded_quorum(config: ConnectorConfig) -> Policy | None:
     if path is None:
         return None
     try:
-        policy = parse_policy(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, PolicyInvalid) as error:
+        policy = read_policy(path.read_bytes())
+    except (OSError, PolicyInvalid) as error:
         why = error if isinstance(error, PolicyInvalid) else "it cannot be read"
         raise ConfigError("evidence.quorum", f"{path}: {why}") from None
     if policy.logs or policy.quorum == NONE:

@@ -154,7 +154,7 @@ def trust_file(config: ConnectorConfig, authorities: Collection[bytes] = ()) -> 
     certificates = tuple(_certificate(pem) for pem in authorities)
     demanded_quorum(config)  # refuses what is no quorum
     path = config.quorum_path
-    quorum = NO_QUORUM if path is None else path.read_text(encoding="utf-8")
+    quorum = NO_QUORUM if path is None else path.read_bytes().decode(errors="replace")
     required_since = required(members, _known_lists(config))
     trust = of_logs(config.space, [operator], logs, required_since, quorum)
     return replace(trust, timestamp_authorities=certificates).to_bytes()

@@ -19,6 +19,7 @@ from witness.merkle import HASH_SIZE
 from witness.note import TYPE_ED25519, Note, NoteInvalid, NoteSignature, VerifierKey
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
+LARGEST_SIZE = 2**63 - 1  # what databases and other people's integers hold
 
 
 class CheckpointInvalid(ValueError):
@@ -47,7 +48,7 @@ def parse(text: str, *, extensions: bool = False) -> Checkpoint:
         del lines[3:-1]
     if len(lines) != 4 or not lines[0] or lines[3]:
         raise CheckpointInvalid("a checkpoint has three lines: origin, size and root")
-    if not _SIZE.fullmatch(lines[1]):
+    if not _SIZE.fullmatch(lines[1]) or int(lines[1]) > LARGEST_SIZE:
         raise CheckpointInvalid("a checkpoint whose size is not a plain decimal number")
     try:
         root = unb64(lines[2])

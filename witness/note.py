@@ -67,9 +67,10 @@ def parse_vkey(text: str) -> VerifierKey:
     try:
         material = unb64(encoded)
         key = verifier_key(name, PublicKey(_ALGORITHM[material[0]], material[1:]), material[0])
-    except (EncodingError, IndexError, KeyError, KeyInvalid) as error:
+        whole = str(key)
+    except (EncodingError, IndexError, KeyError, KeyInvalid, UnicodeEncodeError) as error:
         raise NoteInvalid("not a verifier key of a known signature type") from error
-    if str(key) != text:
+    if whole != text:
         raise NoteInvalid("a verifier key whose id does not match")
     return key
 

@@ -91,6 +91,11 @@ def operator_of(name: str) -> str:
     return name.partition("/")[0].lower()
 
 
+def read(data: bytes) -> Policy:
+    """The policy in a file, whose octets beyond ASCII are opaque. Raises PolicyInvalid."""
+    return parse(data.decode(errors="surrogateescape"))
+
+
 def parse(text: str) -> Policy:
     """The policy in `text`. Raises PolicyInvalid with the line's number."""
     if _CONTROL.search(text):

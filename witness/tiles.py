@@ -57,7 +57,7 @@ def parse_path(path: str) -> Tile:
     level = -1 if match["level"] == ENTRIES else int(match["level"])
     n = int(match["n"].replace("x", "").replace("/", ""))
     tile = Tile(level, n, int(match["width"] or WIDTH))
-    if level > 63 or tile.path != path:
+    if level > 63 or tile.width > WIDTH or tile.path != path:
         raise TileInvalid("not the path of a tile")
     return tile
 
