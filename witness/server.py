@@ -377,8 +377,8 @@ def _retention(config: WitnessConfig, log: Log) -> Retention | None:
 
 def _policy(path: Path) -> Policy:
     try:
-        return policies.parse(_file(path).decode())
-    except (UnicodeDecodeError, PolicyInvalid) as error:
+        return policies.read(_file(path))
+    except PolicyInvalid as error:
         raise ConfigInvalid(f"{path}: {error}") from error
 
 
