@@ -30,6 +30,7 @@ class Column:
     key: tuple[Normaliser, ...] | None = None  # normalisers that make it a join key; None: not joinable
     unique: bool = False  # no two rows share a value (NULL aside)
     width: int | None = None  # string only: most UTF-8 bytes of a value; lists pad it to that
+    category: str | None = None  # what lists of the law know it by
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ def _column(value: Any) -> Column:
         raise TypeError("a flag is no boolean")
     if column.scale is not None:
         _whole(column.scale)
+    if column.category is not None:
+        _text(column.category)
     if column.width is not None and (column.type != "string" or not 0 < _whole(column.width) <= MOST_WIDTH):
         raise ValueError("width out of range")
     return column

@@ -193,6 +193,7 @@ class Prepared:
                 processing=processing,
                 receiving=receiving,
                 grades={column.name: column.grade for column in info.columns},
+                categories={c.name: c.category for c in info.columns if c.category is not None},
                 federation=self._federation(info, part),
                 unmatched=self.plan.sender.kept and info.full_name == self.plan.sender.dataset,
                 rows_at_most=rows_at_most(self.plan),

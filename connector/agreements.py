@@ -10,6 +10,7 @@ from typing import Any
 from connector.contract import Agreement
 from connector.node import Node
 from connector.storage import AgreementRecord, NegotiationRecord
+from connector.references import transfer_of
 from connector.terms import moment
 from policy_enforcer.model import Policy
 from policy_enforcer.moments import end_instant, later
@@ -57,6 +58,7 @@ def _ends(policy: Policy, agreed_at: int) -> list[str]:
 def _signatures(node: Node, record: NegotiationRecord, agreement: Agreement) -> list[dict[str, Any]]:
     """Who signed the record of the agreement with which key, each signature verified now."""
     kept = next((e for e in node.store.evidence(record.id) if e.event == AGREED), None)
+        "transfer": transfer_of(agreement),
     if kept is None or kept.envelope is None:
         return []
     envelope = dsse.parse(kept.envelope)

@@ -35,8 +35,9 @@ from compute.keys import Normaliser, canonical_keys, check_key
 from compute.local import Source as Rows
 from compute.masking import masked
 from compute.types import Type, parse_type
-from connector import commitment, consent, references
+from connector import commitment, consent, references, transfer_lists
 from connector.config import ConnectorConfig
+from connector.identity import utc_now
 from connector.sources import EXTENSIONS, Source, SourceSpec, open_source
 from connector.storage import DatasetRecord, OfferRecord, Store
 from policy_enforcer import load as policies
@@ -77,6 +78,7 @@ class ColumnSpec(_Closed):
     scale: Annotated[int, Strict(), Field(ge=0, le=12)] | None = None
     width: Annotated[int, Strict(), Field(ge=1, le=MOST_WIDTH)] | None = None
     grade: Annotated[int, Strict(), Field(ge=0, le=100)] = 1
+    category: transfer_lists.Category | None = None
     description: Words = Words()
 
 
@@ -221,37 +223,51 @@ def _policy(config: ConnectorConfig, description: Description, offer: str, file:
     policy = policies.load(text, file)
     if policy.dataset != f"{config.participant}.{offer}":
         raise ConfigError("dataset.policy", f"policies/{file} is not about {config.participant}.{offer}")
-    joined = policy.analysis.join.columns if policy.analysis.join else ()
-    for column in joined:
-        if description.columns[column].key is None:
-            raise ConfigError(
-                "dataset.not-a-key",
-                f"policies/{file} joins on {column!r}, which the description declares no key",
-            )
-    for column in policy.analysis.bounds:
-        if not parse_type(description.columns[column].type).numeric:
-            raise ConfigError("dataset.bounds", f"policies/{file} bounds {column!r}, which is no number")
-    _check_shown_rows(description, policy, file)
-    references.read(config.policies_folder, policy)
+    check_columns(description.columns, policy, f"policies/{file}")
+    documents = references.read(config.policies_folder, policy)
+    transfer_lists.check(config.trust, policy, documents, utc_now())
     consent.check(config.policies_folder, policy)
     return text, policy
 
 
-def _check_shown_rows(description: Description, policy: Policy, file: str) -> None:
+def check_columns(columns: Mapping[str, ColumnSpec | Column], policy: Policy, named: str) -> None:
+    """What a policy says of these columns fits them. `named`: the policy, in words. Raises `ConfigError`."""
+    joined = policy.analysis.join.columns if policy.analysis.join else ()
+    for column in joined:
+        if columns[column].key is None:
+            raise ConfigError(
+                "dataset.not-a-key", f"{named} joins on {column!r}, which the description declares no key"
+            )
+    for column in policy.analysis.bounds:
+        if not parse_type(columns[column].type).numeric:
+            raise ConfigError("dataset.bounds", f"{named} bounds {column!r}, which is no number")
+    _check_shown_rows(columns, policy, named)
+
+
+def _check_shown_rows(columns: Mapping[str, ColumnSpec | Column], policy: Policy, named: str) -> None:
     """Masks fit their columns, and what a list shows has a length that says nothing."""
     for name, mask in policy.masking.items():
         try:
-            masked(Column(name, description.columns[name].type), mask)
+            masked(Column(name, columns[name].type), mask)
         except ConfigError as error:
-            raise ConfigError(error.code, f"policies/{file}: {error.sentence}") from None
+            raise ConfigError(error.code, f"{named}: {error.sentence}") from None
     for name in policy.analysis.payload:
-        column = description.columns[name]
+        column = columns[name]
         if column.type == "string" and column.width is None and name not in policy.masking:
             raise ConfigError(
                 "dataset.width",
-                f"policies/{file} lists {name!r}, which is text: declare its `width`, the most UTF-8 bytes "
+                f"{named} lists {name!r}, which is text: declare its `width`, the most UTF-8 bytes "
                 "of a value, to which every value is padded",
             )
+
+
+def info_under(store: Store, participant: str, offer: str, policy: Policy) -> DatasetInfo:
+    """What an agreement says of an offer's dataset when its policy is another than the offer's."""
+    published = store.offer(offer)
+    record = published and store.dataset(published.dataset, published.dataset_version)
+    if not record:
+        raise ConfigError("offer.unknown", f"{participant} offers nothing named {offer!r}")
+    return _info(participant, offer, json.loads(record.entry)["info"], policy)
 
 
 def _open(config: ConnectorConfig, description: Description) -> Source:
@@ -469,6 +485,7 @@ def _column_json(name: str, column: ColumnSpec) -> dict[str, Any]:
         "key": None if column.key is None else list(column.key),
         "unique": column.unique,
         **({} if column.width is None else {"width": column.width}),
+        **({} if column.category is None else {"category": column.category}),
     }
 
 
@@ -572,7 +589,7 @@ def open_offer(
         )
     policy = odrl.from_odrl(json.loads(record.policy))
     source = open_dataset(config, store, record.dataset, record.dataset_version)
-    kept = consent.consented(source, agreed or policy, config.policies_folder)
+    kept = consent.consented(source, dataset, agreed or policy, config.policies_folder)
     return Published(
         dataset=dataset,
         policy=policy,
@@ -655,6 +672,7 @@ quality: []
 #   scale: 2               float64 only: decimal digits kept when summed
 #   width: 64              text only: most UTF-8 bytes of a value; lists of rows pad every value to it
 #   grade: 2               classification grade (分类分级)
+#   category: trade-value  what lists of the law (policy.md, Lists) know it by
 #   description: {{en: "...", zh: "..."}}
 # A column that you delete here is not part of the dataset.
 columns:

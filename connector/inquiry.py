@@ -25,7 +25,7 @@ from connector.contract import Agreement
 from connector.node import Node, Offered
 from connector.opening import Opening, checked_purpose
 from connector.records import countersigned
-from connector.references import template_of
+from connector.references import template_of, transfer_of
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers, call
 from connector.v1 import query_pb2_grpc
@@ -289,6 +289,7 @@ def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, A
             for event in plan.reveals
         ],
         "cost": {"seconds": round(cost.seconds, 2), "bytes": cost.bytes},
+        "transfer": transfer_of(inquiry.agreement),
         "budget": _budget(node, inquiry),
         "evidence": {
             "witnesses": list(node.evidence.witnesses),

@@ -29,7 +29,7 @@ from compute.errors import ConfigError, PeerViolation, PolicyRefusal, Unavailabl
 from compute.facts import Prepared
 from compute.inputs import LocalInput
 from compute.members import Membership
-from connector import datasets, references
+from connector import datasets, references, transfer_lists
 from connector.config import ConnectorConfig
 from connector.contract import Agreement
 from connector.differencing import Guard, asker_side_of, layout_of
@@ -317,7 +317,13 @@ class Node:
         who = {request.asker, *request.recipients, *others}
         found = {id_: self.members.participant(id_) for id_ in who}
         standing = {id_: frozenset(member.claims) for id_, member in found.items() if member is not None}
-        request = replace(request, standing=standing)
+        named = agreement.documents if agreement is not None else {}
+        request = replace(
+            request,
+            standing=standing,
+            origin=self.jurisdiction_of(policy.owner),
+            lists=transfer_lists.stated(policy, named, self.members),
+        )
         view = LedgerView()
         if agreement is not None:
             used = self.store.used(agreement.digest, _period(policy, request.at))

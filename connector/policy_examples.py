@@ -6,15 +6,15 @@ description alone; no data is read. A question that cannot be planned is decided
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from compute.dataset import DatasetInfo
 from compute.errors import ConfigError, QueryError
 from compute.planner import prepare
-from compute.templates import Template, matching
-from connector import datasets, references
+from compute.templates import matching
+from connector import datasets, references, transfer_lists
 from policy_enforcer.examples import Example, Outcome, case, parse_examples, run_examples
 from policy_enforcer.model import Policy
 from policy_enforcer.obligations import obligations
@@ -29,18 +29,19 @@ def outcomes(
     folder: where the documents are that the policy names.
     """
     catalogue = _catalogue(policy, dataset, peer)
+    documents = references.read(folder, policy) if policy.transfer or policy.analysis.templates else {}
+    lists = transfer_lists.unverified(policy, documents)
     found: list[Outcome] = []
     for example in parse_examples(text, source):
         if example.sql is None:
-            found += run_examples(policy, [case(policy, example)])
+            found += run_examples(policy, [case(policy, example, lists)])
         else:
-            reviewed = references.templates_of(policy, references.read(folder, policy))
-            found.append(_planned(policy, example, catalogue, reviewed))
+            found.append(_planned(policy, example, catalogue, documents))
     return tuple(found)
 
 
 def _planned(
-    policy: Policy, example: Example, catalogue: dict[str, DatasetInfo], reviewed: Sequence[Template]
+    policy: Policy, example: Example, catalogue: dict[str, DatasetInfo], documents: Mapping[str, str]
 ) -> Outcome:
     if policy.dataset not in catalogue:
         raise ConfigError(
@@ -48,7 +49,8 @@ def _planned(
             f"the example {example.name!r} is SQL: name the dataset's description (--dataset)",
         )
     # everything but the query itself is as the policy wants it, exactly as for examples in facts
-    name, facts, ledger, expected = case(policy, _without_sql(example))
+    lists = transfer_lists.unverified(policy, documents)
+    name, facts, ledger, expected = case(policy, _without_sql(example), lists)
     try:
         demands = {policy.dataset: obligations(policy)}
         prepared = prepare(example.sql or "", facts.asker, catalogue, demands=demands)
@@ -61,9 +63,17 @@ def _planned(
         witnesses=facts.witnesses,
         processing=facts.processing,
         receiving=facts.receiving,
-        query_template=matching(reviewed, example.sql or "", facts.asker),
+        query_template=matching(references.templates_of(policy, documents), example.sql or "", facts.asker),
     )[policy.dataset]
-    return run_examples(policy, [(name, replace(request, asker=facts.asker), ledger, expected)])[0]
+    request = replace(
+        request,
+        asker=facts.asker,
+        standing=facts.standing,
+        categories={**request.categories, **example.categories},
+        origin=facts.origin,
+        lists=lists,
+    )
+    return run_examples(policy, [(name, request, ledger, expected)])[0]
 
 
 def _without_sql(example: Example) -> Example:

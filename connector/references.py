@@ -1,9 +1,9 @@
 """Documents that policies name by digest: read from the owner's folder, carried by offers and agreements.
 
-Templates stand in `policies/templates/<name>.yaml`. An offer's catalogue entry and the agreement carry each
-document in full, so both sides judge by the same text for as long as the agreement lives, whatever becomes of
-the file. Refuses a document that is missing, too long, unreadable or another than the digest says, and one
-that no policy named.
+Templates stand in `policies/templates/<name>.yaml`, lists of the law in `policies/lists/<name>.json`. An
+offer's catalogue entry and the agreement carry each document in full, so both sides judge by the same text
+for as long as the agreement lives, whatever becomes of the file. Refuses a document that is missing, too
+long, unreadable or another than the digest says, and one that no policy named.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from compute import templates
 from compute.errors import ConfigError
 from compute.templates import Template
+from connector import transfer_lists
 from connector.contract import Agreement
 from policy_enforcer.model import Policy
-from policy_enforcer.references import TEMPLATE, name_of, named
+from policy_enforcer.references import LIST, TEMPLATE, name_of, named
+from policy_enforcer.transfer_lists import named_lists
 
 MOST_BYTES = 1 << 16
-_PLACES = {TEMPLATE: ("templates", ".yaml")}
+_PLACES = {TEMPLATE: ("templates", ".yaml"), LIST: ("lists", ".json")}
 
 
 def read(folder: Path, policy: Policy) -> dict[str, str]:
@@ -50,7 +53,8 @@ def checked(policy: Policy, documents: Mapping[str, str]) -> dict[str, str]:
         if hashlib.sha256(data).hexdigest() != reference.partition("@")[2]:
             sentence = f"{name_of(reference)} is not the document whose digest the policy names"
             raise ConfigError("reference.differs", sentence)
-        if template(text).reference != reference:
+        named_as = transfer_lists.reference_of(text) if kinds[reference] == LIST else template(text).reference
+        if named_as != reference:
             sentence = f"{name_of(reference)} calls itself otherwise"
             raise ConfigError("reference.differs", sentence)
     return dict(documents)
@@ -64,6 +68,17 @@ def templates_of(policy: Policy, documents: Mapping[str, str]) -> list[Template]
 def template_of(agreement: Agreement, sql: str, asker: str) -> str | None:
     """The reference of the agreed template that this query is an instance of, if any."""
     return templates.matching(templates_of(agreement.policy, agreement.documents), sql, asker)
+
+
+def transfer_of(agreement: Agreement) -> dict[str, Any]:
+    """What an agreement says of crossing a border, for people: basis, filing, lists, consent, grade."""
+    stated = agreement.policy.transfer
+    words = {} if stated is None else stated.model_dump(exclude_none=True)
+    lists = {
+        word: {"reference": named, **transfer_lists.read(agreement.documents[named]).as_json()}
+        for word, named in named_lists(agreement.policy).items()
+    }
+    return {**words, **lists}
 
 
 @lru_cache(maxsize=256)

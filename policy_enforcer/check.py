@@ -1,7 +1,7 @@
 """What a well-formed policy may still get wrong: words nothing can enforce, and contradictions.
 
-A word that the runtime cannot enforce yet is refused with a sentence that says what is missing: a policy
-that demands it must not run as if it did not. Making one enforceable removes its line here.
+A duty that the runtime cannot enforce is refused unless it says that it is declared only: a policy that
+demands it must not run as if it did not.
 """
 
 from __future__ import annotations
@@ -16,18 +16,9 @@ from policy_enforcer.problems import Path, Problem, dotted
 
 Finding = tuple[str, Path, str, str | None]  # code, path, sentence, suggestion
 
-_TRANSFER_NOT_YET = {
-    "whitelist": "white list documents are not yet read",
-    "negative_list": "negative list documents are not yet read",
-    "low_risk": "low-risk catalogue documents are not yet read",
-}
-
 
 def unenforceable(policy: Policy) -> Iterator[Finding]:
     """Everything this policy demands and the runtime cannot give."""
-    for word, why in _TRANSFER_NOT_YET.items():
-        if policy.transfer is not None and getattr(policy.transfer, word):
-            yield _not_yet(("transfer", word), why)
     for duty in policy.duties:
         if not isinstance(duty, LogDuty) and not duty.declared:
             hint = "Add `declared: true`: it is then recorded and shown, and law alone enforces it."
@@ -37,10 +28,6 @@ def unenforceable(policy: Policy) -> Iterator[Finding]:
                 "the runtime cannot enforce this duty",
                 hint,
             )
-
-
-def _not_yet(path: Path, why: str) -> Finding:
-    return "policy.not-enforceable", path, why, "Remove it, or wait until it can be enforced."
 
 
 def contradictions(policy: Policy) -> Iterator[Finding]:
@@ -103,6 +90,13 @@ def _consenting(policy: Policy) -> Iterator[Contradiction]:
     if policy.transfer is not None and policy.transfer.consent and policy.analysis.identity is None:
         hint = "Add `identity: <column>`."
         yield ("transfer", "consent"), "consent is given by identities: say which column they are", hint
+
+
+def _exempting(policy: Policy) -> Iterator[Contradiction]:
+    transfer = policy.transfer
+    if transfer is not None and transfer.low_risk is not None and transfer.whitelist is None:
+        hint = "Write it as `whitelist` if only what it names may leave."
+        yield ("transfer", "low_risk"), "it exempts from a white list, and none is named", hint
 
 
 def _keys(analysis: Analysis) -> set[str]:
@@ -177,6 +171,7 @@ _CONTRADICTIONS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _window,
     _counted_identity,
     _consenting,
+    _exempting,
     _keys_never_shown,
     _ranges,
     _masks,

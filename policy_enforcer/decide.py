@@ -18,6 +18,7 @@ from policy_enforcer.moments import end_instant, first_instant, later
 from policy_enforcer.privacy import billionths, rho
 from policy_enforcer.problems import dotted
 from policy_enforcer.references import name_of
+from policy_enforcer.transfer_lists import list_reasons, within
 
 Rule = Callable[[Policy, Request, LedgerView], Iterator[Reason]]
 
@@ -164,14 +165,9 @@ def _places(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[R
         ("processing", policy.where.processing, request.processing),
         ("recipients", policy.where.recipients, request.receiving),
     ):
-        if allowed is not None and not (actual and all(_within(place, allowed) for place in actual)):
+        if allowed is not None and not (actual and all(within(place, allowed) for place in actual)):
             sentence = "a jurisdiction is not allowed" if actual else "the jurisdiction is not known"
             yield Reason(f"where.{code}", f"where.{code}", sentence, allowed=_words(allowed))
-
-
-def _within(place: str, allowed: Collection[str]) -> bool:
-    """A country covers its subdivisions, never the other way round."""
-    return place in allowed or place.split("-", 1)[0] in allowed
 
 
 # -- kind, join, protocol
@@ -478,6 +474,10 @@ def _grades(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[R
             yield Reason("grade.above-maximum", rule, sentence, column, f"columns of grade {most} or lower")
 
 
+def _lists(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    yield from list_reasons(policy, request)
+
+
 _ALWAYS: tuple[Rule, ...] = (_enforceable, _same_dataset)
 _OWN_USE: tuple[Rule, ...] = (
     _window,
@@ -521,4 +521,5 @@ _RULES: tuple[Rule, ...] = (
     _list_filters,
     _constant_filters,
     _grades,
+    _lists,
 )

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, get_args
 
 from policy_enforcer.columns import COLUMN_RULES, join_column
 from policy_enforcer.facts import ColumnUse
 from policy_enforcer.model import FilterKind, Measure, Policy
+from policy_enforcer.transfer_lists import Found, column_reasons
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class MatrixRow:
     listed: bool
     weighted: bool
     mask: str | None = None  # what stands in for its values, for all of the above
+    category: str | None = None  # what lists know it by
 
     @property
     def usable(self) -> bool:
@@ -36,20 +41,35 @@ class MatrixRow:
         return bool(self.joined or self.grouped or self.filtered or self.measured or self.listed)
 
 
-def matrix(policy: Policy, grades: Mapping[str, int | None]) -> tuple[MatrixRow, ...]:
-    """One row per column of the dataset, plus one for counting rows. `grades`: column -> grade."""
-    return tuple(_row(policy, column, grade) for column, grade in {**grades, "*": 0}.items())
+def matrix(
+    policy: Policy,
+    grades: Mapping[str, int | None],
+    categories: Mapping[str, str | None] = _NOTHING,
+    lists: Found = _NOTHING,
+) -> tuple[MatrixRow, ...]:
+    """One row per column of the dataset, plus one for counting rows.
+
+    grades, categories: by column, as its owner declares them; lists: what the policy's lists say.
+    """
+    columns = {column: (grade, categories.get(column)) for column, grade in grades.items()}
+    rows = (_row(policy, column, *declared, lists) for column, declared in columns.items())
+    return (*rows, _row(policy, "*", 0, None, lists))
 
 
-def _row(policy: Policy, column: str, grade: int | None) -> MatrixRow:
+def _row(policy: Policy, column: str, grade: int | None, category: str | None, lists: Found) -> MatrixRow:
+    leaves = column == "*" or (
+        _graded(policy, grade) and not any(column_reasons(policy, column, category, lists))
+    )
+
     def may(**use: Any) -> bool:
-        return _graded(policy, grade) and _permitted(policy, ColumnUse(column, **use))
+        return leaves and _permitted(policy, ColumnUse(column, **use))
 
     measured = tuple(m for m in get_args(Measure) if may(aggregated=frozenset({m})))
     return MatrixRow(
         parties=policy.assignee,
         column=column,
         grade=None if column == "*" else grade,
+        category=category,
         joined=may(joined=True),
         grouped=may(grouped=True),
         filtered=tuple(kind for kind in get_args(FilterKind) if may(filtered=frozenset({kind}))),

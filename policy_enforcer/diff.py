@@ -45,6 +45,7 @@ def diff(old: Policy, new: Policy) -> Diff:
         if was != becomes:
             sentence = f"{label}: {show(old)} becomes {show(new)}"
             (result.allowed if becomes > was else result.forbidden).append(sentence)
+    _compare_named(result, old, new)
     result.other += [f"{label} changes" for label, part in _OTHERS.items() if part(old) != part(new)]
     return result
 
@@ -172,6 +173,27 @@ _LIMITS: Mapping[str, Limit] = MappingProxyType(
 )
 
 
+# -- consent and lists: naming one limits, naming another may go either way
+
+
+def _compare_named(result: Diff, old: Policy, new: Policy) -> None:
+    for word, limits in _NAMED.items():
+        was, becomes = (getattr(policy.transfer, word, None) for policy in (old, new))
+        sentence = f"transfer.{word}: {was or 'none'} becomes {becomes or 'none'}"
+        if was == becomes:
+            continue
+        if was is not None and becomes is not None:
+            result.other.append(sentence)
+        else:
+            (result.forbidden if (was is None) == limits else result.allowed).append(sentence)
+
+
+_NAMED: Mapping[str, bool] = MappingProxyType(
+    {"consent": True, "whitelist": True, "negative_list": True, "low_risk": False}
+)
+"""Words of `transfer` that name something, and whether naming it where nothing was named forbids."""
+
+
 # -- the rest: any change is worth a look
 
 
@@ -188,7 +210,7 @@ _OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
         "uses.rows": lambda p: (p.uses.rows, p.uses.per) if p.uses and p.uses.rows is not None else None,
         "uses.bytes": lambda p: (p.uses.bytes, p.uses.per) if p.uses and p.uses.bytes is not None else None,
         "transfer (declared)": lambda p: (p.transfer or Transfer()).model_copy(
-            update={"grade_at_most": None}
+            update=dict.fromkeys(("grade_at_most", *_NAMED))
         ),
         "analysis.identity": lambda p: p.analysis.identity,
         "analysis.bounds": lambda p: {c: (plain(a), plain(b)) for c, (a, b) in p.analysis.bounds.items()},

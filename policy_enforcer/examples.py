@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationError
@@ -30,13 +31,16 @@ from policy_enforcer.codes import REASONS
 from policy_enforcer.decide import decide
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 from policy_enforcer.explained import explained
-from policy_enforcer.facts import ColumnUse, LedgerView, ProtocolUse, Request
+from policy_enforcer.facts import ColumnUse, LedgerView, ProtocolUse, Request, TransferList
 from policy_enforcer.model import ANY, Closed, ColumnName, Moment, Policy, Text
 from policy_enforcer.moments import first_instant
 from policy_enforcer.obligations import obligations
 from policy_enforcer.problems import PolicyError, Problem
 from policy_enforcer.references import name_of
+from policy_enforcer.transfer_lists import named_lists
 from policy_enforcer.yamltree import parse
+
+_NO_LISTS: Mapping[str, TransferList] = MappingProxyType({})
 
 
 def _listed(value: object) -> object:
@@ -82,6 +86,8 @@ class Example(Closed):
     processing: Words | None = None
     receiving: Words | None = None
     grades: Mapping[ColumnName, Count] = Field(default={})
+    categories: Mapping[ColumnName, str] = Field(default={})
+    standing: Mapping[str, Words] = Field(default={})
     peer_keys: Count | None = None
     template: str | None = None
     witnesses: Count | None = None
@@ -128,25 +134,35 @@ def run_examples(
     )
 
 
-def case(policy: Policy, example: Example) -> tuple[str, Request, LedgerView, frozenset[str]]:
-    """The facts of an example, as `run_examples` takes them. `PolicyError` when it holds `sql` instead."""
+def case(
+    policy: Policy, example: Example, lists: Mapping[str, TransferList] = _NO_LISTS
+) -> tuple[str, Request, LedgerView, frozenset[str]]:
+    """The facts of an example, as `run_examples` takes them. `PolicyError` when it holds `sql` instead.
+
+    lists: those that the policy names, by reference.
+    """
     if example.sql is not None:
         sentence = f"the example {example.name!r} holds SQL, whose facts only a plan has"
         raise PolicyError("tests", [Problem("examples.sql", sentence)])
-    at = _instant(policy, example.at)
+    at = _instant(policy, example.at, lists)
     ledger = LedgerView(example.uses, example.running, agreed=at)
-    return example.name, _request(policy, example, at), ledger, frozenset(example.expect)
+    return example.name, _request(policy, example, at, lists), ledger, frozenset(example.expect)
 
 
-def _instant(policy: Policy, given: str | None) -> datetime:
-    start = given or (policy.when.start if policy.when else None)
-    return first_instant(start) if start else datetime(2000, 1, 1, tzinfo=UTC)
+def _instant(policy: Policy, given: str | None, lists: Mapping[str, TransferList]) -> datetime:
+    """When policy and lists have begun, unless the example says another time."""
+    if given:
+        return first_instant(given)
+    starts = [policy.when.start] if policy.when and policy.when.start else []
+    begun = [first_instant(start) for start in (*starts, *(found.start for found in lists.values()))]
+    return max(begun, default=datetime(2000, 1, 1, tzinfo=UTC))
 
 
-def _request(policy: Policy, example: Example, at: datetime) -> Request:
+def _request(policy: Policy, example: Example, at: datetime, lists: Mapping[str, TransferList]) -> Request:
     asker = example.asker or next(iter(policy.assignee))
     joint, columns = bool(example.join), _columns(example)
     identity = policy.analysis.identity
+    reached = sorted({place for one in lists.values() for place in one.recipients or {one.jurisdiction}})
     countable = identity is not None and (not joint or identity in example.join)
     return Request(
         dataset=policy.dataset,
@@ -165,12 +181,23 @@ def _request(policy: Policy, example: Example, at: datetime) -> Request:
         peer_keys=1 if example.peer_keys is None else example.peer_keys,
         query_template=_template(policy, example),
         witnesses=obligations(policy).witnesses if example.witnesses is None else example.witnesses,
-        processing=_places(example.processing, policy.where.processing if policy.where else None),
-        receiving=_places(example.receiving, policy.where.recipients if policy.where else None),
+        standing={who: frozenset(words) for who, words in example.standing.items()},
+        processing=_places(example.processing, (policy.where and policy.where.processing) or reached),
+        receiving=_places(example.receiving, (policy.where and policy.where.recipients) or reached),
         rows_at_most=1,
         bytes_at_most=1,
         grades={**{use.column: 0 for use in columns}, **example.grades},
+        categories={**{use.column: _permitted(policy, lists) for use in columns}, **example.categories},
+        origin=next((found.jurisdiction for found in lists.values()), ""),
+        lists=lists,
     )
+
+
+def _permitted(policy: Policy, lists: Mapping[str, TransferList]) -> str:
+    """A category that the policy's lists let through, if there is one."""
+    said = {word: lists[name].categories for word, name in named_lists(policy).items() if name in lists}
+    forbidden = said.get("negative_list", frozenset())
+    return min(said.get("whitelist", frozenset()) - forbidden, default="of no list")
 
 
 def _template(policy: Policy, example: Example) -> str | None:

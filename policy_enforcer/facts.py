@@ -51,6 +51,19 @@ class FederationUse:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferList:
+    """A list of the law (white list, negative list, low-risk catalogue), as its issuer signed it."""
+
+    kind: str  # the policy's word for it: "whitelist" | "negative_list" | "low_risk"
+    issuer: str
+    jurisdiction: str  # which the data leaves
+    start: str  # first day or instant, as policies write them
+    categories: frozenset[str]
+    until: str | None = None
+    recipients: frozenset[str] = frozenset()  # jurisdictions that it is about; empty: all
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One query, seen from one dataset's policy."""
 
@@ -75,6 +88,10 @@ class Request:
     processing: frozenset[str] = frozenset()  # jurisdictions of the connectors that compute
     receiving: frozenset[str] = frozenset()  # jurisdictions of the recipients
     grades: Mapping[str, int] = field(default_factory=dict)  # column -> classification grade
+    categories: Mapping[str, str] = field(default_factory=dict)  # column -> category, where one is declared
+    origin: str = ""  # jurisdiction of the owner; "": not known
+    # reference -> the list that it names, or the code of the reason why that is not to be trusted
+    lists: Mapping[str, TransferList | str] = field(default_factory=dict)
     federation: FederationUse | None = None  # this dataset is one of several that are summed
     unmatched: bool = False  # rows of this dataset without a match in the asker's data are counted too
     rows_at_most: int = 0  # of the answer, or of this dataset's in a list; 0: not known

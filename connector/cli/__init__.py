@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from connector.cli import agreements, connectors, data, document, evidence, exchange, spaces
+from connector.cli import agreements, connectors, data, document, evidence, exchange, lists, spaces
 from connector.cli.report import failing
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(data.policies, name="policy", help="Check, test, compare and conve
 app.add_typer(exchange.contracts, name="contract", help="Agreements with other participants.")
 app.add_typer(agreements.agreements, name="agreement", help="What is in force, and who signed it.")
 app.add_typer(agreements.templates, name="template", help="Reviewed queries with parameters.")
+app.add_typer(lists.app, name="list", help="Signed lists of the law that policies name by digest.")
 app.add_typer(evidence.witnesses, name="witness", help="Set up and run a witness service.")
 app.add_typer(evidence.app, name="evidence", help="Receipts: list, export, trace, verify.")
 app.add_typer(document.app, name="document", help="Documents that people carry: commit, open, verify.")

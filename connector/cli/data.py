@@ -220,18 +220,21 @@ def matrix(
     """Party by column by what it may do."""
     from dataclasses import asdict
 
+    from connector import references, transfer_lists
     from policy_enforcer.describe import matrix as matrix_of
 
     policy = _policy(file)
-    if dataset is not None:
-        grades: dict[str, int | None] = {name: c.grade for name, c in _described(dataset).items()}
-    else:
-        grades = dict.fromkeys(_columns_of(policy))
-    rows = [asdict(row) for row in matrix_of(policy, grades)]
-    columns = [
+    described = {} if dataset is None else _described(dataset)
+    columns = described or dict.fromkeys(_columns_of(policy))
+    grades = {name: c and c.grade for name, c in columns.items()}
+    categories = {name: c and c.category for name, c in columns.items()}
+    lists = transfer_lists.unverified(policy, references.read(file.parent, policy))
+    rows = [asdict(row) for row in matrix_of(policy, grades, categories, lists)]
+    shown = [
         "parties",
         "column",
         "grade",
+        "category",
         "joined",
         "grouped",
         "filtered",
@@ -240,7 +243,7 @@ def matrix(
         "weighted",
         "mask",
     ]
-    show(rows, columns, as_json=json)
+    show(rows, shown, as_json=json)
 
 
 @policies.command()

@@ -102,8 +102,23 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
             f"{privacy['left_after_rho']} of {privacy['limit_rho']} per {privacy['per']} left after this; "
             f"our queries of this dataset have cost {privacy['dataset_lifetime_rho']} in all"
         )
+    _transfer(console, found["transfer"])
     witnesses = ", ".join(found["evidence"]["witnesses"]) or "none"
     console.print(f"evidence: {found['evidence']['demanded']} witness(es) demanded, configured: {witnesses}")
+
+
+def _transfer(console: Console, stated: Mapping[str, Any]) -> None:
+    """Basis and filing as declared; what lists and consent do; nothing where the policy says nothing."""
+    for word in ("basis", "filing"):
+        if word in stated:
+            console.print(f"transfer {word}: {stated[word]} (declared by the owner)", markup=False)
+    for word in ("whitelist", "negative_list", "low_risk"):
+        if word in stated:
+            one = stated[word]
+            when = f"from {one['from']}" + (f" until {one['until']}" if "until" in one else "")
+            console.print(f"{word}: {one['id']} of {one['issuer']}, {when}: {one['title']}", markup=False)
+    if "consent" in stated:
+        console.print(f"consent: only rows of identities in the owner's set {stated['consent']}")
 
 
 def _federation(console: Console, found: Mapping[str, Any]) -> None:

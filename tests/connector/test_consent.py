@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+import pyarrow as pa
 import pytest
 
-from compute.errors import ConfigError, PolicyRefusal
+from compute.dataset import Column, DatasetInfo
+from compute.errors import ConfigError, DataError, PolicyRefusal
+from compute.types import parse_type
 from connector import config, datasets, space
+from connector.consent import consented as rows_of_consent
 from connector.storage import Store
+from policy_enforcer.load import load
 from witness.members import MemberList
 from witness.schema import FormatError
 
@@ -70,6 +75,73 @@ def test_rows_without_consent_never_enter_a_query(fresh, pooled):
     assert fresh.asker.query(ALONE, purpose=PURPOSE).suppressed == 1
 
 
+def test_nobody_is_told_how_many_rows_consent_left_out(fresh):
+    """Sets of which one leaves out more: plan, explanation, answer and receipt differ in nothing else."""
+    everybody = [f"C{n:03d}" for n in range(64)]
+    consent(fresh, everybody)
+    publish(fresh, {"analysis:\n": "transfer: {consent: customers}\nanalysis:\n"})
+    fresh.agree("consented")
+    sql = "SELECT count(*) AS n FROM sz-trade.consented WHERE amount > 999999"
+    told = []
+    for companies in (everybody, everybody[:3]):
+        consent(fresh, companies)
+        answer = fresh.asker.query(sql, purpose=PURPOSE)
+        explained = fresh.asker.explain(sql, PURPOSE)
+        explained["budget"].pop("uses")
+        told.append((answer.table.to_pylist(), answer.suppressed, explained, sorted(answer.summary)))
+    assert told[0] == told[1]
+    assert told[0][2]["transfer"] == {"consent": "customers"}
+
+
+class Held:
+    """A source of one batch."""
+
+    def __init__(self, kind, values):
+        self._table = pa.table({"id": pa.array(values, kind), "n": range(len(values))})
+        self.schema = self._table.schema
+
+    def scan(self):
+        return self._table.to_reader()
+
+
+def kept(tmp_path, lines, values, key, kind="string"):
+    column = Column("id", kind, key=key)
+    dataset = DatasetInfo("a", "b", (column, Column("n", "int64")), 64, 64, "0" * 64)
+    policy = load(
+        "policy: p\ndataset: a.b\nassignee: any\npurpose: any\ntransfer: {consent: set-1}\n"
+        "analysis: {kinds: [aggregate], identity: id}\n"
+    )
+    (tmp_path / "consents").mkdir(exist_ok=True)
+    (tmp_path / "consents" / "set-1.txt").write_bytes(lines.encode())
+    source = Held(parse_type(kind).arrow, values)
+    rows = rows_of_consent(source, dataset, policy, tmp_path)
+    return [row["n"] for row in rows().read_all().to_pylist()]
+
+
+VALUES = ["C001", " c001 ", "C002", None, "", "张三", "張三", "C001", "straße"]
+
+
+def test_identities_are_compared_as_joins_compare_them(tmp_path):
+    key = ("trim", "nfkc", "casefold")
+    assert kept(tmp_path, "C001\n", VALUES, key) == [0, 1, 7]
+    assert kept(tmp_path, "c001 \r\n\r\n张三\r\n", VALUES, key) == [0, 1, 5, 7]
+    assert kept(tmp_path, "\ufeffSTRASSE\n", VALUES, key) == [8]
+    assert kept(tmp_path, "", VALUES, key) == []
+    assert kept(tmp_path, "13800138000\n", ["138-0013-8000", "138", None], ("digits",)) == [0]
+    assert kept(tmp_path, "7\n", [7, 8, None], (), "int64") == [0]
+
+
+def test_without_a_key_letter_for_letter(tmp_path):
+    assert kept(tmp_path, "C001\n张三\nC003", VALUES, None) == [0, 5, 7]
+    assert kept(tmp_path, "7\n", [7, 8, None], None, "int64") == [0]
+
+
+@pytest.mark.parametrize(("key", "kind", "line"), [(("digits",), "string", "nobody"), ((), "int64", "x")])
+def test_a_line_that_is_no_identity_stops_everything(tmp_path, key, kind, line):
+    with pytest.raises(DataError, match=r"data\.consent"):
+        kept(tmp_path, f"7\n{line}\n", [], key, kind)
+
+
 def test_a_role_is_what_the_operator_certifies(fresh):
     publish(fresh, {"assignee: [hk-bank]": "assignee: [role:bank]"})
     fresh.agree("consented")
@@ -91,7 +163,7 @@ def test_a_role_is_what_the_operator_certifies(fresh):
 )
 def test_claims_have_one_form(tmp_path, claims):
     made = space.init(tmp_path / "space", "gba")
-    payload = made.members.to_payload()
+    payload = made.members.to_payload().replace(b"bayspace-members/v1", b"bayspace-members/v2")
     rest = '"id":"a","jurisdiction":"HK","keys":[],"logs":[],"role":"connector"}'
 
     def listed(text):

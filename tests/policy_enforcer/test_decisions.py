@@ -13,7 +13,7 @@ from policy_enforcer.codes import REASONS
 from policy_enforcer.columns import COLUMN_RULES
 from policy_enforcer.decide import decide
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
-from policy_enforcer.facts import ColumnUse, FederationUse, LedgerView, ProtocolUse, Request
+from policy_enforcer.facts import ColumnUse, FederationUse, LedgerView, ProtocolUse, Request, TransferList
 from policy_enforcer.load import load
 from policy_enforcer.model import Policy
 
@@ -23,8 +23,15 @@ VECTORS = yaml.safe_load((FOLDER / "decisions.yaml").read_text("utf-8"))
 MORE = yaml.safe_load((FOLDER / "privacy.yaml").read_text("utf-8"))
 FEDERATED = yaml.safe_load((FOLDER / "federation.yaml").read_text("utf-8"))
 CONTRACTS = yaml.safe_load((FOLDER / "contracts.yaml").read_text("utf-8"))
+LISTS = yaml.safe_load((FOLDER / "lists.yaml").read_text("utf-8"))
 EDGES = yaml.safe_load((FOLDER / "edges.yaml").read_text("utf-8"))
-SHAPES = {**VECTORS["shapes"], **MORE["shapes"], **FEDERATED["shapes"], **CONTRACTS["shapes"]}
+SHAPES = {
+    **VECTORS["shapes"],
+    **MORE["shapes"],
+    **FEDERATED["shapes"],
+    **CONTRACTS["shapes"],
+    **LISTS["shapes"],
+}
 SETS = {"recipients", "join_operators", "processing", "receiving", "filtered", "aggregated", "functions"}
 
 
@@ -73,7 +80,15 @@ def request_of(case, shape):
     if fields.get("federation"):
         name, participants, *others = fields["federation"]
         fields["federation"] = FederationUse(name, participants, frozenset(others))
+    fields["lists"] = {name: list_of(found) for name, found in fields.get("lists", {}).items()}
     return Request(**as_sets(fields), columns=uses, protocol=protocol_of(case, shape))
+
+
+def list_of(found):
+    if isinstance(found, str):
+        return found
+    sets = {name: frozenset(found.get(name, ())) for name in ("categories", "recipients")}
+    return TransferList(**{**found, **sets})
 
 
 def ledger_of(case, shape):
@@ -95,7 +110,14 @@ def codes(decision):
     return sorted(r.code + (f"@{r.column}" if r.column else "") for r in decision.because)
 
 
-CASES = [*VECTORS["cases"], *EDGES["cases"], *MORE["cases"], *FEDERATED["cases"], *CONTRACTS["cases"]]
+CASES = [
+    *VECTORS["cases"],
+    *EDGES["cases"],
+    *MORE["cases"],
+    *FEDERATED["cases"],
+    *CONTRACTS["cases"],
+    *LISTS["cases"],
+]
 
 
 def test_there_are_enough_cases_and_names_tell_them_apart():

@@ -19,7 +19,7 @@ from policy_enforcer.decide import decide
 from policy_enforcer.describe import matrix
 from policy_enforcer.diff import diff
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
-from policy_enforcer.facts import ColumnUse, FederationUse, LedgerView, ProtocolUse, Request
+from policy_enforcer.facts import ColumnUse, FederationUse, LedgerView, ProtocolUse, Request, TransferList
 from policy_enforcer.load import load
 from policy_enforcer.model import Policy
 from policy_enforcer.odrl import digest, from_odrl, to_odrl
@@ -71,6 +71,7 @@ def permits(p, q, used):
         and not q.literals_on_total
         and q.query_template in (p["analysis"].get("templates") or [q.query_template])
         and grades_fit(p, q)
+        and lists_fit(p.get("transfer", {}), q)
     )
 
 
@@ -250,6 +251,42 @@ def grades_fit(p, q):
     return most is None or all(name in q.grades and q.grades[name] <= most for name in names)
 
 
+def lists_fit(transfer, q):
+    """Each list trusted, of its kind, in force, reaching there; then each column by its category."""
+    says = {}
+    for word in ("whitelist", "negative_list", "low_risk"):
+        if word not in transfer:
+            continue
+        found = q.lists.get(transfer[word])
+        if not isinstance(found, TransferList) or found.kind != word or q.at.tzinfo is None:
+            return False
+        day = q.at.astimezone(UTC).date().isoformat()
+        if not found.start <= day <= (found.until or "9999-12-31"):
+            return False
+        if found.jurisdiction not in (q.origin, q.origin[:2]) or not reaches(found, q):
+            return False
+        says[word] = found.categories
+    if not says:
+        return True
+    for name in {use.column for use in q.columns} - {"*"}:
+        category = q.categories.get(name)
+        if category is None or category in says.get("negative_list", ()):
+            return False
+        if "whitelist" in says and category not in says["whitelist"] | says.get("low_risk", set()):
+            return False
+    return True
+
+
+def reaches(found, q):
+    if not found.recipients:
+        return True
+    good = [found.jurisdiction, *found.recipients]
+    places = [*q.processing, *q.receiving]
+    return (
+        bool(q.processing) and bool(q.receiving) and all(x in good or x.split("-")[0] in good for x in places)
+    )
+
+
 # -- policies and requests
 
 COLUMNS = ["company", "industry", "quarter", "amount", "note"]
@@ -285,6 +322,17 @@ JOINS = st.builds(
     st.sampled_from([None, None, None, "asker"]),
     st.sampled_from([None, ["and"], ["and", "or"]]),
 )
+WHITE, NEGATIVE, LOW = "white@" + "1" * 64, "negative@" + "2" * 64, "low@" + "3" * 64
+TRANSFERS = [
+    None,
+    None,
+    {"grade_at_most": 1},
+    {"grade_at_most": 2},
+    {"whitelist": WHITE},
+    {"negative_list": NEGATIVE, "grade_at_most": 1},
+    {"whitelist": WHITE, "negative_list": NEGATIVE},
+    {"whitelist": WHITE, "negative_list": NEGATIVE, "low_risk": LOW},
+]
 GAUSSIAN = {"mechanism": "discrete-gaussian", "rho_per_query": "0.5", "budget": {"rho": "1"}}
 ANALYSES = st.builds(
     lambda kinds, measures, filters, **words: written(
@@ -372,7 +420,7 @@ def policies(draw):
         when=draw(
             st.sampled_from([None, {"from": "2026-05-01"}, {"until": "2026-06-15"}, {"elapsed": "P40D"}])
         ),
-        transfer=draw(st.sampled_from([None, {"grade_at_most": 1}, {"grade_at_most": 2}])),
+        transfer=draw(st.sampled_from(TRANSFERS)),
         masking={"amount": "step-10"} if draw(st.booleans()) else None,
         duties=draw(
             st.sampled_from([None, [{"log": "witness"}], [{"log": "witness", "minimum_witnesses": 2}]])
@@ -450,6 +498,9 @@ def requests(draw):
         processing=frozenset({"CN-SZ", "HK"}),
         receiving=frozenset({"HK"}),
         grades=dict.fromkeys(COLUMNS, 1),
+        categories=CATEGORIES,
+        origin="CN-SZ",
+        lists=LISTED,
         rows_at_most=1,
         bytes_at_most=1,
     )
@@ -458,7 +509,27 @@ def requests(draw):
     return request
 
 
+def listed(kind, *categories, **other):
+    return TransferList(kind, "issuer", "CN", "2026-05-01", frozenset(categories), **other)
+
+
+CATEGORIES = {"company": "a", "industry": "a", "quarter": "b", "amount": "c", "note": "d"}
+LISTED = {
+    WHITE: listed("whitelist", "a", "b", recipients=frozenset({"HK"})),
+    NEGATIVE: listed("negative_list", "d", until="2026-06-15"),
+    LOW: listed("low_risk", "c", "d"),
+}
 ODDITIES = [
+    ("origin", "HK"),
+    ("origin", "CN"),
+    ("origin", ""),
+    ("categories", {}),
+    ("categories", {**CATEGORIES, "amount": "d", "industry": "c"}),
+    ("lists", {}),
+    ("lists", {**LISTED, WHITE: "list.signature"}),
+    ("lists", {**LISTED, WHITE: listed("whitelist", "a", "b", "c", "d")}),
+    ("lists", {**LISTED, WHITE: LISTED[NEGATIVE]}),
+    ("lists", {**LISTED, LOW: listed("low_risk", "c", until="2026-05-31")}),
     ("dataset", "owner.other"),
     ("owner", "other"),
     ("asker", "other"),
@@ -614,6 +685,9 @@ TIGHTEN = {
     "bytes answered": lambda p: p.setdefault("uses", {}).update(bytes=2),
     "templates": lambda p: p["analysis"].update(templates=["t@" + "1" * 64]),
     "consent": lambda p: p.setdefault("transfer", {}).update(consent="set-1"),
+    "white list": lambda p: p.setdefault("transfer", {}).setdefault("whitelist", WHITE),
+    "negative list": lambda p: p.setdefault("transfer", {}).update(negative_list=NEGATIVE),
+    "no exemption": lambda p: p.get("transfer", {}).pop("low_risk", None),
     "role": lambda p: p.update(assignee=["role:nobody"]),
     "notify": lambda p: p.update(duties=[*p.get("duties", []), {"notify": "owner"}]),
 }
@@ -686,7 +760,7 @@ def test_the_matrix_says_what_the_decision_says(policy, ledger):
     parsed = Policy.model_validate(policy)
     grades = {"company": 0, "industry": 1, "quarter": 2, "amount": 3, "note": None}
     base = {"kind": "list" if "payload" in policy["analysis"] else "aggregate"}
-    for row in matrix(parsed, grades):
+    for row in matrix(parsed, grades, CATEGORIES, LISTED):
         for name in ("joined", "grouped", "listed"):
             assert getattr(row, name) == column_allowed(parsed, row.column, grades, base, **{name: True})
         for words, name in ((FILTERS[:5], "filtered"), (MEASURES, "aggregated")):
@@ -713,6 +787,11 @@ def column_allowed(policy, column, grades, base, **use):
         joint=False,
         asker_data=False,
         grades=known,
+        categories=CATEGORIES,
+        origin="CN-SZ",
+        lists=LISTED,
+        processing=frozenset({"CN-SZ", "HK"}),
+        receiving=frozenset({"HK"}),
         **base,
     )
     return not any(reason.column == column for reason in ledgerless(policy, request))

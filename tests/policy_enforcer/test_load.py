@@ -200,11 +200,12 @@ def test_roles_and_consent_load(invoices_text):
     assert [(p.code, p.path) for p in found(nobody)] == [("policy.contradiction", "transfer.consent")]
 
 
-@pytest.mark.parametrize("word", ["whitelist", "negative_list", "low_risk"])
-def test_lists_of_the_law_are_refused_until_they_are_read(invoices_text, word):
+def test_lists_load_and_a_low_risk_catalogue_needs_a_white_list_to_exempt_from(invoices_text):
     named = "gba-2026@" + "0" * 64
-    text = invoices_text.replace("grade_at_most: 2", f"grade_at_most: 2, {word}: {named}")
-    assert [(p.code, p.path) for p in found(text)] == [("policy.not-enforceable", f"transfer.{word}")]
+    for words in (f"whitelist: {named}", f"negative_list: {named}", f"whitelist: {named}, low_risk: {named}"):
+        load(invoices_text.replace("grade_at_most: 2", words))
+    alone = invoices_text.replace("grade_at_most: 2", f"low_risk: {named}, negative_list: {named}")
+    assert [(p.code, p.path) for p in found(alone)] == [("policy.contradiction", "transfer.low_risk")]
 
 
 @pytest.mark.parametrize(
