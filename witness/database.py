@@ -334,7 +334,7 @@ class Database:
         return erased
 
     def _empty_write_ahead_log(self) -> None:
-        """It holds deleted keys until then. In short tries, since writers wait while a reader keeps it busy."""
+        """It holds deleted keys until then. In short tries: while a reader stops it, writers wait too."""
         with closing(self._engine.raw_connection()) as raw, closing(raw.cursor()) as cursor:
             cursor.execute(f"PRAGMA busy_timeout={BUSY // ERASE_TRIES}")
             try:

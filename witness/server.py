@@ -29,6 +29,7 @@ from witness import policy as policies
 from witness.cosignature import cosigner_key
 from witness.cosigner import Cosigner
 from witness.database import SchemaTooNew
+from witness.door import Doorkeeper, PeerIdentity, Places, certificate_identity
 from witness.encoding import EncodingError, b64, system_entropy, unb64
 from witness.files import Folder
 from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys, PublicKey
@@ -42,7 +43,7 @@ from witness.registry import Registry
 from witness.retention import Retention
 from witness.schema import ID, LINE, Fields, FormatError, matching
 from witness.sequencer import Sequencer
-from witness.service import THREADS, Admission, PeerIdentity, Service, certificate_identity
+from witness.service import MOST_CALLS_EACH, THREADS, Admission, Service
 from witness.tileserver import TileServer
 from witness.v1 import witness_pb2, witness_pb2_grpc
 from witness.verifiers import Verifiers
@@ -312,7 +313,8 @@ def _serve(
         running.callback(verifiers.close)
         admission = Admission(registry, log.database, verifiers, _now)
         service = Service(log, sequencer, admission, identify, confirmed)
-        server, port = _grpc_server(service, _credentials(config), config.grpc_listen)
+        door = Doorkeeper(identify, Places(MOST_CALLS_EACH, THREADS))
+        server, port = _grpc_server(service, door, _credentials(config), config.grpc_listen)
         public = TileServer(*_address(config.http_listen), log.read, cosigner)
         running.callback(public.server_close)
         _start_http(public, "tiles", running)
@@ -383,10 +385,11 @@ def _policy(path: Path) -> Policy:
 
 
 def _grpc_server(
-    service: Service, credentials: grpc.ServerCredentials, listen: str
+    service: Service, door: Doorkeeper, credentials: grpc.ServerCredentials, listen: str
 ) -> tuple[grpc.Server, int]:
     server = grpc.server(
         ThreadPoolExecutor(THREADS, thread_name_prefix="rpc"),
+        interceptors=[door],
         maximum_concurrent_rpcs=MOST_CALLS,
         options=[
             ("grpc.max_receive_message_length", LARGEST_MESSAGE),
@@ -395,7 +398,7 @@ def _grpc_server(
     )
     name = witness_pb2.DESCRIPTOR.services_by_name["Witness"].full_name
     witness_pb2_grpc.add_WitnessServicer_to_server(service, server)
-    checks = health.HealthServicer()
+    checks = health.HealthServicer(experimental_non_blocking=False)  # watched behind the door, like all
     for served in (name, ""):
         checks.set(served, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

@@ -1,35 +1,27 @@
 """The gRPC face of the witness: submit evidence, await its proof, fetch it back, watch checkpoints.
 
 Every call needs an mTLS identity that the member list knows. A record is taken only from one of its
-parties and only when its signatures hold; each item of a batch is answered by itself. Whatever else goes
-wrong leaves as an opaque reference, never as a library's message.
+parties and only when its signatures hold; each item of a batch is answered by itself.
 """
 
 import hashlib
 import logging
-import secrets
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
 import grpc
-from cryptography import x509
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_status import rpc_status
+from google.rpc import code_pb2
 
 from witness import dsse, note
 from witness import record as records
 from witness.database import Database
+from witness.door import PeerIdentity, Places, Refusal, guarded
 from witness.leaf import TAG_SIZE
 from witness.log import Log, LogRefused, Submission
 from witness.registry import Registry
-from witness.schema import ID
 from witness.sequencer import Busy, Sequencer
 from witness.tlog_proof import TlogProof
 from witness.v1 import witness_pb2 as pb
@@ -38,19 +30,17 @@ from witness.verifiers import Verdict, Verifiers
 
 _log = logging.getLogger(__name__)
 
-DOMAIN = "bayspace.witness"
 LARGEST_BATCH = 64
 LARGEST_ENVELOPE = 128 * 1024
 LONGEST_WAIT = 30.0
-THREADS = 32
-# A call holds one of the server's 32 threads; no member, and no kind of waiting, may hold all of them.
+# A call holds one of the server's threads; no member, and no kind of waiting, may hold all of them.
+THREADS = 64
 MOST_CALLS_EACH = 16
-MOST_WAITING_CALLS = 16
+MOST_WAITING_CALLS = 32
+MOST_WAITING_CALLS_EACH = 8
 MOST_WATCHERS = 8
 MOST_WATCHERS_EACH = 2
 
-# The participant id behind a call; raises `Refusal` for a caller without one.
-PeerIdentity = Callable[[grpc.ServicerContext], str]
 Clock = Callable[[], int]
 R = TypeVar("R")
 
@@ -62,46 +52,6 @@ _REASONS = {
     "party": pb.REJECTION_REASON_PARTY,
     "time": pb.REJECTION_REASON_TIME,
 }
-
-
-class Refusal(Exception):
-    """A call refused with a gRPC code, a stable reason and a sentence; these three cross the wire."""
-
-    def __init__(self, code: int, reason: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.code, self.reason, self.sentence = code, reason, sentence
-
-
-def certificate_identity(space: str) -> PeerIdentity:
-    """Reads the participant id from the peer's certificate: the URI `urn:bayspace:participant:<space>:<id>`.
-
-    The certificate itself is read, because gRPC's list of alternative names mixes URIs with DNS names.
-    """
-    prefix = f"urn:bayspace:participant:{space}:"
-
-    def identify(context: grpc.ServicerContext) -> str:
-        found: Sequence[Any] = context.auth_context().get("x509_pem_cert", ())
-        ids = [uri.removeprefix(prefix) for pem in found for uri in _uris(pem) if uri.startswith(prefix)]
-        if len(ids) != 1 or not ID.fullmatch(ids[0]):
-            raise Refusal(
-                code_pb2.UNAUTHENTICATED,
-                "identity",
-                "The certificate does not name exactly one participant of this data space.",
-            )
-        return ids[0]
-
-    return identify
-
-
-@lru_cache(maxsize=256)  # every call of a connection brings the same one
-def _uris(pem: bytes) -> tuple[str, ...]:
-    try:
-        names = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        )
-        return tuple(names.value.get_values_for_type(x509.UniformResourceIdentifier))
-    except (ValueError, x509.ExtensionNotFound):
-        return ()
 
 
 @dataclass(frozen=True)
@@ -136,38 +86,6 @@ def _form(submission: Submission) -> Verdict:
     return None
 
 
-class Places:
-    """Counts who holds how many of a limited number of places. Raises Refusal when there is none left."""
-
-    def __init__(self, each: int, in_all: int) -> None:
-        self._each, self._in_all = each, in_all
-        self._held: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def taken(self, member: str) -> Iterator[None]:
-        """A place for `member`, until the block ends."""
-        self.take(member)
-        try:
-            yield
-        finally:
-            self.leave(member)
-
-    def take(self, member: str) -> None:
-        """One more place."""
-        with self._lock:
-            if self._held[member] >= self._each or self._held.total() >= self._in_all:
-                raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "Too many calls at once; try again.")
-            self._held[member] += 1
-
-    def leave(self, member: str) -> None:
-        """One place less."""
-        with self._lock:
-            self._held[member] -= 1
-            if not self._held[member]:
-                del self._held[member]
-
-
 class Service(witness_pb2_grpc.WitnessServicer):
     """One log behind gRPC. confirmed: whether the quorum has seen the log since its start."""
 
@@ -182,8 +100,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
         self._log, self._sequencer, self._admission = log, sequencer, admission
         self._identify = identify
         self._confirmed = confirmed or (lambda: True)
-        self._calls = Places(MOST_CALLS_EACH, THREADS)
-        self._waits = Places(MOST_WAITING_CALLS, MOST_WAITING_CALLS)
+        self._waits = Places(MOST_WAITING_CALLS_EACH, MOST_WAITING_CALLS)
         self._watches = Places(MOST_WATCHERS_EACH, MOST_WATCHERS)
         self._stopped = False
 
@@ -201,7 +118,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
         self, request: pb.AwaitProofRequest, context: grpc.ServicerContext
     ) -> pb.AwaitProofResponse:
         """Proves an entry as soon as it is in a published checkpoint."""
-        return self._for_member(context, lambda _peer: self._await(request, context))
+        return self._for_member(context, lambda peer: self._await(peer, request, context))
 
     def GetBundle(  # noqa: N802
         self, request: pb.GetBundleRequest, context: grpc.ServicerContext
@@ -223,7 +140,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
     ) -> Iterator[pb.WatchCheckpointsResponse]:
         """The checkpoint that counts and each newer one, until the caller or the server ends it."""
         del request
-        peer = _guarded(context, lambda: self._enter_watch(context))
+        peer = guarded(context, lambda: self._enter_watch(context))
         try:
             yield from self._checkpoints(context)
         finally:
@@ -244,14 +161,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
             self._log.wait_newer(head, timeout=0.5)
 
     def _for_member(self, context: grpc.ServicerContext, answer: Callable[[str], R]) -> R:
-        """The answer for the member that calls, who holds a place meanwhile."""
-
-        def answered() -> R:
-            peer = self._member(context)
-            with self._calls.taken(peer):
-                return answer(peer)
-
-        return _guarded(context, answered)
+        return guarded(context, lambda: answer(self._member(context)))
 
     def _member(self, context: grpc.ServicerContext) -> str:
         """The caller's id, when the newest member list has it. Certificates outlive memberships."""
@@ -294,13 +204,15 @@ class Service(witness_pb2_grpc.WitnessServicer):
             _log.exception("the log refused an append")
             raise Refusal(code_pb2.UNAVAILABLE, "log", "The log does not take entries now.") from error
 
-    def _await(self, request: pb.AwaitProofRequest, context: grpc.ServicerContext) -> pb.AwaitProofResponse:
+    def _await(
+        self, peer: str, request: pb.AwaitProofRequest, context: grpc.ServicerContext
+    ) -> pb.AwaitProofResponse:
         by_index = request.WhichOneof("entry") == "index"
         digest = request.envelope_digest
         index = request.index if by_index else self._database.indexes([digest]).get(digest)
         if index is None:
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such envelope is recorded here.")
-        proof = self._prove(index, context)
+        proof = self._prove(peer, index, context)
         receipt = self._log.receipt(proof) if request.receipt else b""
         return pb.AwaitProofResponse(proof=str(proof), receipt=receipt)
 
@@ -310,15 +222,15 @@ class Service(witness_pb2_grpc.WitnessServicer):
         if data is None or peer not in _parties(data):
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such envelope of the caller's is recorded here.")
         index = self._database.indexes([digest])[digest]
-        return pb.GetBundleResponse(envelope=data, proof=str(self._prove(index, context)))
+        return pb.GetBundleResponse(envelope=data, proof=str(self._prove(peer, index, context)))
 
     @property
     def _database(self) -> Database:
         return self._log.database
 
-    def _prove(self, index: int, context: grpc.ServicerContext) -> TlogProof:
+    def _prove(self, peer: str, index: int, context: grpc.ServicerContext) -> TlogProof:
         if index >= self._log.witnessed_size:
-            with self._waits.taken(""):
+            with self._waits.taken(peer):
                 self._log.wait(index + 1, _patience(context))
         if index >= self._log.size:
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such entry is published yet.")
@@ -355,24 +267,3 @@ def _patience(context: grpc.ServicerContext) -> float:
     """How long a call may wait: until shortly before its deadline, at most LONGEST_WAIT seconds."""
     left = context.time_remaining()
     return LONGEST_WAIT if left is None else max(0.0, min(LONGEST_WAIT, left - 0.1))
-
-
-def _guarded(context: grpc.ServicerContext, answer: Callable[[], R]) -> R:
-    """The error firewall: our refusals cross the wire as they are, everything else as a reference id."""
-    try:
-        return answer()
-    except Refusal as refusal:
-        _abort(context, refusal)
-    except Exception:  # noqa: BLE001  nothing unforeseen may reach the wire in its own words
-        reference = secrets.token_hex(8)
-        _log.exception("internal error %s", reference)
-        _abort(context, Refusal(code_pb2.INTERNAL, "internal", f"Internal error, reference {reference}."))
-
-
-def _abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
-    info = error_details_pb2.ErrorInfo(reason=refusal.reason.upper(), domain=DOMAIN)
-    detail = any_pb2.Any()
-    detail.Pack(info)
-    status = status_pb2.Status(code=refusal.code, message=refusal.sentence, details=[detail])
-    context.abort_with_status(rpc_status.to_status(status))
-    raise AssertionError("abort_with_status returned")

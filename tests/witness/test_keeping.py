@@ -14,11 +14,11 @@ from sqlalchemy import create_engine, text
 from witness import __main__ as command
 from witness import checkpoint, database, leaf, merkle, server, tlog_proof
 from witness.database import EraseUnfinished, Fork, SchemaTooNew
+from witness.door import Places, Refusal
 from witness.fsck import check
 from witness.log import Submission
 from witness.retention import DAY, Retention, first_after
 from witness.sequencer import LARGEST_APPEND, MOST_WAITING_EACH, Busy, Sequencer
-from witness.service import Places, Refusal
 
 POSTGRES = "BAYSPACE_TEST_POSTGRES"
 

@@ -7,6 +7,7 @@ import http.client
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -22,7 +23,19 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from witness import __main__ as command
-from witness import checkpoint, dsse, leaf, members, merkle, note, record, server, tiles, tlog_proof
+from witness import (
+    checkpoint,
+    dsse,
+    leaf,
+    members,
+    merkle,
+    note,
+    record,
+    server,
+    service,
+    tiles,
+    tlog_proof,
+)
 from witness.client import WitnessClient, WitnessDishonest, WitnessRejected, WitnessUnavailable
 from witness.keys import PrivateKey, PrivateKeys
 from witness.log import LogRefused
@@ -329,6 +342,32 @@ def test_too_many_watchers_are_turned_away_and_leave_room_again(running):
             next(client.watch(deadline=5))
         assert client.checkpoint()
         assert next(other.watch(deadline=5))  # one member's watchers leave the others' places alone
+
+
+def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
+    """A thread of the server's waits for each message that never comes: only so many of one member's."""
+    never = threading.Event()
+
+    def nothing():
+        never.wait()
+        yield b""
+
+    with running.channel(urn("sz-trade")) as slow, running.client() as client:
+        names = ("bayspace.witness.v1.Witness/SubmitBatch", "grpc.health.v1.Health/Check")
+        opened = [slow.stream_unary(f"/{names[n % 2]}").future(nothing()) for n in range(2 * service.THREADS)]
+        assert client.submit([(signed(space), TAG)])[0].index == 0
+        assert client.checkpoint()
+        never.set()
+        for call in opened:
+            call.cancel()
+    with running.client("sz-trade") as again:  # its places are free again
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                assert again.checkpoint()
+                break
+            except WitnessUnavailable:
+                assert time.monotonic() < deadline
 
 
 def test_many_callers_at_once(running, space):

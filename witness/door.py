@@ -1,0 +1,190 @@
+"""Who calls, and how many calls each may have open: the witness's front door.
+
+gRPC gives a call one of the server's threads before anything of it is known, and keeps it there until the
+message has come. `Doorkeeper` asks first who it is and gives it a place: who opens calls and sends nothing,
+or a byte now and then, fills the places of one member and leaves all others alone. Refusals cross the wire
+with a code, a stable reason and a sentence; whatever else goes wrong leaves as an opaque reference.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from cryptography import x509
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from witness.schema import ID
+
+_log = logging.getLogger(__name__)
+
+DOMAIN = "bayspace.witness"
+
+# The participant id behind a call; raises `Refusal` for a caller without one.
+PeerIdentity = Callable[[grpc.ServicerContext], str]
+R = TypeVar("R")
+
+
+class Refusal(Exception):
+    """A call refused with a gRPC code, a stable reason and a sentence; these three cross the wire."""
+
+    def __init__(self, code: int, reason: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code, self.reason, self.sentence = code, reason, sentence
+
+
+def certificate_identity(space: str) -> PeerIdentity:
+    """Reads the participant id from the peer's certificate: the URI `urn:bayspace:participant:<space>:<id>`.
+
+    The certificate itself is read, because gRPC's list of alternative names mixes URIs with DNS names.
+    """
+    prefix = f"urn:bayspace:participant:{space}:"
+
+    def identify(context: grpc.ServicerContext) -> str:
+        found: Sequence[Any] = context.auth_context().get("x509_pem_cert", ())
+        ids = [uri.removeprefix(prefix) for pem in found for uri in _uris(pem) if uri.startswith(prefix)]
+        if len(ids) != 1 or not ID.fullmatch(ids[0]):
+            raise Refusal(
+                code_pb2.UNAUTHENTICATED,
+                "identity",
+                "The certificate does not name exactly one participant of this data space.",
+            )
+        return ids[0]
+
+    return identify
+
+
+@lru_cache(maxsize=256)  # every call of a connection brings the same one
+def _uris(pem: bytes) -> tuple[str, ...]:
+    try:
+        names = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+        return tuple(names.value.get_values_for_type(x509.UniformResourceIdentifier))
+    except (ValueError, x509.ExtensionNotFound):
+        return ()
+
+
+class Places:
+    """Counts who holds how many of a limited number of places. Raises Refusal when there is none left."""
+
+    def __init__(self, each: int, in_all: int) -> None:
+        self._each, self._in_all = each, in_all
+        self._held: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, member: str) -> Iterator[None]:
+        """A place for `member`, until the block ends."""
+        self.take(member)
+        try:
+            yield
+        finally:
+            self.leave(member)
+
+    def take(self, member: str) -> None:
+        """One more place."""
+        with self._lock:
+            if self._held[member] >= self._each or self._held.total() >= self._in_all:
+                raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "Too many calls at once; try again.")
+            self._held[member] += 1
+
+    def leave(self, member: str) -> None:
+        """One place less."""
+        with self._lock:
+            self._held[member] -= 1
+            if not self._held[member]:
+                del self._held[member]
+
+
+class Doorkeeper(grpc.ServerInterceptor):
+    """Calls every handler before the message is there, with a place for the caller, and then reads it.
+
+    Callers without an identity share one member's places: some calls, such as health, are for them too.
+    """
+
+    def __init__(self, identify: PeerIdentity, places: Places) -> None:
+        self._identify, self._places = identify, places
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of the call, behind the door."""
+        found: Any = continuation(handler_call_details)
+        if found is None:
+            return None
+        coding = (found.request_deserializer, found.response_serializer)
+        if found.stream_stream:
+            return grpc.stream_stream_rpc_method_handler(self._streaming(found.stream_stream), *coding)
+        if found.unary_stream:
+            answer = found.unary_stream
+            behaviour = self._streaming(lambda requests, context: answer(_only(requests, context), context))
+            return grpc.stream_stream_rpc_method_handler(behaviour, *coding)
+        return grpc.stream_unary_rpc_method_handler(self._single(found.unary_unary), *coding)
+
+    def _single(self, answer: Callable[[Any, grpc.ServicerContext], R]) -> Callable[..., R]:
+        def behaviour(requests: Iterator[Any], context: grpc.ServicerContext) -> R:
+            with self._place(context):
+                return answer(_only(requests, context), context)
+
+        return behaviour
+
+    def _streaming(self, answer: Callable[..., Iterator[R]]) -> Callable[..., Iterator[R]]:
+        def behaviour(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[R]:
+            with self._place(context):
+                yield from answer(requests, context)
+
+        return behaviour
+
+    @contextmanager
+    def _place(self, context: grpc.ServicerContext) -> Iterator[None]:
+        try:
+            member = self._identify(context)
+        except Refusal:
+            member = ""
+        guarded(context, lambda: self._places.take(member))
+        try:
+            yield
+        finally:
+            self._places.leave(member)
+
+
+def _only(requests: Iterator[R], context: grpc.ServicerContext) -> R:
+    """The one message of a call that has one."""
+    request = next(requests, None)
+    if request is None:
+        abort(context, Refusal(code_pb2.INVALID_ARGUMENT, "batch", "The call came without its message."))
+    return request
+
+
+def guarded(context: grpc.ServicerContext, answer: Callable[[], R]) -> R:
+    """The error firewall: our refusals cross the wire as they are, everything else as a reference id."""
+    try:
+        return answer()
+    except Refusal as refusal:
+        abort(context, refusal)
+    except Exception:  # noqa: BLE001  nothing unforeseen may reach the wire in its own words
+        reference = secrets.token_hex(8)
+        _log.exception("internal error %s", reference)
+        abort(context, Refusal(code_pb2.INTERNAL, "internal", f"Internal error, reference {reference}."))
+
+
+def abort(context: grpc.ServicerContext, refusal: Refusal) -> NoReturn:
+    """Ends the call with this refusal."""
+    info = error_details_pb2.ErrorInfo(reason=refusal.reason.upper(), domain=DOMAIN)
+    detail = any_pb2.Any()
+    detail.Pack(info)
+    status = status_pb2.Status(code=refusal.code, message=refusal.sentence, details=[detail])
+    context.abort_with_status(rpc_status.to_status(status))
+    raise AssertionError("abort_with_status returned")
