@@ -28,7 +28,7 @@ from policy_enforcer.obligations import Obligations
 
 IDENTITIES = Total(("identities",))
 
-_OWN_SUMS = 10**38 - 1
+MOST_SUM = 10**38 - 1
 """Single-domain sums travel as decimal128(38, 0)."""
 
 
@@ -126,7 +126,7 @@ def _moved(partial: Partial, identity: str, rows: int, once: Sensitivity) -> Sen
 
 
 def _check_size(plan: Plan, partial: Partial) -> None:
-    if plan.receiver is None and partial.row_bound * plan.sender.rows_bound + partial.tail > _OWN_SUMS:
+    if plan.receiver is None and partial.row_bound * plan.sender.rows_bound + partial.tail > MOST_SUM:
         raise QueryError(
             "query.noise", "a sum with its noise has more than 38 digits; ask for tighter bounds"
         )

@@ -294,6 +294,7 @@ class Shape:
 
     cells: int
     measures: int
+    noisy: bool = False  # identities carry noise: they may be below 0
 
     @property
     def counted(self) -> int:
@@ -312,10 +313,12 @@ class Contribution:
 
     identities: tuple[int, ...]  # per cell; 0 where it has nothing or its gate left the cell out
     measures: tuple[tuple[int, ...], ...]  # per measure, per cell; 0 where identities are 0
+    kept: tuple[bool, ...] | None = None  # under noise: the cells contributed to, with whatever count
 
     def counted(self) -> list[int]:
         """The first vector."""
-        return [*self.identities, *(int(count > 0) for count in self.identities)]
+        kept = [count > 0 for count in self.identities] if self.kept is None else self.kept
+        return [*self.identities, *map(int, kept)]
 
     def measured(self, released: Sequence[bool]) -> list[int]:
         """The second, zero in every cell that the totals do not let out."""
@@ -343,7 +346,7 @@ class TotalGate:
         """Which cells may be filled. Raises `PeerViolation` for totals that no honest round has."""
         identities, participants = totals[: shape.cells], totals[shape.cells :]
         if any(
-            i < 0 or not 0 <= p <= MOST_PARTICIPANTS or (p == 0) != (i == 0)
+            not 0 <= p <= MOST_PARTICIPANTS or (i != 0 if p == 0 else i <= 0 and not shape.noisy)
             for i, p in zip(identities, participants, strict=True)
         ):
             raise PeerViolation("peer.totals", "the announced totals are not those of any round")

@@ -3,7 +3,11 @@
 `federation.<name>` stands for the datasets of all its participants, which have one schema. Every figure is a
 sum over rows, so totals over participants are totals over the pooled rows. Cells are those of declared
 labels: which labels occur is nobody's to tell. Refused: groups without declared labels, figures that are
-no sums, noise.
+no sums.
+
+Under noise every participant adds to its own part what its policy demands for its own rows, before anything
+else is done with it. So whoever works together learns no more about an identity than its budget says, and
+nothing rests on what others add; the total carries the noise of all.
 """
 
 from __future__ import annotations
@@ -17,11 +21,11 @@ import pyarrow as pa
 
 from compute.contributions import grid
 from compute.dataset import DatasetInfo
-from compute.demands import counting, with_domains
+from compute.demands import MOST_SUM, counting, demanded, with_domains
 from compute.errors import DataError, QueryError
 from compute.federation import MOST_PARTICIPANTS, Contribution, Shape, Totals
 from compute.inputs import Cells, Gate
-from compute.plan import Plan, Side
+from compute.plan import Partial, Plan, Side
 from compute.protocols._release import SUM_TYPE
 from compute.threshold import Parameters
 from policy_enforcer.obligations import Obligations
@@ -57,9 +61,7 @@ def pooled(name: str, own: DatasetInfo, parts: Sequence[Part]) -> DatasetInfo:
 
 def planned(draft: Plan, info: DatasetInfo, demands: Obligations, parts: Sequence[Part]) -> Plan:
     """The draft over all parts. Raises `QueryError`."""
-    if demands.noise is not None:
-        raise QueryError("query.noise", "noise over a federation is not available; ask one participant alone")
-    plan = with_domains(counting(draft), info, demands)
+    plan = with_domains(demanded(counting(draft), info, demands), info, demands)
     undeclared = [d.sql for d in plan.sender.dimensions if not d.domain]
     if undeclared:
         raise QueryError(
@@ -67,19 +69,41 @@ def planned(draft: Plan, info: DatasetInfo, demands: Obligations, parts: Sequenc
             f"a federation is grouped by columns whose labels its policies declare: "
             f"{', '.join(sorted(demands.domains)) or 'there are none'}",
         )
+    if plan.noise is not None:
+        _check_noise(plan.sender, len(parts))
     return replace(plan, federation=tuple(part.dataset for part in parts))
+
+
+def _check_noise(side: Side, participants: int) -> None:
+    if not side.partials:
+        raise QueryError("query.noise", "the owners' policies add noise, and declare the labels; count rows")
+    if any(bound(side, partial, participants) > MOST_SUM for partial in side.partials):
+        raise QueryError(
+            "query.noise", "a sum with its noise has more than 38 digits; ask for tighter bounds"
+        )
+
+
+def bound(side: Side, partial: Partial, participants: int) -> int:
+    """No total of a figure is larger, noise of so many participants included."""
+    return partial.row_bound * side.rows_bound + participants * partial.tail
+
+
+def counts_bound(side: Side, participants: int) -> int:
+    """No total of identities is. Their noise is the smallest of all: an identity moves nothing by less."""
+    return side.rows_bound + participants * max((partial.tail for partial in side.partials), default=0)
 
 
 def shape(plan: Plan) -> Shape:
     """The table of a round: declared cells, a measure a partial."""
-    return Shape(plan.maximum_cells, len(plan.sender.partials))
+    return Shape(plan.maximum_cells, len(plan.sender.partials), plan.noise is not None)
 
 
 def threshold_parameters(side: Side, cells: int) -> Parameters:
     """The threshold key's parameters, for as many participants as there may be: every total is exact."""
-    bounds = [partial.row_bound * side.rows_bound for partial in side.partials]
+    bounds = [bound(side, partial, MOST_PARTICIPANTS) for partial in side.partials]
     vectors = [2 * cells, len(side.partials) * cells]
-    return Parameters.derive(MOST_PARTICIPANTS, max([side.rows_bound, *bounds]), vectors)
+    most = max([counts_bound(side, MOST_PARTICIPANTS), *bounds])
+    return Parameters.derive(MOST_PARTICIPANTS, most, vectors)
 
 
 def contribution(plan: Plan, table: pa.Table, gate: Gate) -> Contribution:
@@ -93,19 +117,22 @@ def contribution(plan: Plan, table: pa.Table, gate: Gate) -> Contribution:
     )
     counts = np.zeros(plan.maximum_cells, np.int64)
     counts[at] = table["identities"].to_numpy()
-    kept = gate(counts.reshape(1, -1))[0] & (counts > 0)
+    # under noise a cell without anybody is like any other
+    judged = counts if plan.noise is None else np.maximum(counts, 1)
+    kept = gate(judged.reshape(1, -1))[0] & (judged > 0)
     columns = []
     for partial in plan.sender.partials:
         column = [0] * plan.maximum_cells
         for place, value in zip(at, table[partial.name].to_pylist(), strict=True):
             column[place] = int(value or 0) if kept[place] else 0
-            _check(partial.row_bound * plan.sender.rows_bound, column[place])
+            _check(bound(plan.sender, partial, 1), column[place])
         columns.append(tuple(column))
-    return Contribution(tuple(np.where(kept, counts, 0).tolist()), tuple(columns))
+    shown = None if plan.noise is None else tuple(kept.tolist())
+    return Contribution(tuple(np.where(kept, counts, 0).tolist()), tuple(columns), shown)
 
 
-def _check(bound: int, value: int) -> None:
-    if abs(value) > bound:
+def _check(most: int, value: int) -> None:
+    if abs(value) > most:
         raise DataError("data.bounds", "a sum is beyond what the catalogue's bounds allow")
 
 
@@ -117,7 +144,7 @@ def cells(plan: Plan, totals: Totals, released: Sequence[bool]) -> Cells:
     columns["identities"] = pa.array(totals.identities, pa.int64()).take(shown)
     for partial, sums in zip(plan.sender.partials, totals.measures, strict=True):
         columns[partial.name] = pa.array(sums, SUM_TYPE).take(shown)
-    exist = sum(count > 0 for count in totals.identities)
+    exist = sum(count > 0 or plan.noise is not None for count in totals.identities)
     return Cells(pa.table(columns), exist - len(shown) if plan.says_suppressed else 0)
 
 

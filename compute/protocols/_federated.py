@@ -13,6 +13,7 @@ from compute.federation import Contribution, Member, Roster, Seat, TotalGate, To
 from compute.frames import Role
 from compute.inputs import Cells, Context, Entropy, Gate, LocalInput, Summary
 from compute.plan import Plan, Side
+from compute.protocols._release import noised
 from compute.protocols.base import Cost, Protocol
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
@@ -24,7 +25,7 @@ REVEALS = (
 )
 """Of both federated protocols. The sender is any participant; gated, since each fills released cells only."""
 
-GATES = frozenset({"minimum-identities", "minimum-participants"})
+GATES = frozenset({"minimum-identities", "minimum-participants", "noise"})
 
 
 def protocol(
@@ -44,7 +45,7 @@ def protocol(
         return answered(context, (yield from coordinator(context.plan, seat(context).roster)))
 
     def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
-        part = own_part(context.plan, own, gate)
+        part = own_part(context, own, gate)
         return summary((yield from participant(context.plan, member(context), part, context.entropy)))
 
     return Protocol(
@@ -78,10 +79,10 @@ def member(context: Context) -> Member:
     return context.federated
 
 
-def own_part(plan: Plan, own: LocalInput | pa.Table, gate: Gate) -> Contribution:
-    """What this participant contributes after its own gate."""
+def own_part(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Contribution:
+    """What this participant contributes, with its noise, after its own gate."""
     assert isinstance(own, pa.Table)
-    return pooling.contribution(plan, own, gate)
+    return pooling.contribution(context.plan, noised(context.plan, own, context.entropy, 1), gate)
 
 
 def summary(released: list[bool]) -> Summary:
@@ -105,8 +106,9 @@ def answered(context: Context, totals: Totals) -> Cells:
 
 def _within_bounds(plan: Plan, totals: Totals) -> None:
     """Refuse what no rows give: the answer's columns could not hold it."""
-    rows = plan.sender.rows_bound
-    figures = zip(plan.sender.partials, totals.measures, strict=True)
-    beyond = any(abs(sum_) > partial.row_bound * rows for partial, column in figures for sum_ in column)
-    if beyond or any(count > rows for count in totals.identities):
+    side, participants = plan.sender, len(plan.federation)
+    figures = zip(side.partials, totals.measures, strict=True)
+    bounds = [(pooling.bound(side, partial, participants), column) for partial, column in figures]
+    bounds.append((pooling.counts_bound(side, participants), totals.identities))
+    if any(abs(total) > bound for bound, column in bounds for total in column):
         raise PeerViolation("peer.totals", "the totals are beyond what the catalogues declare")

@@ -8,14 +8,17 @@ after the end, anything above `RELEASE_BYTES`.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from compute.errors import DataError, PeerViolation
-from compute.inputs import Gate
+from compute.inputs import Entropy, Gate
+from compute.noise import Mechanism, Scale
 from compute.plan import Partial, Plan
 from compute.protocols._suppression import Codes, complemented
 from compute.protocols.base import FRAME_BYTES, Role, receive, send_blob
@@ -66,6 +69,32 @@ def noised_partials(plan: Plan) -> tuple[Partial, ...]:
     if plan.sender.dimensions and not declared:
         raise DataError("data.without-noise", "which groups there are carries no noise; nothing is released")
     return plan.sender.partials
+
+
+def noised(plan: Plan, cells: pa.Table, entropy: Entropy, uncounted: int) -> pa.Table:
+    """The cells with their noise, drawn once. What a minimum counts is noised too: it shows in what leaves.
+
+    Where no minimum counts identities there are `uncounted` in every cell.
+    """
+    noise = plan.noise
+    if noise is None:
+        return cells
+    for partial in noised_partials(plan):
+        cells = _replaced(cells, partial.name, _adding(noise.mechanism, partial.noise, entropy))
+    if not noise.identities:
+        return _replaced(cells, "identities", lambda _value: uncounted)
+    return _replaced(cells, "identities", _adding(noise.mechanism, noise.identities, entropy))
+
+
+def _adding(mechanism: Mechanism, scale: str, entropy: Entropy) -> Callable[[Any], int]:
+    drawn = Scale.parse(mechanism, scale)
+    return lambda value: int(value) + drawn.draw(entropy)
+
+
+def _replaced(cells: pa.Table, name: str, change: Callable[[Any], int]) -> pa.Table:
+    place = cells.schema.get_field_index(name)
+    values = [change(value) for value in cells[name].to_pylist()]
+    return cells.set_column(place, name, pa.array(values, cells.schema.field(name).type))
 
 
 class Gated:

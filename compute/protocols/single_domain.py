@@ -8,7 +8,6 @@ many identities a cell has stays with the owner: nobody asked for it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ import pyarrow.compute as pc
 
 from compute.errors import DataError, PeerViolation
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary
-from compute.noise import Entropy, Mechanism, Scale
 from compute.plan import Plan, Side
 from compute.protocols._release import (
     RELEASE_BYTES,
@@ -26,7 +24,7 @@ from compute.protocols._release import (
     decode_table,
     encode_table,
     malformed,
-    noised_partials,
+    noised,
     receive_release,
     send_release,
 )
@@ -59,7 +57,8 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
 def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
     """Gate the cells of `own` (d*, identities, m*: compute/local.py) and release the rest."""
     assert isinstance(own, pa.Table)
-    table = _noised(context, _shuffled(context, own))
+    # where no minimum counts identities all cells leave, and there is somebody in each
+    table = noised(context.plan, _shuffled(context, own), context.entropy, _EVERYBODY)
     labels = table.select([d.name for d in context.plan.sender.dimensions])
     gated = Gated(context.plan, gate, codes=codes_of(labels) if context.complementary else None)
     counts = table["identities"].to_numpy().astype(np.int64).reshape(1, -1)
@@ -83,32 +82,6 @@ def _without_counts(cells: pa.Table) -> pa.Table:
     """`identities` as 1 or 0: whether anybody is there decides between a sum of zero and NULL."""
     place = cells.schema.get_field_index("identities")
     return cells.set_column(place, "identities", pc.min_element_wise(cells["identities"], 1))
-
-
-def _noised(context: Context, cells: pa.Table) -> pa.Table:
-    """The cells with their noise, drawn once. What a minimum counts is noised too: it shows in what leaves.
-
-    Where no minimum counts identities all cells leave, and there is somebody in each.
-    """
-    noise = context.plan.noise
-    if noise is None:
-        return cells
-    for partial in noised_partials(context.plan):
-        cells = _replaced(cells, partial.name, _adding(noise.mechanism, partial.noise, context.entropy))
-    if not noise.identities:
-        return _replaced(cells, "identities", lambda _value: _EVERYBODY)
-    return _replaced(cells, "identities", _adding(noise.mechanism, noise.identities, context.entropy))
-
-
-def _adding(mechanism: Mechanism, scale: str, entropy: Entropy) -> Callable[[Any], int]:
-    drawn = Scale.parse(mechanism, scale)
-    return lambda value: int(value) + drawn.draw(entropy)
-
-
-def _replaced(cells: pa.Table, name: str, change: Callable[[Any], int]) -> pa.Table:
-    place = cells.schema.get_field_index(name)
-    values = [change(value) for value in cells[name].to_pylist()]
-    return cells.set_column(place, name, pa.array(values, cells.schema.field(name).type))
 
 
 def _shuffled(context: Context, own: pa.Table) -> pa.Table:
