@@ -134,6 +134,20 @@ class DataSpace:
     witness_stop: threading.Event = field(default_factory=threading.Event)
     witness_thread: threading.Thread | None = None
 
+    def publish(
+        self, name: str, dataset: str, table: pa.Table, text: str, policies: dict[str, str]
+    ) -> None:
+        """Add a table with its description and its policies, by offer, to a participant's datasets."""
+        settings = config.load(self.folder / name)
+        (settings.folder / "data").mkdir(exist_ok=True)
+        pq.write_table(table, settings.folder / "data" / f"{dataset}.parquet")
+        (settings.datasets_folder / f"{dataset}.yaml").write_text(text)
+        for offer, policy in policies.items():
+            (settings.policies_folder / f"{offer}.yaml").write_text(policy)
+        store = Store.open(settings.state_url)
+        datasets.add(settings, store, dataset)
+        store.close()
+
     @property
     def asker(self) -> Space:
         return self.clients[ASKER]
@@ -194,20 +208,6 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def publish(
-    folder: Path, name: str, dataset: str, table: pa.Table, text: str, policies: dict[str, str]
-) -> None:
-    settings = config.load(folder / name)
-    (settings.folder / "data").mkdir()
-    pq.write_table(table, settings.folder / "data" / f"{dataset}.parquet")
-    (settings.datasets_folder / f"{dataset}.yaml").write_text(text)
-    for file, policy in policies.items():
-        (settings.policies_folder / file).write_text(policy)
-    store = Store.open(settings.state_url)
-    datasets.add(settings, store, dataset)
-    store.close()
-
-
 def build(
     folder: Path, *, uses: int = 1000, timeout: int = 5, start: bool = True, companies: int = 0
 ) -> DataSpace:
@@ -227,16 +227,16 @@ def build(
         space.enrol_local(folder / "space", config.load(folder / name).seat)
     offers = {"invoices": ("cardinality", 1), "matched": ("receiver", 1)}
     policies = {
-        f"{offer}.yaml": POLICY.format(offer=offer, level=level, witnesses=witnesses, uses=uses)
+        offer: POLICY.format(offer=offer, level=level, witnesses=witnesses, uses=uses)
         for offer, (level, witnesses) in offers.items()
     }
     unwitnessed = POLICY.format(offer="open", level="receiver", witnesses=1, uses=uses)
-    policies["open.yaml"] = unwitnessed[: unwitnessed.index("duties:")]
+    policies["open"] = unwitnessed[: unwitnessed.index("duties:")]
     listed = ", ".join(f"{offer}: {offer}.yaml" for offer in ("invoices", "matched", "open"))
     bought, owed = (many(companies), customers(companies)) if companies else (invoices(), credit())
-    publish(folder, OWNER, "invoices", bought, INVOICES.format(offers=listed), policies)
-    publish(folder, ASKER, "credit", owed, CREDIT, {"credit.yaml": OWN_POLICY})
     made_space = DataSpace(folder)
+    made_space.publish(OWNER, "invoices", bought, INVOICES.format(offers=listed), policies)
+    made_space.publish(ASKER, "credit", owed, CREDIT, {"credit": OWN_POLICY})
     if start:
         made_space.start_witness()
         for name in (OWNER, ASKER):

@@ -41,7 +41,7 @@ GUARD = "  differencing: {minimum_difference: 5, window: P30D}\n"
 OFFERS = ("free", "predicates", "tracker", "padding", "margins", "rows", "joined", "keys", "mixed", "renewed")
 SALES = """\
 title: {{en: Sales, zh: 销售}}
-source: {{kind: parquet, path: ../data/sales.parquet}}
+source: {{kind: parquet, path: ../data/{offer}.parquet}}
 rights: {{holder: sz-trade}}
 columns:
   company_id: {{type: string, key: [trim, casefold], nullable: false}}
@@ -79,17 +79,11 @@ def secret(days=(1, 2)) -> int:
 def space(tmp_path_factory, space_builder):
     """One table, registered under a name for each test: each has a history of its own."""
     made = space_builder(tmp_path_factory.mktemp("differences"), start=False)
-    settings = config.load(made.folder / OWNER)
     names = ("company_id", "region", "industry", "staff", "day", "amount")
     table = pa.table(dict(zip(names, zip(*companies(), strict=True), strict=True)))
-    pq.write_table(table, settings.folder / "data" / "sales.parquet")
-    store = Store.open(settings.state_url)
     for offer in OFFERS:
-        words = "" if offer == "free" else GUARD
-        (settings.policies_folder / f"{offer}.yaml").write_text(POLICY.format(offer=offer, words=words))
-        (settings.datasets_folder / f"{offer}.yaml").write_text(SALES.format(offer=offer))
-        datasets.add(settings, store, offer)
-    store.close()
+        policy = POLICY.format(offer=offer, words="" if offer == "free" else GUARD)
+        made.publish(OWNER, offer, table, SALES.format(offer=offer), {offer: policy})
     bring(made, range(1, 61), Store.open(config.load(made.folder / ASKER).state_url))
     made.start_witness()
     for name in (OWNER, ASKER):

@@ -7,7 +7,6 @@ from datetime import date
 from decimal import Decimal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from compute.errors import ConfigError, DataError, PolicyRefusal, QueryError
@@ -109,7 +108,7 @@ def accounts() -> pa.Table:
 @pytest.fixture(scope="module")
 def space(shared):
     owner = {
-        f"{offer}.yaml": POLICY.format(offer=offer, minimum=minimum, masking=masks)
+        offer: POLICY.format(offer=offer, minimum=minimum, masking=masks)
         for offer, minimum, masks in (
             ("plain", 3, ""),
             ("strict", 9, ""),
@@ -117,23 +116,12 @@ def space(shared):
             ("again", 3, MASKING),
         )
     }
-    offers = ", ".join(f"{file.removesuffix('.yaml')}: {file}" for file in owner)
-    publish(shared.folder, OWNER, "companies", companies(), COMPANIES.format(offers=offers), owner)
-    publish(shared.folder, ASKER, "accounts", accounts(), ACCOUNTS, {"accounts.yaml": OWN_POLICY})
+    offers = ", ".join(f"{offer}: {offer}.yaml" for offer in owner)
+    shared.publish(OWNER, "companies", companies(), COMPANIES.format(offers=offers), owner)
+    shared.publish(ASKER, "accounts", accounts(), ACCOUNTS, {"accounts": OWN_POLICY})
     for offer in ("plain", "strict", "masked", "again"):
         shared.agree(offer)
     return shared
-
-
-def publish(folder, name, dataset, table, text, policies):
-    settings = config.load(folder / name)
-    pq.write_table(table, settings.folder / "data" / f"{dataset}.parquet")
-    (settings.datasets_folder / f"{dataset}.yaml").write_text(text)
-    for file, policy in policies.items():
-        (settings.policies_folder / file).write_text(policy)
-    store = Store.open(settings.state_url)
-    datasets.add(settings, store, dataset)
-    store.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,6 @@ import duckdb
 import pytest
 
 from compute.errors import PolicyRefusal
-from connector import config, datasets
-from connector.storage import Store
 
 pytestmark = pytest.mark.deep  # the same shapes run in memory in tests/compute/test_shapes.py
 
@@ -102,8 +100,9 @@ def two(tmp_path_factory, space_builder, plaintext):
     made = space_builder(folder, start=False)
     required = {"lines": "", "overlap": ", required: asker"}
     policies = {offer: POLICY.format(offer=offer, required=words) for offer, words in required.items()}
-    publish(folder, plaintext, OWNER, "lines", LINES, policies)
-    publish(folder, plaintext, ASKER, "orders", ORDERS, {"orders": OWN})
+    lines, orders = (plaintext.table(f"{name}_").to_arrow_table() for name in ("lines", "orders"))
+    made.publish(OWNER, "lines", lines, LINES, policies)
+    made.publish(ASKER, "orders", orders, ORDERS, {"orders": OWN})
     made.start_witness()
     for name in (OWNER, ASKER):
         made.start(name)
@@ -111,18 +110,6 @@ def two(tmp_path_factory, space_builder, plaintext):
         made.agree(offer)
     yield made
     made.close()
-
-
-def publish(folder, plaintext, name, dataset, text, policies):
-    settings = config.load(folder / name)
-    path = settings.folder / "data" / f"{dataset}.parquet"
-    plaintext.execute(f"COPY (SELECT * FROM {dataset}_) TO '{path}' (FORMAT parquet)")
-    (settings.datasets_folder / f"{dataset}.yaml").write_text(text)
-    for file, policy in policies.items():
-        (settings.policies_folder / f"{file}.yaml").write_text(policy)
-    store = Store.open(settings.state_url)
-    datasets.add(settings, store, dataset)
-    store.close()
 
 
 QUESTIONS = [

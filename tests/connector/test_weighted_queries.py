@@ -8,14 +8,11 @@ from math import ceil
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from compute.errors import DataError, PeerViolation, PolicyRefusal, QueryError
-from connector import config, datasets
 from connector.asking import Asking
 from connector.receipts import trust_file
-from connector.storage import Store
 from witness.verify import verify_files
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
@@ -80,17 +77,6 @@ def loans(repeat: int) -> pa.Table:
     return pa.table({"company": company, "grade": grade, "amount": pa.array(amount, pa.decimal128(12, 2))})
 
 
-def publish(folder, name, dataset, table, text, policies):
-    settings = config.load(folder / name)
-    pq.write_table(table, settings.folder / "data" / f"{dataset}.parquet")
-    (settings.datasets_folder / f"{dataset}.yaml").write_text(text)
-    for file, policy in policies.items():
-        (settings.policies_folder / f"{file}.yaml").write_text(policy)
-    store = Store.open(settings.state_url)
-    datasets.add(settings, store, dataset)
-    store.close()
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, space_builder):
     folder = tmp_path_factory.mktemp("weights")
@@ -101,10 +87,10 @@ def two(tmp_path_factory, space_builder):
         "strict": ("cardinality", ""),
     }
     policies = {o: POLICY.format(offer=o, level=level, extra=extra) for o, (level, extra) in kinds.items()}
-    publish(folder, OWNER, "sales", sales(), SALES, policies)
+    made.publish(OWNER, "sales", sales(), SALES, policies)
     for offer, repeat in (("loans", 1), ("lines", 3)):
         own = {offer: OWN.format(offer=offer)}
-        publish(folder, ASKER, offer, loans(repeat), LOANS.format(offer=offer), own)
+        made.publish(ASKER, offer, loans(repeat), LOANS.format(offer=offer), own)
     made.start_witness()
     for name in (OWNER, ASKER):
         made.start(name)
