@@ -189,7 +189,7 @@ PEERS: dict[str, tuple[Peer, ...]] = {
     "psi": (
         Peer("spu-rr22", "spu", 2**22, _spu("PROTOCOL_RR22")),
         Peer("spu-ecdh", "spu", 2**20, _spu("PROTOCOL_ECDH")),
-        Peer("openmined-psi", "private_set_intersection", 2**16, _openmined),
+        Peer("openmined-psi", "private_set_intersection", 2**14, _openmined),
     ),
     "selection_sum": (Peer("phe", "phe", 256, _paillier),),
 }

@@ -10,7 +10,9 @@
     local_aggregate           a single-domain query over Parquet, against DuckDB itself
     catalogue                 unary calls under 64 clients
     overhead                  what policy and evidence add to a joint query
-    witness                   records recorded per second, 64 a call (rows: records)
+    witness                   records recorded per second, 64 a call and one a call (rows: records); how long a
+                              single one takes to be published and proved, and to be cosigned by three
+                              witnesses; proofs from a log of --entries
     all                       every one at its goal's size, into RESULTS.md
 
 `psi`, `psi_aggregate`, `private_join_and_compute`, `overhead` and `catalogue` run two connector processes and
@@ -60,6 +62,7 @@ def main() -> int:
     parser.add_argument("--bound", type=int, default=2**19 - 1, help="selection_sum: largest |value|")
     parser.add_argument("--side", choices=("receiver", "sender"), default="receiver", help="whose groups")
     parser.add_argument("--protocol", help="psi, psi_aggregate, private_join_and_compute: by which protocol")
+    parser.add_argument("--entries", type=int, default=0, help="witness: prove from a log of so many, too")
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the peers installed")
     parser.add_argument("--largest", type=int, default=2**22, help="all: largest number of keys in the plot")
     parser.add_argument(

@@ -98,7 +98,7 @@ def selection_sum(options: argparse.Namespace) -> Result:
 
 
 def witness(options: argparse.Namespace) -> Result:
-    """Records with two signatures verified, durable and published, 64 a call, from four clients."""
+    """Records with two signatures verified, durable, published, cosigned and proved."""
     from benchmarks.witnessing import recorded
 
-    return recorded(options.rows or 8192)
+    return recorded(options.rows or 8192, options.entries)

@@ -40,7 +40,7 @@ CHUNK = FRAME_BYTES // POINT_BYTES
 WINDOW = 2
 """How many chunks a side may send ahead of what it has taken. Two absorb jitter; more only buffers."""
 
-MASKS_PER_SECOND = 350_000
+MASKS_PER_SECOND = 250_000
 """On two cores of the reference machine (AVX-512 IFMA), hashing included. Not of the machine at hand:
 both parties choose the protocol by its cost, each alone, and must choose the same."""
 
