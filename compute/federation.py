@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import repeat
 
 import numpy as np
 import rfc8785
@@ -53,13 +52,18 @@ class Roster:
     entries: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
-        names = [entry.participant for entry in self.entries]
+        names = self.names
         if not 2 <= len(names) <= MOST_PARTICIPANTS or names != sorted(set(names)):
             raise PeerViolation("peer.roster", "a round has 2 to 64 different participants, in order")
 
     def canonical(self) -> bytes:
         """RFC 8785 bytes: the body of the "roster" frame."""
         return rfc8785.dumps([asdict(entry) for entry in self.entries])
+
+    @property
+    def names(self) -> list[str]:
+        """The participants' ids."""
+        return [entry.participant for entry in self.entries]
 
     @property
     def digest(self) -> bytes:
@@ -142,8 +146,7 @@ class Member:
 
     def checked(self, roster: Roster) -> Roster:
         """The roster, if it is the one we agreed to."""
-        names = tuple(entry.participant for entry in roster.entries)
-        if self.entry not in roster.entries or names != self.expected:
+        if self.entry not in roster.entries or tuple(roster.names) != self.expected:
             raise PeerViolation("peer.roster", "the roster is not the one this participant agreed to")
         return roster
 
@@ -161,27 +164,33 @@ def receive_roster(member: Member) -> Role[Roster]:
     return member.checked(Roster.parse((yield from receive("roster"))))
 
 
-def signed_key(member: Member, scheme: str, digest: bytes, key: bytes) -> bytes:
-    """A key of this round, signed by its participant's identity key over the roster's digest."""
-    return joined([key, member.sign(_statement(scheme, digest, member.participant, key))])
+def signed_key(member: Member, scheme: str, roster: Roster, key: bytes) -> bytes:
+    """A key of this round with the signature of its participant's identity key."""
+    return joined([key, member.sign(_statement(scheme, roster.digest, member.participant, key))])
 
 
 def checked_keys(
-    member: Member, scheme: str, digest: bytes, roster: Roster, bodies: Sequence[bytes], own: bytes
+    member: Member, scheme: str, roster: Roster, bodies: Sequence[bytes], own: bytes
 ) -> list[bytes]:
     """Everybody's keys in roster order, each signed by its participant, our own among them unchanged."""
-    if len(bodies) != len(roster.entries):
-        raise PeerViolation("peer.round-key", "there is not one key for each participant")
-    keys = []
-    for entry, body in zip(roster.entries, bodies, strict=True):
-        parts = split(body)
-        if len(parts) != 2 or len(parts[0]) != len(own):
-            raise PeerViolation("peer.round-key", "a participant's key is not of the agreed form")
-        member.verify(entry.participant, _statement(scheme, digest, entry.participant, parts[0]), parts[1])
-        keys.append(parts[0])
+    keys, digest = [], roster.digest
+    for name, key, signature in _signed(roster, bodies, len(own)):
+        member.verify(name, _statement(scheme, digest, name, key), signature)
+        keys.append(key)
     if keys[_place(member, roster)] != own or len(set(keys)) != len(keys):
         raise PeerViolation("peer.round-key", "a key of this round was exchanged or occurs twice")
     return keys
+
+
+def _signed(roster: Roster, bodies: Sequence[bytes], length: int) -> Iterator[tuple[str, bytes, bytes]]:
+    """(participant, key of this length, signature) of every body."""
+    if len(bodies) != len(roster.entries):
+        raise PeerViolation("peer.round-key", "there is not one key for each participant")
+    for name, body in zip(roster.names, bodies, strict=True):
+        parts = split(body)
+        if len(parts) != 2 or len(parts[0]) != length:
+            raise PeerViolation("peer.round-key", "a participant's key is not of the agreed form")
+        yield name, parts[0], parts[1]
 
 
 def send_sized(kind: str, data: bytes) -> Role[None]:
@@ -202,18 +211,27 @@ def disclosed(member: Member, scheme: str, roster: Roster, own: bytes) -> Role[l
     """Everybody's parts of one length, in roster order: each was fixed before any was shown.
 
     So none is a function of another. A part is as unguessable as the 256 fresh bits it is made from, so its
-    commitment needs no salt. What a participant signs covers all commitments that it saw: whoever passes
-    them on cannot show different ones.
+    commitment needs no salt. What a participant signs is all commitments, its own among them unchanged:
+    whoever passes them on cannot show different ones, and nobody's part can be exchanged after that.
     """
-    yield Frame("commitment", _commitment(scheme, roster, member.participant, own))
+    digest = roster.digest
+    committed = _commitment(scheme, digest, member.participant, own)
+    yield Frame("commitment", committed)
     commitments = yield from receive("commitments", COMMITMENT_BYTES * len(roster.entries))
-    digest = hashlib.sha256(b"bayspace commitments v1\0" + roster.digest + commitments).digest()
-    yield from send_sized("part", signed_key(member, scheme, digest, own))
+    at = COMMITMENT_BYTES * _place(member, roster)
+    if commitments[at : at + COMMITMENT_BYTES] != committed:
+        raise PeerViolation("peer.round-key", "our own commitment was exchanged")
+    seen = hashlib.sha256(commitments).digest()
+    signature = member.sign(_statement(scheme, digest, member.participant, seen))
+    yield from send_sized("part", joined([own, signature]))
     most = len(roster.entries) * (4 + signed_key_bytes(len(own)))
     bodies = split((yield from receive_sized("parts", most)))
-    parts = checked_keys(member, scheme, digest, roster, bodies, own)
-    names = [entry.participant for entry in roster.entries]
-    if commitments != b"".join(map(_commitment, repeat(scheme), repeat(roster), names, parts)):
+    parts, shown = [], []
+    for name, part, signature in _signed(roster, bodies, len(own)):
+        member.verify(name, _statement(scheme, digest, name, seen), signature)
+        parts.append(part)
+        shown.append(_commitment(scheme, digest, name, part))
+    if b"".join(shown) != commitments:
         raise PeerViolation("peer.round-key", "a participant showed another part than it had committed to")
     return parts
 
@@ -226,8 +244,8 @@ def relay_disclosed(length: int) -> Role[None]:
     yield from send_sized("parts", (yield from together("parts", part, joined)))
 
 
-def _commitment(scheme: str, roster: Roster, participant: str, part: bytes) -> bytes:
-    text = joined([scheme.encode(), roster.digest, participant.encode(), part])
+def _commitment(scheme: str, digest: bytes, participant: str, part: bytes) -> bytes:
+    text = joined([scheme.encode(), digest, participant.encode(), part])
     return hashlib.sha256(b"bayspace commitment v1\0" + text).digest()
 
 
@@ -237,28 +255,34 @@ def signed_key_bytes(length: int) -> int:
 
 
 def _place(member: Member, roster: Roster) -> int:
-    return [entry.participant for entry in roster.entries].index(member.participant)
+    return roster.names.index(member.participant)
 
 
-def _statement(scheme: str, digest: bytes, participant: str, key: bytes) -> bytes:
+def _statement(scheme: str, roster: bytes, participant: str, key: bytes) -> bytes:
     name = participant.encode()
-    return b"bayspace round key v1\0" + joined([scheme.encode(), digest, name, key])
+    return b"bayspace round key v1\0" + joined([scheme.encode(), roster, name, key])
 
 
 # --- vectors ------------------------------------------------------------------------------------------
 
 
-def words(values: Iterable[int]) -> bytes:
+def words(values: Sequence[int]) -> bytes:
     """Integers modulo 2**128, 16 little-endian bytes each."""
-    return b"".join((value % (1 << 128)).to_bytes(WORD_BYTES, "little") for value in values)
+    try:
+        low = np.array(values, dtype="<i8")
+    except OverflowError:  # a figure of more than 64 bits
+        return b"".join([(value % (1 << 128)).to_bytes(WORD_BYTES, "little") for value in values])
+    return np.stack([low, low >> 63], axis=1).astype("<i8", copy=False).tobytes()
 
 
 def integers(data: bytes) -> list[int]:
     """The representatives in [-2**127, 2**127)."""
-    return [
-        int.from_bytes(data[at : at + WORD_BYTES], "little", signed=True)
-        for at in range(0, len(data), WORD_BYTES)
-    ]
+    limbs = np.frombuffer(data, dtype="<i8").reshape(-1, 2)
+    low, high = limbs[:, 0], limbs[:, 1]
+    if np.array_equal(high, low >> 63):
+        found: list[int] = low.tolist()
+        return found
+    return [(h << 64) | x for h, x in zip(high.tolist(), low.view("<u8").tolist(), strict=True)]
 
 
 def added(vectors: Sequence[bytes]) -> bytes:

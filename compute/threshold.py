@@ -107,10 +107,10 @@ def _ring(implementation: str, degree: int, moduli: tuple[int, ...]) -> _native.
 
 def messages(parameters: Parameters, words: Sequence[int]) -> NDArray[np.uint64]:
     """Integers modulo t as the kernel takes them: whole blocks of little-endian words."""
-    width = 8 * -(-parameters.plain_bits // 64)
-    blocks = -(-len(words) // parameters.degree)
-    plain = b"".join([(word % parameters.t).to_bytes(width, "little") for word in words])
-    return np.frombuffer(plain.ljust(blocks * parameters.degree * width, b"\0"), dtype="<u8")
+    t, width = parameters.t, 8 * -(-parameters.plain_bits // 64)
+    plain = b"".join([(word % t).to_bytes(width, "little") for word in words])
+    whole = parameters.blocks(len(words)) * parameters.degree * width
+    return np.frombuffer(plain.ljust(whole, b"\0"), dtype="<u8")
 
 
 def opened(

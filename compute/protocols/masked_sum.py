@@ -95,10 +95,10 @@ def _agreed(member: Member, roster: Roster, entropy: Entropy) -> Role[_Masks]:
     """Exchange signed keys of this round through the asker."""
     private = X25519PrivateKey.from_private_bytes(entropy(KEY_BYTES))
     public = private.public_key().public_bytes_raw()
-    yield Frame("round-key", f.signed_key(member, SCHEME, roster.digest, public))
+    yield Frame("round-key", f.signed_key(member, SCHEME, roster, public))
     most = len(roster.entries) * (4 + f.signed_key_bytes(KEY_BYTES))
     bodies = f.split((yield from f.receive_sized("round-keys", most)))
-    keys = f.checked_keys(member, SCHEME, roster.digest, roster, bodies, public)
+    keys = f.checked_keys(member, SCHEME, roster, bodies, public)
     return _Masks(member.participant, _secrets(member, roster, private, keys), roster.digest)
 
 

@@ -196,9 +196,10 @@ def test_a_coordinator_cannot_show_different_commitments() -> None:
         flipped = frame.body[:-1] + bytes([frame.body[-1] ^ 1])
         return Frame(frame.kind, flipped) if frame.kind == "commitments" else frame
 
-    with pytest.raises(PeerViolation) as error:
-        _deviating("he_sum", changed)
-    assert error.value.code == "peer.signature"
+    for only, code in ((0, "peer.signature"), (2, "peer.round-key")):  # the third's own is refused by itself
+        with pytest.raises(PeerViolation) as error:
+            _deviating("he_sum", changed, only=only)
+        assert error.value.code == code
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -283,7 +284,7 @@ def test_a_point_of_small_order_is_refused() -> None:
     next(role)
     own = role.send(Frame("roster", round_.roster.canonical())).body
     role.send(None)
-    forged = f.signed_key(round_.member(1), masked_sum.SCHEME, round_.roster.digest, bytes(32))
+    forged = f.signed_key(round_.member(1), masked_sum.SCHEME, round_.roster, bytes(32))
     bodies = f.joined([own, forged])
     role.send(Frame("round-keys-length", len(bodies).to_bytes(8, "big")))
     with pytest.raises(PeerViolation) as error:
