@@ -354,15 +354,15 @@ class Node:
         """Bytes that an agreement's queries may have answered in the period of `at`."""
         return self.store.lost(f"bytes {agreement.digest}", _period(agreement.policy, at))
 
-    def _charge_size(self, agreement: Agreement, what: str, size: int, limit: int | None) -> None:
+    def _charge_size(self, agreement: Agreement, code: str, size: int, limit: int | None) -> None:
         """Count the rows or bytes that a query may answer."""
         if limit is None:
             return
-        period = _period(agreement.policy, self.now())
+        what, period = code.split(".")[0], _period(agreement.policy, self.now())
         if not self.store.lose(f"{what} {agreement.digest}", period, size, limit):
             left = max(0, limit - self.store.lost(f"{what} {agreement.digest}", period))
             sentence = f"this query may answer {size} {what}, and {left} are left"
-            raise _refused(f"{what}.exhausted", sentence, rule=f"uses.{what}")
+            raise _refused(code, sentence, rule=f"uses.{what}")
 
     def charge(self, agreement: Agreement, rows: int, size: int, *, again: bool = False) -> None:
         """Count one use, the rows and bytes it may answer, and what its noise costs; never refunded.
@@ -371,8 +371,8 @@ class Node:
         when too little is left. Inside a transaction: what is refused charges nothing.
         """
         uses = agreement.policy.uses
-        self._charge_size(agreement, "rows", rows, uses.rows if uses is not None else None)
-        self._charge_size(agreement, "bytes", size, uses.bytes if uses is not None else None)
+        self._charge_size(agreement, "rows.exhausted", rows, uses.rows if uses is not None else None)
+        self._charge_size(agreement, "bytes.exhausted", size, uses.bytes if uses is not None else None)
         limit = uses.count if uses is not None and uses.count is not None else UNLIMITED
         if not self.store.charge(agreement.digest, _period(agreement.policy, self.now()), limit):
             raise _refused("uses.exhausted", "no use is left", rule="uses.count")

@@ -63,9 +63,7 @@ def _any_alone(policy: Policy) -> Iterator[Contradiction]:
 def _empty_groups(policy: Policy) -> Iterator[Contradiction]:
     for word in ("where", "when", "uses", "transfer"):
         group = getattr(policy, word)
-        if group is not None and not group.model_dump(
-            exclude_none=True, exclude_defaults=True, exclude={"per"}
-        ):
+        if group is not None and not group.model_dump(exclude_none=True, exclude={"per"}):
             yield (word,), "this limits nothing", f"Say what {word!r} limits, or remove it."
 
 

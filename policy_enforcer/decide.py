@@ -336,8 +336,8 @@ def overspent(policy: Policy, ledger: LedgerView) -> Iterator[Reason]:
     if ledger.loss < 0 or cost > left:
         sentence = f"this query costs rho {rho(cost)}, and {rho(left)} of {_rho_per(budget)} is left"
         yield Reason("budget.exhausted", "analysis.noise.budget", sentence, allowed=_rho_per(budget))
-    if total is not None and (ledger.dataset_loss < 0 or cost > billionths(total.rho) - ledger.dataset_loss):
-        left = billionths(total.rho) - ledger.dataset_loss
+    left = 0 if total is None else billionths(total.rho) - ledger.dataset_loss
+    if total is not None and (ledger.dataset_loss < 0 or cost > left):
         sentence = f"this query costs rho {rho(cost)}, and {rho(left)} is left of the dataset's, for ever"
         rule = "analysis.noise.dataset_budget"
         yield Reason("budget.dataset-exhausted", rule, sentence, allowed=f"rho {plain(total.rho)} in all")

@@ -99,7 +99,7 @@ _PLAIN_NUMBER = re.compile(r"-?(0|[1-9]\d{0,37})(\.\d{1,18})?", re.ASCII)
 
 def _exact(value: Any) -> Decimal:
     """An exact decimal in its shortest form. Floats are refused: 0.1 would not be 0.1."""
-    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
+    if not isinstance(value, int | str | Decimal):
         raise ValueError("write a plain decimal number")
     text = format(value, "f") if isinstance(value, Decimal) else str(value)
     if not _PLAIN_NUMBER.fullmatch(text):
@@ -111,7 +111,7 @@ def plain(number: Decimal) -> str:
     """The shortest decimal form without an exponent: 1.50 becomes 1.5, -0 becomes 0."""
     text = format(number, "f")
     text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text in {"-0", ""} else text
+    return "0" if text == "-0" else text
 
 
 Whole = Annotated[int, Strict(), Field(ge=1, le=2**63 - 1)]

@@ -178,6 +178,11 @@ WAYS_OUT = {
     "a list of another column": ["note"],
     "a grade above the maximum": ["columns of grade 2 or lower"],
     "an instance of no template": ["by-industry"],
+    "a policy without a federation": ["queries over this dataset alone"],
+    "another federation": ["federation.loans"],
+    "a list with a label compared alone": ["amount, due, note, paid, year"],
+    "one row more than is left": ["100 rows per month"],
+    "one byte more than is left": ["5000 bytes per month"],
 }
 
 
@@ -218,3 +223,20 @@ def test_the_meet_keeps_every_reason(invoices, joint, ledger):
     two = decide(invoices, replace(joint, witnesses=0), ledger)
     assert [r.code for r in one.meet(two).because] == ["purpose.missing", "witness.too-few"]
     assert not one.meet(decide(invoices, joint, ledger)).permitted
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("a billionth too little is left", "0.05, and 0.049999999 of rho 1 per year is left"),
+        ("the budget is spent", "0.05, and 0 of rho 1 per year is left"),
+        ("the dataset's budget is spent", "0.05, and 0.049999999 is left of the dataset's"),
+        ("one row more than is left", "may answer 41 rows, and 40 are left"),
+        ("one row where more were used than may be", "and 0 are left"),
+        ("one row where fewer than none were used", "and 0 are left"),
+    ],
+)
+def test_what_is_left_is_said(name, left):
+    (case,) = (case for case in CASES if case["name"] == name)
+    (reason,) = decide(*inputs(case)).because
+    assert left in reason.sentence

@@ -543,3 +543,37 @@ def test_lint_says_what_makes_noise_large_or_useless(invoices_text):
 def test_lint_says_that_dominance_ends_joins(invoices_text):
     paths = [problem.path for problem in advice(with_words(invoices_text, "dominance: {share_at_most: 0.7}"))]
     assert "analysis.dominance" in paths
+
+
+def noised(text, rho="0.05", budget="1", *more):
+    return with_words(text, NOISE.format(rho, budget, ""), *BOUNDED.split(", "), *more)
+
+
+def test_noise_limits_joins_in_the_place_of_uses(invoices_text):
+    text = invoices_text.replace("count: 200, per: month, ", "")
+    assert [p.code for p in found(text)] == ["policy.joint-unlimited"]
+    assert load(noised(text)).uses.count is None
+
+
+def test_keys_may_be_counted_in_both_ways(invoices_text):
+    load(invoices_text.replace("company_id: [count_distinct]", "company_id: [count, count_distinct]"))
+
+
+def test_noise_beside_what_looks_at_no_value(invoices_text):
+    load(noised(invoices_text, "0.05", "1", "suppressions: {count: hidden}"))
+    listed = noised(invoices_text, "0.05", "1", "payload: [quarter]").replace("[aggregate]", "[aggregate, list]")
+    problems = found(listed.replace("disclosure: cardinality", "disclosure: rows"))
+    assert [p.path for p in problems] == ["analysis.kinds"]
+
+
+def test_the_first_and_the_last_loss(invoices_text):
+    for rho, budget in (("0.05", "0.05"), ("0.000000001", "9007199.254740992")):
+        load(noised(invoices_text, rho, budget))
+    assert found(noised(invoices_text, "0.05", "9007199.254740993"))
+
+
+@pytest.mark.parametrize("word", ["noise", "max_cells_per_identity"])
+def test_what_bounds_identities_names_them(invoices_text, word):
+    text = noised(invoices_text) if word == "noise" else with_words(invoices_text, f"{word}: 5")
+    text = text.replace("  identity: company_id\n", "").replace("  minimum_identities: 10\n", "")
+    assert f"analysis.{word}" in [p.path for p in found(text)]

@@ -43,6 +43,8 @@ VALUES = [
     ("when.until", ["2026-01-01"], ["tomorrow"]),
     ("when.elapsed", ["P1D", "PT1M"], ["", "P", "P0D", "1D", "-P1D"]),
     ("uses.count", [1, 2**63 - 1], [0, -1, 2**63, "5", 1.0, True]),
+    ("uses.rows", [1, 2**63 - 1], [0, True, "5"]),
+    ("uses.bytes", [1, 2**63 - 1], [0, True, "5"]),
     ("uses.max_concurrent", [1], [0, True]),
     ("uses.per", ["hour", "day", "week", "month", "year", "agreement"], ["", "minute"]),
     ("transfer.grade_at_most", [0, 100], [-1, 101, True, "1", 1.0]),
