@@ -7,24 +7,47 @@ from __future__ import annotations
 
 from typing import Any
 
+from connector import proposals
 from connector.contract import Agreement
 from connector.node import Node
-from connector.storage import AgreementRecord, NegotiationRecord
 from connector.references import transfer_of
+from connector.storage import AgreementRecord, NegotiationRecord
 from connector.terms import moment
+from connector.transitions import NEGOTIATION, Message, State
 from policy_enforcer.model import Policy
 from policy_enforcer.moments import end_instant, later
 from witness import dsse
 from witness.keys import SignatureInvalid
 
 AGREED = "contract.agreement"
+_COMMANDS = {
+    Message.REQUEST: "counter",
+    Message.OFFER: "counter",
+    Message.ACCEPTANCE: "accept",
+    Message.AGREEMENT: "approve",
+    Message.FINALIZATION: "resend",
+    Message.VERIFICATION: "resend",
+    Message.TERMINATION: "terminate",
+}
+"""What our people say so that the message is sent."""
 
 
 def shown(node: Node, record: NegotiationRecord) -> dict[str, Any]:
     """Everything about one contract that both sides hold, as JSON values."""
     found = node.store.agreement(record.agreement) if record.agreement else None
-    summary = node.contract_json(record)
-    return summary if found is None else {**summary, **_details(node, record, found)}
+    stated = {**summary(node, record), "proposals": proposals.shown(node, record)}
+    return stated if found is None else {**stated, **_details(node, record, found)}
+
+
+def summary(node: Node, record: NegotiationRecord) -> dict[str, Any]:
+    """Where one contract stands, and what our people may do next."""
+    unsent = node.store.unsent(record.id)
+    due = [] if unsent else NEGOTIATION.open_to(State(record.state), record.role)
+    return {
+        **node.contract_json(record),
+        "unsent": unsent[0].method if unsent else None,
+        "you_can": ["resend", "terminate"] if unsent else [_COMMANDS[message] for message in due],
+    }
 
 
 def _details(node: Node, record: NegotiationRecord, found: AgreementRecord) -> dict[str, Any]:
@@ -35,6 +58,7 @@ def _details(node: Node, record: NegotiationRecord, found: AgreementRecord) -> d
         "uses": node.uses_of(agreement),
         "policy": agreement.policy.policy,
         "documents": dict(agreement.documents),
+        "transfer": transfer_of(agreement),
         "templates": list(agreement.policy.analysis.templates),
         "signatures": _signatures(node, record, agreement),
     }
@@ -58,7 +82,6 @@ def _ends(policy: Policy, agreed_at: int) -> list[str]:
 def _signatures(node: Node, record: NegotiationRecord, agreement: Agreement) -> list[dict[str, Any]]:
     """Who signed the record of the agreement with which key, each signature verified now."""
     kept = next((e for e in node.store.evidence(record.id) if e.event == AGREED), None)
-        "transfer": transfer_of(agreement),
     if kept is None or kept.envelope is None:
         return []
     envelope = dsse.parse(kept.envelope)

@@ -23,6 +23,8 @@ from connector.negotiating import Negotiating
 from connector.node import Node
 from connector.receipts import receipt_of
 from connector.rounds import Asked, Round, ask, explanation, inquire
+from connector.statements import Statements
+from connector.transfers import transfers
 from connector.v1 import analyst_pb2, analyst_pb2_grpc, catalog_pb2
 from policy_enforcer.explain import Language
 from witness.members import CONNECTOR
@@ -37,7 +39,7 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._negotiating = Negotiating(node)
+        self._negotiating, self._statements = Negotiating(node), Statements(node)
 
     def Browse(self, request: Any, context: Any) -> analyst_pb2.BrowseResponse:  # noqa: N802, ARG002
         """Offers of one participant, or of every connector in the member list.
@@ -78,14 +80,24 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
     def _contracts(self, command: Any) -> list[dict[str, Any]]:
         node, negotiating, which = self._node, self._negotiating, command.agreement
         actions: dict[str, Callable[[], Any]] = {
-            "request": lambda: negotiating.request(command.participant, command.offer),
-            "approve": lambda: negotiating.approve(which),
+            "request": lambda: negotiating.request(command.participant, command.offer, command.terms),
+            "offer": lambda: negotiating.offer(command.participant, command.offer, command.terms),
+            "counter": lambda: negotiating.counter(which, command.terms),
+            "accept": lambda: negotiating.accept(which),
+            "approve": lambda: negotiating.approve(which, command.policy),
+            "resend": lambda: negotiating.resend(which),
             "reject": lambda: negotiating.terminate(which, "contract.rejected"),
             "terminate": lambda: negotiating.terminate(which, "contract.terminated"),
             "suspend": lambda: negotiating.suspend(which, suspended=True),
             "resume": lambda: negotiating.suspend(which, suspended=False),
             "show": lambda: negotiating.find(which),
         }
+        if command.action == "state":
+            return [self._statements.state(negotiating.find(which), command.start, command.end)]
+        if command.action == "statements":
+            return self._statements.kept(negotiating.find(which))
+        if command.action == "transfers":
+            return transfers(node.store, negotiating.find(which).agreement if which else None)
         if command.action == "list":
             found = node.store.negotiations()
         elif command.action in actions:
@@ -94,7 +106,7 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
             raise ConfigError("contract.action", "no such contract command")
         if command.action == "show":
             return [agreements.shown(node, record) for record in found]
-        return [node.contract_json(record) for record in found]
+        return [agreements.summary(node, record) for record in found]
 
 
 class _Running:

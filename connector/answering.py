@@ -39,6 +39,7 @@ from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
 from connector.records import check_clock, countersigned, signature
 from connector.references import template_of
 from connector.releases import Sealer
+from connector.statements import charged
 from connector.storage import AnswerRecord
 from connector.telemetry import Span
 from connector.terms import Side, Terms, milliseconds
@@ -270,6 +271,7 @@ class Answering:
             with node.store.atomic():
                 plan, again = admitted.prepared.plan, self._kept is not None
                 node.charge(terms.agreement, rows_at_most(plan), bytes_at_most(plan), again=again)
+                node.store.add_charge(charged(terms))
                 self._keep_intent(admitted, envelope)
         except PolicyRefusal:  # the last use went to another query, say: both signed, so it is on record
             self._keep_intent(admitted, envelope)

@@ -15,7 +15,7 @@ from typing import cast
 
 import pyarrow as pa
 
-from compute import engine
+from compute import engine, pooling
 from compute.errors import BayspaceError, PeerViolation, PolicyRefusal
 from compute.facts import Prepared
 from compute.federation import Seat
@@ -31,6 +31,7 @@ from connector.node import Node
 from connector.opening import Acceptance, RefusalNotice, SignedRecord
 from connector.records import Statement, agreed, check_clock, countersigned, reopen, signature
 from connector.releases import Opener
+from connector.statements import charged
 from connector.terms import WEIGHTS_FEWEST, WEIGHTS_LARGEST, Terms, milliseconds
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
@@ -51,7 +52,8 @@ class Answer:
 class Asking:
     """Asks one query whose terms are fixed; `local` is our side of the join, None in a single domain.
 
-    `place`: where it meets the other exchanges of a federated round.
+    `place`: where it meets the other exchanges of a federated round. `added`: our own cells, which are added
+    to what the round released.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class Asking:
         headers: Headers,
         progress: Progress,
         place: Place | None = None,
+        added: pa.Table | None = None,
     ) -> None:
-        self._node, self._terms, self._prepared = node, terms, prepared
+        self._node, self._terms, self._prepared, self._added = node, terms, prepared, added
         self._place, self._seat = place, cast(Seat | None, None)
         self._local, self._headers, self._progress = local, headers, progress
         self._sequence = 0
@@ -108,7 +111,9 @@ class Asking:
             self._seat = self._place.seat(self._terms.entry(sid))
         self._headers.bind(Transcript(sid, Party.RECEIVER))
         yield Frame("confirm", signature(intent, self._node.key))
-        self._keep(intent, acceptance.intent.signature, self._terms.openings())
+        with self._node.store.atomic():
+            self._keep(intent, acceptance.intent.signature, self._terms.openings())
+            self._node.store.add_charge(charged(self._terms))
         return sid, intent
 
     def _check_repeated(self, first: str) -> None:
@@ -261,7 +266,7 @@ class Asking:
         plan = self._prepared.plan
         if self._place is None:
             return finish(plan, cells)
-        return self._place.answer(lambda: finish(plan, cells))
+        return self._place.answer(lambda: finish(plan, pooling.with_own(plan, cells, self._added)))
 
     # --- evidence -------------------------------------------------------------------------------------
 

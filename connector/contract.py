@@ -1,10 +1,9 @@
-"""Agreements and their negotiation, without I/O: documents, states, and who may send what when.
+"""The documents of a contract, without I/O: what one side proposes, and what both agreed on.
 
-States and messages are those of the Dataspace Protocol 2025-1 (contract negotiation); the transition table
-below is the only place that allows a move. An agreement is one canonical document: the policy, the documents
-it names and the dataset description are embedded in full, both parties sign the evidence record that carries
-its digest.
-Refuses every transition that is not in the table, and every agreement that does not parse to its own bytes.
+Each is one canonical document. A proposal embeds a policy and the documents it names in full; an agreement
+the dataset description too, and both parties sign the evidence record that carries its digest. Who may send
+what when is in `transitions.py`.
+Refuses every document that does not parse to its own bytes, and every policy that the loader refuses.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import rfc8785
 
 from compute.dataset import DatasetInfo
-from compute.errors import PeerViolation
+from compute.errors import ConfigError, PeerViolation
 from policy_enforcer import odrl
 from policy_enforcer.model import Policy
 from policy_enforcer.problems import PolicyError
@@ -26,53 +24,47 @@ from witness import canonical
 from witness.schema import HEX16, ID, Fields, FormatError
 
 FORMAT = "bayspace-agreement/v1"
+PROPOSAL_FORMAT = "bayspace-proposal/v1"
+MOST_PROPOSAL_BYTES = 1 << 20
 
 
-class State(StrEnum):
-    """Where a negotiation stands (Dataspace Protocol 2025-1, contract negotiation states)."""
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Terms on the table: a policy in full with the documents it names."""
 
-    REQUESTED = "REQUESTED"
-    AGREED = "AGREED"
-    VERIFIED = "VERIFIED"
-    FINALIZED = "FINALIZED"
-    TERMINATED = "TERMINATED"
+    policy: Policy
+    documents: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def policy_digest(self) -> str:
+        """SHA-256 over the policy's canonical form, in hexadecimal."""
+        return odrl.digest(self.policy).hex()
 
-class Message(StrEnum):
-    """What a side can send."""
+    def to_bytes(self) -> bytes:
+        """RFC 8785 bytes of the proposal."""
+        stated = {"documents": dict(self.documents)} if self.documents else {}
+        return rfc8785.dumps({**stated, "format": PROPOSAL_FORMAT, "policy": odrl.to_odrl(self.policy)})
 
-    AGREEMENT = "agreement"
-    VERIFICATION = "verification"
-    FINALIZATION = "finalization"
-    TERMINATION = "termination"
-
-
-PROVIDER, CONSUMER = "provider", "consumer"
-
-TRANSITIONS: dict[tuple[State, Message], tuple[str, State]] = {
-    (State.REQUESTED, Message.AGREEMENT): (PROVIDER, State.AGREED),
-    (State.AGREED, Message.VERIFICATION): (CONSUMER, State.VERIFIED),
-    (State.VERIFIED, Message.FINALIZATION): (PROVIDER, State.FINALIZED),
-    (State.REQUESTED, Message.TERMINATION): ("either", State.TERMINATED),
-    (State.AGREED, Message.TERMINATION): ("either", State.TERMINATED),
-    (State.VERIFIED, Message.TERMINATION): ("either", State.TERMINATED),
-    (State.FINALIZED, Message.TERMINATION): ("either", State.TERMINATED),
-}
-
-
-def advance(state: State, message: Message, sender: str) -> State:
-    """The state after `sender` (provider or consumer) sent `message`.
-
-    A repeated message leaves the state as it is. Raises `PeerViolation` for any other move.
-    """
-    if any(state is after and m is message for (_, m), (_, after) in TRANSITIONS.items()):
-        return state
-    who, after = TRANSITIONS.get((state, message), ("nobody", state))
-    if who not in (sender, "either"):
-        raise PeerViolation(
-            "contract.out-of-order", f"a {sender} may not send {message.value} in state {state.value}"
-        )
-    return after
+    @classmethod
+    def parse(cls, document: bytes) -> Proposal:
+        """The proposal with exactly these bytes. Raises `PeerViolation`, and `ConfigError` where our loader
+        refuses its policy.
+        """
+        if len(document) > MOST_PROPOSAL_BYTES:
+            raise PeerViolation("contract.malformed", f"a proposal has more than {MOST_PROPOSAL_BYTES} bytes")
+        try:
+            with Fields(canonical.parse(document), "proposal") as f:
+                f.literal("format", PROPOSAL_FORMAT)
+                documents = f.optional("documents", f.take)
+                policy = odrl.from_odrl(_object(f.take("policy")))
+        except (canonical.CanonicalError, FormatError):
+            raise PeerViolation("contract.malformed", "a proposal cannot be read as what it says") from None
+        except PolicyError as error:  # of a newer version, say
+            raise unacceptable(error) from None
+        found = cls(policy, {} if documents is None else _texts(documents))
+        if found.to_bytes() != document:
+            raise PeerViolation("contract.malformed", "a proposal is not in its canonical form")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +151,12 @@ class Agreement:
             agreed_at=f.integer("agreed_at"),
             documents={} if documents is None else _texts(documents),
         )
+
+
+def unacceptable(error: PolicyError) -> ConfigError:
+    """Proposed terms that the loader refuses, by the first thing that is wrong with them."""
+    first = error.problems[0]
+    return ConfigError("contract.terms", f"the proposed policy is refused: {first.path}: {first.sentence}")
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Contract negotiation over the network: request, agree, verify, finalize, suspend, terminate.
+"""Contract negotiation over the network: request, offer, accept, agree, verify, finalize, suspend, terminate.
 
-The states and who may move them are `contract.advance`'s; this module carries messages, keeps state and
-evidence in one transaction, and can be called again after a crash or a lost reply: every message is
-idempotent, and an agreement that was sent is sent again byte for byte. Both parties sign the record of the
-request, of the agreement and of its end. The owner may suspend or terminate at any time: that takes effect
-before the peer is told, so no answer of the peer's, nor its silence, can prevent it.
+States and who may move them are in `transitions.py`; this module carries messages, keeps state and evidence
+in one transaction, and can be called again after a crash or a lost reply. A message is kept before it is sent
+and until the other side has signed its record, and its move is made then; a later message of the other side
+carries that signature too. Every message is idempotent, and an agreement that was sent is sent again byte for
+byte. Both parties sign the record of each move. The owner may suspend or terminate at any time: that takes
+effect before the peer is told, so no answer of the peer's, nor its silence, can prevent it.
 """
 
 from __future__ import annotations
@@ -14,30 +15,45 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
-from connector import references
-from connector.contract import CONSUMER, PROVIDER, Agreement, Message, State, advance
+from connector import datasets, proposals, references
+from connector.contract import Agreement, Proposal
+from connector.contract_records import ACCEPTANCE, OFFER, REQUEST, Records
 from connector.node import Node
 from connector.opening import SignedRecord
-from connector.records import DONE, Statement, agreed, countersigned, reopen, signature, signature_in
-from connector.storage import NegotiationRecord
+from connector.records import countersigned, reopen
+from connector.storage import NegotiationRecord, UnsentRecord
 from connector.terms import milliseconds
-from connector.v1 import negotiation_pb2, negotiation_pb2_grpc
-from witness import dsse
-from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Sealed, Sensitive
+from connector.transitions import CONSUMER, NEGOTIATION, PROVIDER, Message, State
+from connector.v1 import negotiation_pb2 as pb
+from connector.v1 import negotiation_pb2_grpc
+from witness.record import Sealed
 from witness.schema import HEX16, FormatError, matching
 
 EXCHANGE_KEY_BYTES = 32
 MOST_WAITING_REQUESTS = 32
-"""Requests of one peer that wait for our people's answer: each is a row and a record, free for who asks."""
+"""Negotiations that a peer opened and that wait for our people: each is rows and a record, free for it."""
+MOST_PROPOSALS = 20
+"""Versions of the terms in one negotiation: each is kept for ever."""
+FEWEST_DIGITS = 8
 NO_TRACE = "0" * 32
-UNSTATED = "0" * 64
-"""Stands for the build of a peer, which only the peer itself can state."""
+
+_TURNS: dict[str, tuple[Message, type[Any], str]] = {
+    "Request": (Message.REQUEST, pb.ContractRequest, REQUEST),
+    "Offer": (Message.OFFER, pb.ContractOffer, OFFER),
+    "Accept": (Message.ACCEPTANCE, pb.ContractAcceptance, ACCEPTANCE),
+    "Finalize": (Message.FINALIZATION, pb.NegotiationEvent, ""),
+}
+"""What is kept until it is confirmed, by the method that carries it."""
+_EVENTS = {message: event for message, _, event in _TURNS.values()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Roles:
-    provider: str
-    consumer: str
+class Version:
+    """Terms on the table, and whose they are. `published`: the offer's own, asked for as they stand."""
+
+    author: str
+    proposal: Proposal
+    published: bool = False
 
 
 class Negotiating:
@@ -45,57 +61,97 @@ class Negotiating:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._records = Records(node)
 
     # --- what our own people do -----------------------------------------------------------------------
 
-    def request(self, provider: str, offer: str) -> NegotiationRecord:
-        """As consumer: ask `provider` for a contract about its offer."""
-        node = self._node
-        offered = node.offer_of(provider, offer)
-        negotiation, exchange_key = node.entropy(16).hex(), node.entropy(32)
-        node.store.open_exchange(negotiation, None, provider, CONSUMER, "contract", NO_TRACE, exchange_key)
-        node.store.add_negotiation(
-            negotiation, CONSUMER, provider, offer, offered.policy_digest.hex(), State.REQUESTED.value
-        )
-        statement = self._statement(
-            "contract.request",
-            Exchange(negotiation, 0),
-            _Roles(provider, node.id),
-            Contract(offered.policy_digest.hex(), offered.policy.policy),
-            author=node.id,
-        )
-        sealed = statement.seal(node.entropy)
-        message = negotiation_pb2.ContractRequest(
-            negotiation=negotiation,
+    def request(self, provider: str, offer: str, terms: str = "") -> NegotiationRecord:
+        """As consumer: ask `provider` for a contract about its offer, on its terms or on these (YAML)."""
+        offered = self._node.offer_of(provider, offer)
+        proposal = proposals.of_offer(offered)
+        own = proposals.drafted(self._node, f"{provider}.{offer}", terms, [proposal]) if terms else None
+        versions = [Version(PROVIDER, proposal, published=True), *_version(CONSUMER, own)]
+        record = self._opened(CONSUMER, provider, offer, versions, Message.REQUEST)
+        message = pb.ContractRequest(
+            negotiation=record.id,
             offer=offer,
             policy_digest=offered.policy_digest,
-            record=self._signed(sealed),
-            exchange_key=exchange_key,
+            exchange_key=self._exchange_key(record.id),
+            proposal=b"" if own is None else own.to_bytes(),
         )
-        try:
-            reply = self._send(provider, "Request", message)
-            self._keep(negotiation, sealed, provider, reply.signature)
-        except BayspaceError as error:
-            self._never_asked(negotiation, error.code)
-            raise
-        return self.find(negotiation)
+        return self._take_turn(record, "Request", message, own or proposal)
 
-    def approve(self, negotiation: str) -> NegotiationRecord:
-        """As provider: sign the agreement, have it verified and signed, finalize. Safe to repeat."""
+    def offer(self, consumer: str, offer: str, terms: str = "") -> NegotiationRecord:
+        """As provider: offer `consumer` a contract about our offer, on its terms or on these (YAML)."""
+        node = self._node
+        proposal = proposals.of_offer(node.own_offer(offer))
+        own = proposals.drafted(node, f"{node.id}.{offer}", terms, [proposal]) if terms else None
+        node.key_of(consumer)  # a member
+        versions = [Version(PROVIDER, proposal, published=own is not None), *_version(PROVIDER, own)]
+        record = self._opened(PROVIDER, consumer, offer, versions, Message.OFFER)
+        message = pb.ContractOffer(
+            negotiation=record.id,
+            offer=offer,
+            exchange_key=self._exchange_key(record.id),
+            proposal=(own or proposal).to_bytes(),
+        )
+        return self._take_turn(record, "Offer", message, own or proposal)
+
+    def counter(self, negotiation: str, terms: str) -> NegotiationRecord:
+        """Answer the terms on the table with others (YAML): a provider's offer or a consumer's request."""
+        record = self.find(negotiation)
+        method = "Offer" if record.role == PROVIDER else "Request"
+        self._may(record, _TURNS[method][0])
+        self._check_versions(record)
+        proposal = proposals.drafted(self._node, self._full_name(record), terms, self._on_the_table(record))
+        kind = _TURNS[method][1]
+        return self._take_turn(
+            record, method, kind(negotiation=record.id, proposal=proposal.to_bytes()), proposal
+        )
+
+    def accept(self, negotiation: str) -> NegotiationRecord:
+        """As consumer: accept the provider's offer. Its people approve then."""
+        record = self.find(negotiation)
+        self._must_be(record, CONSUMER)
+        if any(unsent.method == "Accept" for unsent in self._node.store.unsent(record.id)):
+            return self._deliver(record)
+        self._may(record, Message.ACCEPTANCE)
+        return self._take_turn(
+            record, "Accept", pb.ContractAcceptance(negotiation=record.id), self._on_the_table(record)[-1]
+        )
+
+    def resend(self, negotiation: str) -> NegotiationRecord:
+        """Send again what the other side did not confirm. Safe to repeat."""
+        record = self.find(negotiation)
+        if record.role == PROVIDER and record.state == State.AGREED.value:
+            return self.approve(record.id)
+        return self._deliver(record)
+
+    def approve(self, negotiation: str, policy: str = "") -> NegotiationRecord:
+        """As provider: sign the agreement, have it verified and signed, finalize. Safe to repeat.
+
+        `policy`: the beginning of the digest of the terms that were read, where those are the consumer's.
+        """
         node, record = self._node, self.find(negotiation)
         self._must_be(record, PROVIDER)
-        if record.state in (State.REQUESTED.value, State.AGREED.value):
+        if record.state in (State.REQUESTED.value, State.ACCEPTED.value):
+            self._check_read(record, policy)
+        if record.state in (State.REQUESTED.value, State.ACCEPTED.value, State.AGREED.value):
             record = self._agree(record)
         if record.state != State.FINALIZED.value:
             raise ConfigError("contract.state", f"the contract is {record.state} and cannot be approved")
-        self._send(record.peer, "Finalize", negotiation_pb2.NegotiationEvent(negotiation=record.id))
+        record = self._deliver(record)
         node.evidence.wake()
         return record
 
     def terminate(self, negotiation: str, code: str) -> NegotiationRecord:
         """Either side ends a negotiation or an agreement, whatever the peer answers. Safe to repeat."""
         record = self.find(negotiation)
-        self._advanced(record, Message.TERMINATION, record.role)
+        if (
+            record.state != State.FINALIZED.value
+        ):  # nothing is answered yet; the peer may know less than we do
+            with suppress(BayspaceError):
+                self._deliver(record)
         self._ended(record.id, code)
         if self._node.evidence.is_open(record.id):
             self._record_end(self.find(record.id))
@@ -106,7 +162,7 @@ class Negotiating:
         record = self.find(negotiation)
         self._must_be(record, PROVIDER)
         self._suspended(record, suspended)
-        message = negotiation_pb2.AgreementSuspension(negotiation=record.id, suspended=suspended)
+        message = pb.AgreementSuspension(negotiation=record.id, suspended=suspended)
         with suppress(BayspaceError):  # a peer that was not told learns it from its next query's refusal
             self._send(record.peer, "Suspend", message)
         return record
@@ -118,55 +174,63 @@ class Negotiating:
             if record is not None and record.state == State.TERMINATED.value:
                 self._keep_end(record, self._sealed_end(record), b"")
 
+    def resume(self) -> None:
+        """Once peers can be reached: what a crash or a lost reply left half done is sent again."""
+        waiting = {unsent.negotiation for unsent in self._node.store.unsent()}
+        for record in self._node.store.negotiations():
+            half = (record.role, record.state) == (PROVIDER, State.AGREED.value)
+            if half or record.id in waiting:
+                with suppress(BayspaceError):  # its people see it in `contract list`
+                    self.resend(record.id)
+
     # --- what the peer says ---------------------------------------------------------------------------
 
-    def on_request(self, peer: str, message: negotiation_pb2.ContractRequest) -> bytes:
-        """A consumer asks. Returns our signature over its request record."""
-        node = self._node
-        negotiation = _id(message.negotiation)
-        if len(message.exchange_key) != EXCHANGE_KEY_BYTES:
-            raise PeerViolation("contract.malformed", "an exchange key is 32 bytes")
-        offered = node.own_offer(message.offer)
+    def on_request(self, peer: str, message: pb.ContractRequest) -> bytes:
+        """A consumer asks, or answers our offer with other terms. Returns our signature."""
+        known = self._known(peer, message.negotiation, PROVIDER)
+        if (signed := self._records.signed_before(_id(message.negotiation), message.record)) is not None:
+            return signed
+        if known is not None:
+            return self._on_terms(known, message, Message.REQUEST)
+        offered = self._node.own_offer(message.offer)
         if message.policy_digest != offered.policy_digest:
             raise ConfigError("contract.policy-changed", "the offer's policy has changed: read it again")
-        expected = self._statement(
-            "contract.request",
-            Exchange(negotiation, 0),
-            _Roles(node.id, peer),
-            Contract(offered.policy_digest.hex(), offered.policy.policy),
-            author=peer,
-        )
-        known = node.store.negotiation(negotiation)
-        if known is not None and (known.peer, known.role) != (peer, PROVIDER):
-            raise PeerViolation("contract.unknown", "this negotiation is not the caller's")
-        if (signed := self._signed_before(negotiation, message.record)) is not None:
-            return signed
-        sealed, theirs = self._received(message.record, expected)
-        if known is None:
-            self._check_waiting(peer)
-            with node.store.atomic():
-                node.store.open_exchange(
-                    negotiation, None, peer, PROVIDER, "contract", NO_TRACE, message.exchange_key
-                )
-                node.store.add_negotiation(
-                    negotiation,
-                    PROVIDER,
-                    peer,
-                    message.offer,
-                    offered.policy_digest.hex(),
-                    State.REQUESTED.value,
-                )
-                self._keep(negotiation, sealed, peer, theirs)
-        else:
-            raise PeerViolation("contract.out-of-order", "this negotiation was requested before")
-        return signature(sealed, node.key)
+        name = f"{self._node.id}.{message.offer}"
+        own = proposals.received(self._node, name, message.proposal) if message.proposal else None
+        published = Version(PROVIDER, proposals.of_offer(offered), published=True)
+        return self._on_opening(peer, message, [published, *_version(CONSUMER, own)], Message.REQUEST)
 
-    def on_agree(self, peer: str, message: negotiation_pb2.ContractAgreement) -> bytes:
-        """The provider signed an agreement. Verify it is what we asked for, and sign it too."""
+    def on_offer(self, peer: str, message: pb.ContractOffer) -> bytes:
+        """A provider offers, or answers our request with other terms. Returns our signature."""
+        known = self._known(peer, message.negotiation, CONSUMER)
+        if (signed := self._records.signed_before(_id(message.negotiation), message.record)) is not None:
+            return signed
+        if known is not None:
+            return self._on_terms(known, message, Message.OFFER)
+        proposal = proposals.received(self._node, f"{peer}.{message.offer}", message.proposal)
+        return self._on_opening(peer, message, [*_version(PROVIDER, proposal)], Message.OFFER)
+
+    def on_accept(self, peer: str, message: pb.ContractAcceptance) -> bytes:
+        """The consumer accepts our offer. Returns our signature over its record."""
+        record = self._of(peer, message.negotiation, PROVIDER)
+        if (signed := self._records.signed_before(record.id, message.record)) is not None:
+            return signed
+        record = self._confirmed(record, message.confirmation)
+        after = NEGOTIATION.after(State(record.state), Message.ACCEPTANCE, CONSUMER)
+        expected = self._turn(ACCEPTANCE, record, self._on_the_table(record)[-1], peer)
+        sealed, theirs = self._records.received(message.record, expected)
+        with self._node.store.atomic():
+            self._moved(record.id, State(record.state), after)
+            self._records.keep(record.id, sealed, peer, theirs)
+        return self._records.signature(sealed)
+
+    def on_agree(self, peer: str, message: pb.ContractAgreement) -> bytes:
+        """The provider signed an agreement. Verify it is what we asked for or accepted, and sign it too."""
         node = self._node
         record = self._of(peer, message.negotiation, CONSUMER)
-        if (signed := self._signed_before(record.id, message.record)) is not None:
+        if (signed := self._records.signed_before(record.id, message.record)) is not None:
             return signed
+        record = self._confirmed(record, message.confirmation)
         agreement = Agreement.parse(message.agreement)
         asked = (node.space, record.id, peer, node.id, record.offer, record.policy_digest)
         got = (
@@ -183,55 +247,250 @@ class Negotiating:
             references.checked(agreement.policy, agreement.documents)
         except ConfigError as error:
             raise PeerViolation("contract.differs", f"the agreement: {error.sentence}") from None
-        sealed, theirs = self._received(message.record, self._agreement(agreement, peer))
-        self._advanced(record, Message.AGREEMENT, PROVIDER)
+        agreed = NEGOTIATION.after(State(record.state), Message.AGREEMENT, PROVIDER)
+        after = NEGOTIATION.after(agreed, Message.VERIFICATION, CONSUMER)
+        sealed, theirs = self._records.received(message.record, self._records.agreement(agreement, peer))
         with node.store.atomic():
             self._moved(
                 record.id,
-                State.REQUESTED,
-                State.VERIFIED,
+                State(record.state),
+                after,
                 document=message.agreement,
                 agreement=agreement.digest,
             )
-            self._keep(record.id, sealed, peer, theirs)
-        return signature(sealed, node.key)
+            self._records.keep(record.id, sealed, peer, theirs)
+        return self._records.signature(sealed)
 
     def on_finalize(self, peer: str, negotiation: str) -> None:
         """The provider has both signatures: the agreement is in force."""
         record = self._of(peer, negotiation, CONSUMER)
-        self._advanced(record, Message.FINALIZATION, PROVIDER)
-        if record.state == State.VERIFIED.value and record.document is not None:
-            with self._node.store.atomic():
-                self._moved(record.id, State.VERIFIED, State.FINALIZED)
-                self._in_force(record, Agreement.parse(record.document))
+        if record.state == State.FINALIZED.value:  # a repetition
+            return
+        after = NEGOTIATION.after(State(record.state), Message.FINALIZATION, PROVIDER)
+        with self._node.store.atomic():
+            self._moved(record.id, State(record.state), after)
+            self._in_force(record, _document(record))
 
-    def on_terminate(self, peer: str, message: negotiation_pb2.NegotiationTermination) -> bytes:
+    def on_terminate(self, peer: str, message: pb.NegotiationTermination) -> bytes:
         """The peer ends it. Returns our signature over its record."""
         record = self._of(peer, message.negotiation, None)
-        if (signed := self._signed_before(record.id, message.record)) is not None:
+        if (signed := self._records.signed_before(record.id, message.record)) is not None:
             return signed
-        sender = PROVIDER if record.role == CONSUMER else CONSUMER
-        self._advanced(record, Message.TERMINATION, sender)
-        sealed, theirs = self._received(message.record, self._termination(record, message.code, peer))
+        record = self._confirmed(record, message.confirmation)
+        if not self._node.evidence.is_open(record.id):  # open: ours of the same end is on its way
+            NEGOTIATION.after(State(record.state), Message.TERMINATION, _other(record.role))
+        expected = self._records.termination(record, message.code, peer)
+        sealed, theirs = self._records.received(message.record, expected)
         with self._node.store.atomic():
             self._ended(record.id, message.code)
             self._keep_end(record, sealed, theirs)
-        return signature(sealed, self._node.key)
+        return self._records.signature(sealed)
 
     def on_suspend(self, peer: str, negotiation: str, *, suspended: bool) -> None:
         """The provider suspended or resumed its agreement with us."""
         self._suspended(self._of(peer, negotiation, CONSUMER), suspended)
 
+    # --- a turn of ours -------------------------------------------------------------------------------
+
+    def _opened(
+        self, role: str, peer: str, offer: str, versions: list[Version], message: Message
+    ) -> NegotiationRecord:
+        """A negotiation that we open."""
+        negotiation, key = self._node.entropy(16).hex(), self._node.entropy(EXCHANGE_KEY_BYTES)
+        with self._node.store.atomic():
+            self._open(negotiation, role, peer, offer, key, versions, NEGOTIATION.after(None, message, role))
+        return self.find(negotiation)
+
+    def _take_turn(
+        self, record: NegotiationRecord, method: str, message: Any, proposal: Proposal
+    ) -> NegotiationRecord:
+        """Keep our message, then send it; once it is confirmed, the move is made."""
+        statement = self._turn(_TURNS[method][2], record, proposal, self._node.id)
+        message.record = self._records.signed(statement.seal(self._node.entropy))
+        message.confirmation = self._records.confirmation(record.id)
+        self._node.store.put_unsent(record.id, method, message.SerializeToString())
+        return self._deliver(record)
+
+    def _deliver(self, record: NegotiationRecord) -> NegotiationRecord:
+        """Send what is kept unsent, if anything. What the peer refuses for good is not kept."""
+        found = self._node.store.unsent(record.id)
+        if not found:
+            return self.find(record.id)
+        try:
+            self._delivered(record, found[0])
+        except Unavailable as error:
+            raise Unavailable(
+                error.code, f"{error.sentence}. It is kept: bayspace contract resend {record.id[:12]}"
+            ) from None
+        except BayspaceError as error:
+            self._refused(record, found[0], error.code)
+            raise
+        return self.find(record.id)
+
+    def _delivered(self, record: NegotiationRecord, unsent: UnsentRecord) -> None:
+        message = _parsed(unsent)
+        try:
+            self._confirm(record, unsent, self._send(record.peer, unsent.method, message).signature)
+        except PeerViolation:  # it never got this record, whose clock or member list is stale by now
+            if unsent.method == "Finalize":
+                raise
+            renewed = self._renewed(record, unsent, message)
+            self._confirm(
+                record, renewed, self._send(record.peer, renewed.method, _parsed(renewed)).signature
+            )
+
+    def _renewed(self, record: NegotiationRecord, unsent: UnsentRecord, message: Any) -> UnsentRecord:
+        """The same message under a fresh record."""
+        proposal = self._proposed(record, message)
+        statement = self._turn(_TURNS[unsent.method][2], record, proposal, self._node.id)
+        message.record = self._records.signed(statement.seal(self._node.entropy))
+        self._node.store.put_unsent(record.id, unsent.method, message.SerializeToString())
+        return self._node.store.unsent(record.id)[0]
+
+    def _confirm(self, record: NegotiationRecord, unsent: UnsentRecord, theirs: bytes) -> None:
+        """The peer signed our message's record: keep it and make the move, unless that is done already."""
+        message, store = _parsed(unsent), self._node.store
+        with store.atomic():
+            if not store.drop_unsent(record.id) or unsent.method == "Finalize":
+                return
+            opening = not store.evidence(record.id)
+            sealed, _ = reopen(SignedRecord.parse(message.record))
+            proposal = self._proposed(record, message)
+            self._records.keep(record.id, sealed, record.peer, theirs)
+            if not opening:
+                self._turned(record, _TURNS[unsent.method][0], record.role, proposal)
+
+    def _confirmed(self, record: NegotiationRecord, confirmation: bytes) -> NegotiationRecord:
+        """The negotiation once a confirmation that rode on the peer's message is taken in."""
+        found = self._node.store.unsent(record.id)
+        if found and confirmation and found[0].method != "Finalize":
+            self._confirm(record, found[0], confirmation)
+        return self.find(record.id)
+
+    def _refused(self, record: NegotiationRecord, unsent: UnsentRecord, code: str) -> None:
+        """What the peer refused is not sent again; a negotiation that it would have opened is over."""
+        store = self._node.store
+        with store.atomic():
+            if unsent.method == "Finalize" or not store.drop_unsent(record.id):
+                return
+            if not store.evidence(record.id):  # nothing was agreed, nothing is owed
+                store.move_negotiation(record.id, [record.state], State.TERMINATED.value, code=code)
+                store.close_exchange(record.id, "failed")
+
+    # --- a turn of the peer's -------------------------------------------------------------------------
+
+    def _on_opening(self, peer: str, message: Any, versions: list[Version], kind: Message) -> bytes:
+        """A peer opens a negotiation with its request or its offer."""
+        negotiation, store = _id(message.negotiation), self._node.store
+        role, author = (PROVIDER, CONSUMER) if kind is Message.REQUEST else (CONSUMER, PROVIDER)
+        if len(message.exchange_key) != EXCHANGE_KEY_BYTES:
+            raise PeerViolation("contract.malformed", "an exchange key is 32 bytes")
+        state = NEGOTIATION.after(None, kind, author)
+        with store.atomic():
+            self._open(negotiation, role, peer, message.offer, message.exchange_key, versions, state)
+            record = self._of(peer, negotiation, role)
+            expected = self._turn(_EVENTS[kind], record, versions[-1].proposal, peer)
+            sealed, theirs = self._records.received(message.record, expected)
+            self._check_waiting(record)
+            self._records.keep(negotiation, sealed, peer, theirs)
+        return self._records.signature(sealed)
+
+    def _on_terms(self, record: NegotiationRecord, message: Any, kind: Message) -> bytes:
+        """The peer answers with other terms."""
+        author = CONSUMER if kind is Message.REQUEST else PROVIDER
+        record = self._confirmed(record, message.confirmation)
+        NEGOTIATION.after(State(record.state), kind, author)
+        self._check_versions(record)
+        proposal = proposals.received(self._node, self._full_name(record), message.proposal)
+        expected = self._turn(_EVENTS[kind], record, proposal, record.peer)
+        sealed, theirs = self._records.received(message.record, expected)
+        with self._node.store.atomic():
+            self._records.keep(record.id, sealed, record.peer, theirs)
+            self._turned(record, kind, author, proposal)
+        return self._records.signature(sealed)
+
+    def _turned(self, record: NegotiationRecord, kind: Message, author: str, proposal: Proposal) -> None:
+        """The move that `author`'s message is; other terms are on the table then. In a transaction."""
+        after = NEGOTIATION.after(State(record.state), kind, author)
+        self._moved(record.id, State(record.state), after, policy_digest=proposal.policy_digest)
+        if kind is not Message.ACCEPTANCE:
+            self._put(record.id, Version(author, proposal))
+
     # --- inside ---------------------------------------------------------------------------------------
 
-    def _check_waiting(self, peer: str) -> None:
-        waiting = [
-            n
-            for n in self._node.store.negotiations()
-            if (n.role, n.peer, n.state) == (PROVIDER, peer, State.REQUESTED.value)
-        ]
-        if len(waiting) >= MOST_WAITING_REQUESTS:
-            raise Unavailable("contract.waiting", f"{peer} has too many requests waiting for an answer here")
+    def _open(
+        self,
+        negotiation: str,
+        role: str,
+        peer: str,
+        offer: str,
+        key: bytes,
+        versions: list[Version],
+        state: State,
+    ) -> None:
+        """A negotiation with everything that is on its table. In a transaction."""
+        store, digest = self._node.store, versions[-1].proposal.policy_digest
+        store.open_exchange(negotiation, None, peer, role, "contract", NO_TRACE, key)
+        store.add_negotiation(negotiation, role, peer, offer, digest, state.value)
+        for version in versions:
+            self._put(negotiation, version)
+
+    def _put(self, negotiation: str, version: Version) -> None:
+        proposal = version.proposal
+        self._node.store.add_proposal(
+            negotiation,
+            version.author,
+            proposal.policy_digest,
+            proposal.to_bytes(),
+            published=version.published,
+        )
+
+    def _turn(self, event: str, record: NegotiationRecord, proposal: Proposal, author: str) -> Any:
+        return self._records.turn(event, record, proposal.policy_digest, proposal.policy.policy, author)
+
+    def _proposed(self, record: NegotiationRecord, message: Any) -> Proposal:
+        """The terms that our message is about."""
+        embedded = getattr(message, "proposal", b"")
+        return Proposal.parse(embedded) if embedded else self._on_the_table(record)[-1]
+
+    def _on_the_table(self, record: NegotiationRecord) -> list[Proposal]:
+        """Every version of the terms, the one that counts last."""
+        return [Proposal.parse(kept.document) for kept in self._node.store.proposals(record.id)]
+
+    def _full_name(self, record: NegotiationRecord) -> str:
+        return f"{self._records.roles(record).provider}.{record.offer}"
+
+    def _exchange_key(self, negotiation: str) -> bytes:
+        found = self._node.store.exchange(negotiation)
+        if found is None:
+            raise AssertionError("a negotiation without its exchange")
+        return found.key
+
+    def _check_waiting(self, opened: NegotiationRecord) -> None:
+        """Raise `Unavailable` when the peer has opened too many, this one included."""
+        alike = (opened.role, opened.peer, opened.state)
+        waiting = [n for n in self._node.store.negotiations() if (n.role, n.peer, n.state) == alike]
+        if len(waiting) > MOST_WAITING_REQUESTS:
+            sentence = f"{opened.peer} has too many requests waiting for an answer here"
+            raise Unavailable("contract.waiting", sentence)
+
+    def _check_versions(self, record: NegotiationRecord) -> None:
+        if len(self._node.store.proposals(record.id)) >= MOST_PROPOSALS:
+            raise ConfigError(
+                "contract.proposals", f"a negotiation has at most {MOST_PROPOSALS} versions of terms"
+            )
+
+    def _check_read(self, record: NegotiationRecord, policy: str) -> None:
+        """Terms that the consumer wrote are approved by name: somebody has read them."""
+        kept = self._node.store.proposals(record.id)
+        if not kept or kept[-1].published or kept[-1].author == PROVIDER:
+            return
+        if len(policy) < FEWEST_DIGITS or not kept[-1].policy_digest.startswith(policy):
+            raise ConfigError(
+                "contract.other-terms",
+                f"{record.peer} asks for other terms than the offer's: read them with bayspace contract "
+                f"terms {record.id[:12]}, then approve with --policy and the digest that it shows",
+            )
 
     def _agree(self, record: NegotiationRecord) -> NegotiationRecord:
         """Have the agreement signed by the consumer, then put it in force.
@@ -239,7 +498,7 @@ class Negotiating:
         The agreement is kept before it is sent: its document holds the time, so another attempt would
         otherwise send a different agreement than the one that the consumer may have signed already.
         """
-        if record.state == State.REQUESTED.value:
+        if record.state != State.AGREED.value:
             record = self._drafted(record)
             sealed, verification = self._verified(record)
         else:
@@ -248,17 +507,26 @@ class Negotiating:
             except PeerViolation:  # it never got that record, whose clock or member list is stale by now
                 sealed, verification = self._verified(self._sealed_again(record))
         agreement = _document(record)
+        verified = NEGOTIATION.after(State.AGREED, Message.VERIFICATION, CONSUMER)
+        after = NEGOTIATION.after(verified, Message.FINALIZATION, PROVIDER)
+        finalize = pb.NegotiationEvent(negotiation=record.id).SerializeToString()
         with self._node.store.atomic():
-            self._moved(record.id, State.AGREED, State.FINALIZED, agreement=agreement.digest)
+            self._moved(record.id, State.AGREED, after, agreement=agreement.digest)
             self._in_force(record, agreement)
-            self._keep(record.id, sealed, record.peer, verification)
+            self._records.keep(record.id, sealed, record.peer, verification)
+            self._node.store.put_unsent(record.id, "Finalize", finalize)
         return self.find(record.id)
 
     def _drafted(self, record: NegotiationRecord) -> NegotiationRecord:
         """Fix the agreement over the offer as it is now. Raises `ConfigError` when that has changed."""
         node = self._node
         offered = node.own_offer(record.offer)
-        if offered.policy_digest.hex() != record.policy_digest:
+        kept = node.store.proposals(record.id)
+        terms, dataset = proposals.of_offer(offered), offered.dataset
+        if kept and not kept[-1].published:
+            terms = Proposal.parse(kept[-1].document)
+            dataset = datasets.info_under(node.store, node.id, record.offer, terms.policy)
+        elif offered.policy_digest.hex() != record.policy_digest:
             raise ConfigError(
                 "contract.policy-changed", "the offer's policy has changed since it was asked for"
             )
@@ -268,32 +536,35 @@ class Negotiating:
             provider=node.id,
             consumer=record.peer,
             offer=record.offer,
-            dataset=offered.dataset,
-            policy=offered.policy,
+            dataset=dataset,
+            policy=terms.policy,
             agreed_at=milliseconds(node.now()),
-            documents=offered.documents,
+            documents=terms.documents,
         )
         self._moved(
             record.id,
-            State.REQUESTED,
-            State.AGREED,
+            State(record.state),
+            NEGOTIATION.after(State(record.state), Message.AGREEMENT, PROVIDER),
             document=agreement.to_bytes(),
-            evidence=self._signed(self._agreement(agreement, node.id).seal(node.entropy)),
+            evidence=self._records.signed(self._records.agreement(agreement, node.id).seal(node.entropy)),
         )
         return self.find(record.id)
 
     def _sealed_again(self, record: NegotiationRecord) -> NegotiationRecord:
         """The same agreement under a fresh record."""
-        sealed = self._agreement(_document(record), self._node.id).seal(self._node.entropy)
-        self._moved(record.id, State.AGREED, State.AGREED, evidence=self._signed(sealed))
+        sealed = self._records.agreement(_document(record), self._node.id).seal(self._node.entropy)
+        self._moved(record.id, State.AGREED, State.AGREED, evidence=self._records.signed(sealed))
         return self.find(record.id)
 
     def _verified(self, record: NegotiationRecord) -> tuple[Sealed, bytes]:
         """Send the agreement as it is kept; its record and the consumer's signature."""
         document, evidence = record.document or b"", record.evidence or b""
         sealed, _ = reopen(SignedRecord.parse(evidence))
-        message = negotiation_pb2.ContractAgreement(
-            negotiation=record.id, agreement=document, record=evidence
+        message = pb.ContractAgreement(
+            negotiation=record.id,
+            agreement=document,
+            record=evidence,
+            confirmation=self._records.confirmation(record.id),
         )
         reply = self._send(record.peer, "Agree", message)
         return sealed, reply.signature
@@ -309,23 +580,13 @@ class Negotiating:
             None,
         )
 
-    def _never_asked(self, negotiation: str, code: str) -> None:
-        """A request that the provider did not sign is over: nothing was agreed, nothing is owed."""
-        with self._node.store.atomic():
-            store = self._node.store
-            store.move_negotiation(negotiation, [State.REQUESTED.value], State.TERMINATED.value, code=code)
-            store.close_exchange(negotiation, "failed")
-
     def _ended(self, negotiation: str, code: str) -> None:
         """Nothing is answered under it any more, from this moment."""
         store = self._node.store
+        open_states = [state.value for state in NEGOTIATION.before(Message.TERMINATION, PROVIDER)]
         with store.atomic():
-            store.move_negotiation(
-                negotiation,
-                [s.value for s in State if s is not State.TERMINATED],
-                State.TERMINATED.value,
-                code=code,
-            )
+            store.move_negotiation(negotiation, open_states, State.TERMINATED.value, code=code)
+            store.drop_unsent(negotiation)
             record = store.negotiation(negotiation)
             if record is not None and record.agreement is not None:
                 store.move_agreement(record.agreement, ["active", "suspended"], "terminated")
@@ -333,8 +594,11 @@ class Negotiating:
     def _record_end(self, record: NegotiationRecord) -> None:
         """Have the peer sign the record of the end; what it does not sign stays one-sided and says so."""
         sealed = self._sealed_end(record)
-        message = negotiation_pb2.NegotiationTermination(
-            negotiation=record.id, code=record.code or "", record=self._signed(sealed)
+        message = pb.NegotiationTermination(
+            negotiation=record.id,
+            code=record.code or "",
+            record=self._records.signed(sealed),
+            confirmation=self._records.confirmation(record.id),
         )
         try:
             theirs = self._send(record.peer, "Terminate", message).signature
@@ -344,14 +608,14 @@ class Negotiating:
         self._keep_end(record, sealed, theirs)
 
     def _sealed_end(self, record: NegotiationRecord) -> Sealed:
-        node = self._node
-        return self._termination(record, record.code or "contract.terminated", node.id).seal(node.entropy)
+        code = record.code or "contract.terminated"
+        return self._records.termination(record, code, self._node.id).seal(self._node.entropy)
 
     def _keep_end(self, record: NegotiationRecord, sealed: Sealed, theirs: bytes) -> None:
         """Close the exchange with this record, unless the peer's record of the same end came first."""
         with self._node.store.atomic():
             if self._node.evidence.is_open(record.id):
-                self._keep(record.id, sealed, record.peer, theirs, "terminated")
+                self._records.keep(record.id, sealed, record.peer, theirs, "terminated")
 
     def _moved(self, negotiation: str, before: State, after: State, **fields: Any) -> None:
         """Move, or raise `ConfigError` when somebody else moved it meanwhile."""
@@ -364,9 +628,6 @@ class Negotiating:
         before, after = ("active", "suspended") if suspended else ("suspended", "active")
         self._node.store.move_agreement(record.agreement, [before, after], after)
 
-    def _advanced(self, record: NegotiationRecord, message: Message, sender: str) -> State:
-        return advance(State(record.state), message, sender)
-
     def find(self, negotiation: str) -> NegotiationRecord:
         """By its id, or by the id of the agreement it led to; a unique beginning of either will do."""
         found = [
@@ -377,6 +638,11 @@ class Negotiating:
         if len(found) != 1:
             raise ConfigError("contract.unknown", "no contract, or more than one, has an id like this")
         return found[0]
+
+    def _known(self, peer: str, negotiation: str, role: str) -> NegotiationRecord | None:
+        """The negotiation, if there is one; a `PeerViolation` when it is another's."""
+        known = self._node.store.negotiation(_id(negotiation))
+        return None if known is None else self._of(peer, negotiation, role)
 
     def _of(self, peer: str, negotiation: str, role: str | None) -> NegotiationRecord:
         record = self._node.store.negotiation(_id(negotiation))
@@ -389,100 +655,31 @@ class Negotiating:
         if record.role != role:
             raise ConfigError("contract.role", f"only the {role} of a contract can do this")
 
-    def _send(self, peer: str, method: str, message: Any) -> negotiation_pb2.NegotiationReply:
+    def _may(self, record: NegotiationRecord, message: Message) -> None:
+        """Raise `ConfigError` when it is not our turn to send `message`."""
+        if State(record.state) not in NEGOTIATION.before(message, record.role):
+            raise ConfigError("contract.state", f"the contract is {record.state}: this is not due")
+        if self._node.store.unsent(record.id):
+            raise ConfigError(
+                "contract.unsent", f"an earlier message is not confirmed yet: resend {record.id[:12]}"
+            )
+
+    def _send(self, peer: str, method: str, message: Any) -> pb.NegotiationReply:
         stub = negotiation_pb2_grpc.NegotiationStub(self._node.peers.channel(peer))
         reply = self._node.peers.unary(peer, getattr(stub, method), message)
-        return cast(negotiation_pb2.NegotiationReply, reply)
+        return cast(pb.NegotiationReply, reply)
 
-    # --- records --------------------------------------------------------------------------------------
 
-    def _signed(self, sealed: Sealed) -> bytes:
-        return SignedRecord.of(sealed, signature(sealed, self._node.key)).to_bytes()
+def _version(author: str, proposal: Proposal | None) -> list[Version]:
+    return [] if proposal is None else [Version(author, proposal)]
 
-    def _received(self, record: bytes, expected: Statement) -> tuple[Sealed, bytes]:
-        signed = SignedRecord.parse(record)
-        sealed, stated = reopen(signed)
-        # the peer names its own build; everything else must be what we would have written
-        agreed(expected.with_build_of_author(stated), stated)
-        return sealed, signed.signature
 
-    def _signed_before(self, negotiation: str, record: bytes) -> bytes | None:
-        """Our signature on a record that we signed and kept already: its message is a repetition."""
-        sealed, _ = reopen(SignedRecord.parse(record))
-        kept = [e.envelope for e in self._node.store.evidence(negotiation) if e.digest == sealed.digest]
-        if not kept:
-            return None
-        if kept[0] is None:  # erased since
-            return signature(sealed, self._node.key)
-        return signature_in(dsse.parse(kept[0]), self._node.key.public)
+def _other(role: str) -> str:
+    return PROVIDER if role == CONSUMER else CONSUMER
 
-    def _keep(
-        self, negotiation: str, sealed: Sealed, peer: str, theirs: bytes, status: str | None = None
-    ) -> None:
-        node = self._node
-        envelope = countersigned(sealed, node.key, node.key_of(peer), theirs or None)
-        node.evidence.keep(negotiation, sealed, envelope, status)
 
-    def _agreement(self, agreement: Agreement, author: str) -> Statement:
-        return self._statement(
-            "contract.agreement",
-            self._next(agreement.negotiation, 1),
-            _Roles(agreement.provider, agreement.consumer),
-            Contract(agreement.policy_digest.hex(), agreement.policy.policy, agreement.digest),
-            author=author,
-            data=Data(datasets=(Dataset(agreement.provider, agreement.dataset.commitment),)),
-        )
-
-    def _termination(self, record: NegotiationRecord, code: str, author: str) -> Statement:
-        node = self._node
-        kept = node.store.evidence(record.id)
-        # the provider keeps an agreement before the consumer has it: it counts once both signed it
-        agreement = _document(record) if len(kept) > 1 else None
-        version = record.offer if agreement is None else agreement.policy.policy
-        roles = _Roles(node.id, record.peer) if record.role == PROVIDER else _Roles(record.peer, node.id)
-        return self._statement(
-            "contract.termination",
-            self._next(record.id, len(kept)),
-            roles,
-            Contract(record.policy_digest, version, None if agreement is None else agreement.digest),
-            author=author,
-            outcome=Outcome("done", code),
-        )
-
-    def _next(self, negotiation: str, sequence: int) -> Exchange:
-        kept = self._node.store.evidence(negotiation)
-        if len(kept) < sequence:
-            raise PeerViolation("contract.out-of-order", "a record of this negotiation is missing")
-        return Exchange(negotiation, sequence, kept[sequence - 1].digest if sequence else None)
-
-    def _statement(
-        self,
-        event: str,
-        exchange: Exchange,
-        roles: _Roles,
-        contract: Contract,
-        *,
-        author: str,
-        data: Data | None = None,
-        outcome: Outcome = DONE,
-    ) -> Statement:
-        node = self._node
-        now = milliseconds(node.now())
-        both = [
-            Party(id_, role, node.key_of(id_).ids, node.build if id_ == author else UNSTATED, now)
-            for id_, role in ((roles.provider, PROVIDER), (roles.consumer, CONSUMER))
-        ]
-        return Statement(
-            event=event,
-            space=node.space,
-            members=node.members.digest,
-            exchange=exchange,
-            parties=tuple(sorted(both, key=lambda party: party.id != author)),
-            outcome=outcome,
-            data=data or Data(),
-            contract=contract,
-            sensitive=Sensitive(),
-        )
+def _parsed(unsent: UnsentRecord) -> Any:
+    return _TURNS[unsent.method][1].FromString(unsent.body)
 
 
 def _document(record: NegotiationRecord) -> Agreement:

@@ -282,6 +282,11 @@ class Node:
             )
         return _agreement(found[-1].document)
 
+    def agreements_in_force(self) -> list[Agreement]:
+        """Those under which we may ask, from the oldest."""
+        records = self.store.agreements(role="consumer", state="active")
+        return [_agreement(record.document) for record in records]
+
     def contract_json(self, record: NegotiationRecord) -> dict[str, Any]:
         """A contract as the command line shows it."""
         agreement = self.store.agreement(record.agreement) if record.agreement else None
@@ -448,16 +453,18 @@ class Node:
         agreed = agreement.policy if agreement is not None else None
         published = datasets.open_offer(self.config, self.store, dataset.split(".", 1)[1], committed, agreed)
         limits = Limits(self.config.limits.threads, self.config.limits.memory_mib << 20, stop=interrupt)
+        # bounds and all else as agreed: the offer's policy may be another by now, or always have been
+        described = agreement.dataset if agreement is not None else published.dataset
         if plan.receiver is None:
             policy = agreement.policy if agreement is not None else published.policy
             demands = replace(obligations(policy), mask_salt=self._mask_salt(published, agreement))
-            return local.aggregate(side, published.dataset, demands, published.source, limits)
+            return local.aggregate(side, described, demands, published.source, limits)
         demands = NOTHING_DEMANDED
         if agreement is not None:
             demands = obligations(agreement.policy)
             demands = replace(demands, mask_salt=self._mask_salt(published, agreement))
         part = local.row_input if plan.kind == "list" else local.join_input
-        return part(side, published.dataset, published.source, limits, demands)
+        return part(side, described, published.source, limits, demands)
 
     def check_offer(self, agreement: Agreement) -> None:
         """Raise unless our offer still stands over the content that the agreement commits to."""
@@ -475,7 +482,7 @@ class Node:
             raise AssertionError("a dataset without its first version")
         key = hmac.digest(first.master_salt, b"bayspace members v1", "sha256")
         side = prepared.plan.sender
-        return local.membership(side, published.dataset, demands, published.source, limits, key)
+        return local.membership(side, agreement.dataset, demands, published.source, limits, key)
 
     def guard(self, terms: Terms) -> Guard | None:
         """The differencing guard of a query, where its policy has one and no noise that does its work."""

@@ -22,11 +22,12 @@ from grpc_reflection.v1alpha import reflection
 from compute.errors import ConfigError, PeerViolation, Unavailable
 from connector.analyst import Analyst
 from connector.answering import Answering
-from connector.contract import State
 from connector.firewall import Firewall
 from connector.identity import server_credentials
 from connector.negotiating import Negotiating
 from connector.node import Node
+from connector.statements import Statements
+from connector.transitions import State
 from connector.transport import WIRE_BYTES, Headers, serve
 from connector.v1 import (
     analyst_pb2,
@@ -65,10 +66,19 @@ class _Catalog(catalog_pb2_grpc.CatalogServicer):
 class _Negotiation(negotiation_pb2_grpc.NegotiationServicer):
     def __init__(self, node: Node) -> None:
         self._node, self._negotiating = node, Negotiating(node)
+        self._statements = Statements(node)
 
     def Request(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         signature = self._negotiating.on_request(self._node.caller(context), request)
         return _reply(request.negotiation, State.REQUESTED, signature)
+
+    def Offer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        signature = self._negotiating.on_offer(self._node.caller(context), request)
+        return _reply(request.negotiation, State.OFFERED, signature)
+
+    def Accept(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        signature = self._negotiating.on_accept(self._node.caller(context), request)
+        return _reply(request.negotiation, State.ACCEPTED, signature)
 
     def Agree(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         signature = self._negotiating.on_agree(self._node.caller(context), request)
@@ -87,6 +97,9 @@ class _Negotiation(negotiation_pb2_grpc.NegotiationServicer):
             self._node.caller(context), request.negotiation, suspended=request.suspended
         )
         return _reply(request.negotiation, State.FINALIZED)
+
+    def State(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        return self._statements.on_state(self._node.caller(context), request)
 
 
 class _JointQuery(query_pb2_grpc.JointQueryServicer):
@@ -151,6 +164,7 @@ class Server:
         Negotiating(self._node).recover()
         self._node.evidence.start()
         self._server.start()
+        threading.Thread(target=Negotiating(self._node).resume, name="contracts", daemon=True).start()
         for service in _SERVICES:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 

@@ -49,6 +49,8 @@ LARGEST_PAYLOAD = 64 * 1024
 TWO_SIGNED = frozenset(
     {
         "contract.request",
+        "contract.offer",
+        "contract.acceptance",
         "contract.agreement",
         "contract.termination",
         "query.intent",
@@ -490,7 +492,8 @@ def _check(record: Record) -> None:
 def _check_contract(record: Record) -> None:
     if record.contract is None:
         raise FormatError("an event that both sides sign names no contract")
-    before = {"contract.request", "contract.termination"}  # a request can be turned down
+    # there may be no agreement yet, and never one
+    before = {"contract.request", "contract.offer", "contract.acceptance", "contract.termination"}
     if record.event not in before and record.contract.agreement is None:
         raise FormatError("contract.agreement is missing from an event under an agreement")
 

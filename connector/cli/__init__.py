@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from connector.cli import agreements, connectors, data, document, evidence, exchange, lists, spaces
+from connector.cli import agreements, connectors, contracts, data, document, evidence, exchange, lists, spaces
 from connector.cli.report import failing
 
 app = typer.Typer(
@@ -26,8 +26,8 @@ app.add_typer(spaces.app, name="space", help="The data space's operator: CA, evi
 app.add_typer(connectors.app, name="connector", help="Set up, run and check a connector.")
 app.add_typer(data.datasets, name="dataset", help="Publish data under a policy.")
 app.add_typer(data.policies, name="policy", help="Check, test, compare and convert policies.")
-app.add_typer(exchange.contracts, name="contract", help="Agreements with other participants.")
-app.add_typer(agreements.agreements, name="agreement", help="What is in force, and who signed it.")
+app.add_typer(contracts.contracts, name="contract", help="Terms: request, counter, approve, suspend, end.")
+app.add_typer(agreements.agreements, name="agreement", help="What is in force, who signed it, what it used.")
 app.add_typer(agreements.templates, name="template", help="Reviewed queries with parameters.")
 app.add_typer(lists.app, name="list", help="Signed lists of the law that policies name by digest.")
 app.add_typer(evidence.witnesses, name="witness", help="Set up and run a witness service.")

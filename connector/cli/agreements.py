@@ -1,4 +1,6 @@
-"""`bayspace agreement` and `bayspace template`: what is in force, who signed it, which texts it allows."""
+"""`bayspace agreement` and `bayspace template`: what is in force, who signed it, what it used, which texts it
+allows. What changes an agreement is `bayspace contract`.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from connector.cli.report import Config, Json, configuration, print_json, say, show
+from connector.cli.report import PEER, Config, Json, configuration, note, print_json, say, show
 
 agreements = typer.Typer(no_args_is_help=True)
 templates = typer.Typer(no_args_is_help=True)
 
 Agreement = Annotated[str, typer.Argument(help="agreement or negotiation id, or a unique beginning of one")]
+_STATED = ["start", "end", "uses", "rows", "bytes", "loss", "signed", "exchange"]
 _COLUMNS = ["agreement", "role", "peer", "offer", "agreement_state", "uses", "ends", "signed_by"]
 
 
@@ -40,29 +43,54 @@ def show_(agreement: Agreement, config: Config = Path()) -> None:
 
 
 @agreements.command()
-def suspend(agreement: Agreement, config: Config = Path(), json: Json = False) -> None:
-    """As owner: stop answering; running queries end without a release."""
-    _do("suspend", agreement, config, json=json)
-
-
-@agreements.command()
-def resume(agreement: Agreement, config: Config = Path(), json: Json = False) -> None:
-    """As owner: answer again under a suspended agreement."""
-    _do("resume", agreement, config, json=json)
-
-
-@agreements.command()
-def terminate(agreement: Agreement, config: Config = Path(), json: Json = False) -> None:
-    """End it, for ever, from either side."""
-    _do("terminate", agreement, config, json=json)
-
-
-def _do(action: str, agreement: str, config: Path, *, json: bool) -> None:
+def transfers(
+    agreement: Annotated[str, typer.Argument(help="only this agreement's")] = "",
+    config: Config = Path(),
+    json: Json = False,
+) -> None:
+    """The transfer of each query's answer, where it stands, and why it ended."""
     from connector import connect
 
     with connect(configuration(config)) as space:
-        space.contract(action, agreement=agreement)
-        _show(space.contract("show", agreement=agreement), json=json)
+        found = space.contract("transfers", agreement=agreement)
+    rows = [{**one, "agreement": (one["agreement"] or "")[:12]} for one in found]
+    columns = ["transfer", "agreement", "role", "peer", "state", "code", "at"]
+    show(found if json else rows, columns, as_json=json)
+
+
+@agreements.command()
+def statement(
+    agreement: Agreement,
+    start: Annotated[
+        str, typer.Option("--from", help="ISO 8601 with zone; default: when it was agreed")
+    ] = "",
+    end: Annotated[str, typer.Option("--until", help="the first moment after the period; default: now")] = "",
+    config: Config = Path(),
+    json: Json = False,
+) -> None:
+    """As owner: state what was used, for the consumer to sign; differences are shown and not signed."""
+    from connector import connect
+
+    with connect(configuration(config)) as space:
+        stated = space.contract("state", agreement=agreement, start=start, end=end)[0]
+    if json:
+        print_json(stated)
+    else:
+        show([stated], _STATED, as_json=False)
+        if not stated["signed"]:
+            show(stated["differences"], ["figure", "ours", "theirs"], as_json=False)
+    if not stated["signed"]:
+        note("not signed: the consumer's account differs")
+        raise typer.Exit(PEER)
+
+
+@agreements.command()
+def statements(agreement: Agreement, config: Config = Path(), json: Json = False) -> None:
+    """The usage statements that both sides signed; `evidence export` makes a receipt of each."""
+    from connector import connect
+
+    with connect(configuration(config)) as space:
+        show(space.contract("statements", agreement=agreement), _STATED, as_json=json)
 
 
 def _show(found: list[dict[str, Any]], *, json: bool) -> None:

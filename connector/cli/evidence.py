@@ -47,7 +47,7 @@ def export(
     config: Config = Path(),
     show_: Annotated[
         list[str] | None,
-        typer.Option("--show", help="open a commitment: query, plan, release or result; repeatable"),
+        typer.Option("--show", help="open a commitment: query, plan, release, result, statement; repeatable"),
     ] = None,
     redacted: Annotated[
         bool, typer.Option("--redacted", help="without purpose, legal basis, sizes, trace id")

@@ -1,4 +1,4 @@
-"""`bayspace contract`, `explain` and `query`: what crosses the border, through one's own connector."""
+"""`bayspace explain` and `query`: what crosses the border, through one's own connector."""
 
 from __future__ import annotations
 
@@ -9,95 +9,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from connector.cli.report import Config, Json, configuration, console, note, say, show
-
-contracts = typer.Typer(no_args_is_help=True)
+from connector.cli.report import Config, configuration, console, note, say
 
 Sql = Annotated[str, typer.Argument(help="the question; - reads it from standard input")]
 Purpose = Annotated[str, typer.Option(help="the purpose you declare; it is bound into the evidence")]
 TemplateName = Annotated[str, typer.Option("--template", help="a reviewed query instead of the text")]
 Given = Annotated[list[str] | None, typer.Option("--with", help="name=value: a parameter of the template")]
-Contract = Annotated[str, typer.Argument(help="negotiation or agreement id, or a unique beginning of one")]
 Format = Literal["table", "json", "csv", "markdown", "parquet"]
-_COLUMNS = ["negotiation", "role", "peer", "offer", "state", "agreement_state", "agreement"]
-
-
-# --- contracts ----------------------------------------------------------------------------------------
-
-
-@contracts.command()
-def request(
-    offer: Annotated[str, typer.Argument(help="participant.offer")],
-    config: Config = Path(),
-    json: Json = False,
-) -> None:
-    """Ask a participant for a contract about one of its offers."""
-    from compute.errors import ConfigError
-
-    participant, dot, name = offer.partition(".")
-    if not dot or not name:
-        raise ConfigError("offer.name", "an offer is written participant.offer")
-    _contract(config, json, "request", participant=participant, offer=name)
-
-
-@contracts.command()
-def approve(contract: Contract, config: Config = Path(), json: Json = False) -> None:
-    """As owner: sign a requested contract; both signatures put it in force."""
-    _contract(config, json, "approve", agreement=contract)
-
-
-@contracts.command()
-def reject(contract: Contract, config: Config = Path(), json: Json = False) -> None:
-    """Decline a requested contract."""
-    _contract(config, json, "reject", agreement=contract)
-
-
-@contracts.command("list")
-def list_(config: Config = Path(), json: Json = False) -> None:
-    """Contracts and where they stand."""
-    _contract(config, json, "list")
-
-
-@contracts.command("show")
-def show_(contract: Contract, config: Config = Path()) -> None:
-    """One contract, as JSON."""
-    _contract(config, True, "show", agreement=contract)
-
-
-@contracts.command()
-def suspend(contract: Contract, config: Config = Path(), json: Json = False) -> None:
-    """As owner: stop answering under an agreement; running queries end without a release."""
-    _contract(config, json, "suspend", agreement=contract)
-
-
-@contracts.command()
-def resume(contract: Contract, config: Config = Path(), json: Json = False) -> None:
-    """As owner: answer again under a suspended agreement."""
-    _contract(config, json, "resume", agreement=contract)
-
-
-@contracts.command()
-def terminate(contract: Contract, config: Config = Path(), json: Json = False) -> None:
-    """End an agreement, for ever, from either side."""
-    _contract(config, json, "terminate", agreement=contract)
-
-
-def _contract(config: Path, as_json: bool, action: str, **which: str) -> None:
-    from connector import connect
-
-    with connect(configuration(config)) as space:
-        found = space.contract(action, **which)
-    rows = [
-        found_
-        if as_json
-        else {
-            **found_,
-            "negotiation": found_["negotiation"][:12],
-            "agreement": (found_["agreement"] or "")[:12],
-        }
-        for found_ in found
-    ]
-    show(rows, _COLUMNS, as_json=as_json)
 
 
 # --- questions ----------------------------------------------------------------------------------------

@@ -212,15 +212,28 @@ class ContractCommand(_message.Message):
     OFFER_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     action: _builtins.str
-    """request, approve, reject, list, show, suspend, resume, terminate"""
+    """request, offer, counter, accept, approve, reject, resend, list, show, suspend,"""
     participant: _builtins.str
-    """request: the provider"""
+    """resume, terminate, state, statements, transfers
+    request: the provider; offer: the consumer
+    """
     offer: _builtins.str
-    """request: the offer's name"""
+    """request, offer: the offer's name"""
     agreement: _builtins.str
     """the other actions: agreement or negotiation id"""
     reason: _builtins.str
+    terms: _builtins.str
+    """request, offer, counter: a policy (YAML) instead of the offer's"""
+    policy: _builtins.str
+    """approve: the beginning of the digest of the terms that were read"""
+    start: _builtins.str
+    """state: the first and the first following moment, ISO 8601"""
+    end: _builtins.str
     def __init__(
         self,
         *,
@@ -229,10 +242,14 @@ class ContractCommand(_message.Message):
         offer: _builtins.str = ...,
         agreement: _builtins.str = ...,
         reason: _builtins.str = ...,
+        terms: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agreement", b"agreement", "offer", b"offer", "participant", b"participant", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "agreement", b"agreement", "end", b"end", "offer", b"offer", "participant", b"participant", "policy", b"policy", "reason", b"reason", "start", b"start", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

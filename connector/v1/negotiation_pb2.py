@@ -24,25 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63onnector/v1/negotiation.proto\x12\x0c\x63onnector.v1\"r\n\x0f\x43ontractRequest\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\r\n\x05offer\x18\x02 \x01(\t\x12\x15\n\rpolicy_digest\x18\x03 \x01(\x0c\x12\x0e\n\x06record\x18\x04 \x01(\x0c\x12\x14\n\x0c\x65xchange_key\x18\x05 \x01(\x0c\"K\n\x11\x43ontractAgreement\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\x11\n\tagreement\x18\x02 \x01(\x0c\x12\x0e\n\x06record\x18\x03 \x01(\x0c\"\'\n\x10NegotiationEvent\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\"K\n\x16NegotiationTermination\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06record\x18\x03 \x01(\x0c\"=\n\x13\x41greementSuspension\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\x11\n\tsuspended\x18\x02 \x01(\x08\"I\n\x10NegotiationReply\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x32\x8e\x03\n\x0bNegotiation\x12H\n\x07Request\x12\x1d.connector.v1.ContractRequest\x1a\x1e.connector.v1.NegotiationReply\x12H\n\x05\x41gree\x12\x1f.connector.v1.ContractAgreement\x1a\x1e.connector.v1.NegotiationReply\x12J\n\x08\x46inalize\x12\x1e.connector.v1.NegotiationEvent\x1a\x1e.connector.v1.NegotiationReply\x12Q\n\tTerminate\x12$.connector.v1.NegotiationTermination\x1a\x1e.connector.v1.NegotiationReply\x12L\n\x07Suspend\x12!.connector.v1.AgreementSuspension\x1a\x1e.connector.v1.NegotiationReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63onnector/v1/negotiation.proto\x12\x0c\x63onnector.v1\"\x9a\x01\n\x0f\x43ontractRequest\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\r\n\x05offer\x18\x02 \x01(\t\x12\x15\n\rpolicy_digest\x18\x03 \x01(\x0c\x12\x0e\n\x06record\x18\x04 \x01(\x0c\x12\x14\n\x0c\x65xchange_key\x18\x05 \x01(\x0c\x12\x10\n\x08proposal\x18\x06 \x01(\x0c\x12\x14\n\x0c\x63onfirmation\x18\x07 \x01(\x0c\"\x81\x01\n\rContractOffer\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\r\n\x05offer\x18\x02 \x01(\t\x12\x14\n\x0c\x65xchange_key\x18\x03 \x01(\x0c\x12\x10\n\x08proposal\x18\x04 \x01(\x0c\x12\x0e\n\x06record\x18\x05 \x01(\x0c\x12\x14\n\x0c\x63onfirmation\x18\x06 \x01(\x0c\"O\n\x12\x43ontractAcceptance\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\x0e\n\x06record\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63onfirmation\x18\x03 \x01(\x0c\"a\n\x11\x43ontractAgreement\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\x11\n\tagreement\x18\x02 \x01(\x0c\x12\x0e\n\x06record\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63onfirmation\x18\x04 \x01(\x0c\"\'\n\x10NegotiationEvent\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\"a\n\x16NegotiationTermination\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0e\n\x06record\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63onfirmation\x18\x04 \x01(\x0c\"=\n\x13\x41greementSuspension\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\x11\n\tsuspended\x18\x02 \x01(\x08\"I\n\x10NegotiationReply\x12\x13\n\x0bnegotiation\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"i\n\x0eUsageStatement\x12\x10\n\x08\x65xchange\x18\x01 \x01(\t\x12\x14\n\x0c\x65xchange_key\x18\x02 \x01(\x0c\x12\x11\n\tstatement\x18\x03 \x01(\x0c\x12\x0c\n\x04salt\x18\x04 \x01(\x0c\x12\x0e\n\x06record\x18\x05 \x01(\x0c\"2\n\nUsageReply\x12\x11\n\tsignature\x18\x01 \x01(\x0c\x12\x11\n\tstatement\x18\x02 \x01(\x0c\x32\xe1\x04\n\x0bNegotiation\x12H\n\x07Request\x12\x1d.connector.v1.ContractRequest\x1a\x1e.connector.v1.NegotiationReply\x12\x44\n\x05Offer\x12\x1b.connector.v1.ContractOffer\x1a\x1e.connector.v1.NegotiationReply\x12J\n\x06\x41\x63\x63\x65pt\x12 .connector.v1.ContractAcceptance\x1a\x1e.connector.v1.NegotiationReply\x12H\n\x05\x41gree\x12\x1f.connector.v1.ContractAgreement\x1a\x1e.connector.v1.NegotiationReply\x12J\n\x08\x46inalize\x12\x1e.connector.v1.NegotiationEvent\x1a\x1e.connector.v1.NegotiationReply\x12Q\n\tTerminate\x12$.connector.v1.NegotiationTermination\x1a\x1e.connector.v1.NegotiationReply\x12L\n\x07Suspend\x12!.connector.v1.AgreementSuspension\x1a\x1e.connector.v1.NegotiationReply\x12?\n\x05State\x12\x1c.connector.v1.UsageStatement\x1a\x18.connector.v1.UsageReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'connector.v1.negotiation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONTRACTREQUEST']._serialized_start=48
-  _globals['_CONTRACTREQUEST']._serialized_end=162
-  _globals['_CONTRACTAGREEMENT']._serialized_start=164
-  _globals['_CONTRACTAGREEMENT']._serialized_end=239
-  _globals['_NEGOTIATIONEVENT']._serialized_start=241
-  _globals['_NEGOTIATIONEVENT']._serialized_end=280
-  _globals['_NEGOTIATIONTERMINATION']._serialized_start=282
-  _globals['_NEGOTIATIONTERMINATION']._serialized_end=357
-  _globals['_AGREEMENTSUSPENSION']._serialized_start=359
-  _globals['_AGREEMENTSUSPENSION']._serialized_end=420
-  _globals['_NEGOTIATIONREPLY']._serialized_start=422
-  _globals['_NEGOTIATIONREPLY']._serialized_end=495
-  _globals['_NEGOTIATION']._serialized_start=498
-  _globals['_NEGOTIATION']._serialized_end=896
+  _globals['_CONTRACTREQUEST']._serialized_start=49
+  _globals['_CONTRACTREQUEST']._serialized_end=203
+  _globals['_CONTRACTOFFER']._serialized_start=206
+  _globals['_CONTRACTOFFER']._serialized_end=335
+  _globals['_CONTRACTACCEPTANCE']._serialized_start=337
+  _globals['_CONTRACTACCEPTANCE']._serialized_end=416
+  _globals['_CONTRACTAGREEMENT']._serialized_start=418
+  _globals['_CONTRACTAGREEMENT']._serialized_end=515
+  _globals['_NEGOTIATIONEVENT']._serialized_start=517
+  _globals['_NEGOTIATIONEVENT']._serialized_end=556
+  _globals['_NEGOTIATIONTERMINATION']._serialized_start=558
+  _globals['_NEGOTIATIONTERMINATION']._serialized_end=655
+  _globals['_AGREEMENTSUSPENSION']._serialized_start=657
+  _globals['_AGREEMENTSUSPENSION']._serialized_end=718
+  _globals['_NEGOTIATIONREPLY']._serialized_start=720
+  _globals['_NEGOTIATIONREPLY']._serialized_end=793
+  _globals['_USAGESTATEMENT']._serialized_start=795
+  _globals['_USAGESTATEMENT']._serialized_end=900
+  _globals['_USAGEREPLY']._serialized_start=902
+  _globals['_USAGEREPLY']._serialized_end=952
+  _globals['_NEGOTIATION']._serialized_start=955
+  _globals['_NEGOTIATION']._serialized_end=1564
 # @@protoc_insertion_point(module_scope)

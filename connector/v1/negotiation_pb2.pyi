@@ -18,6 +18,10 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ContractRequest(_message.Message):
+    """A confirmation is its sender's signature over the negotiation's last record, where the receiver wrote that
+    record: the reply that carried it may have been lost.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NEGOTIATION_FIELD_NUMBER: _builtins.int
@@ -25,16 +29,21 @@ class ContractRequest(_message.Message):
     POLICY_DIGEST_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
     EXCHANGE_KEY_FIELD_NUMBER: _builtins.int
+    PROPOSAL_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
     negotiation: _builtins.str
-    """chosen by the consumer: 32 hexadecimal characters"""
+    """chosen by who opens it: 32 hexadecimal characters"""
     offer: _builtins.str
-    """the offer's name at the provider"""
+    """the offer's name at the provider; empty in an answer to an offer"""
     policy_digest: _builtins.bytes
-    """of the policy the consumer has read"""
+    """of the policy the consumer has read; empty in an answer to an offer"""
     record: _builtins.bytes
     """the request record, signed by the consumer"""
     exchange_key: _builtins.bytes
-    """32 bytes: finds this negotiation's leaves in the public log"""
+    """32 bytes: finds this negotiation's leaves in the public log; when it opens one"""
+    proposal: _builtins.bytes
+    """other terms than the offer's, in full: bayspace-proposal/v1"""
+    confirmation: _builtins.bytes
     def __init__(
         self,
         *,
@@ -43,14 +52,80 @@ class ContractRequest(_message.Message):
         policy_digest: _builtins.bytes = ...,
         record: _builtins.bytes = ...,
         exchange_key: _builtins.bytes = ...,
+        proposal: _builtins.bytes = ...,
+        confirmation: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange_key", b"exchange_key", "negotiation", b"negotiation", "offer", b"offer", "policy_digest", b"policy_digest", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "exchange_key", b"exchange_key", "negotiation", b"negotiation", "offer", b"offer", "policy_digest", b"policy_digest", "proposal", b"proposal", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ContractRequest: _TypeAlias = ContractRequest  # noqa: Y015
+
+@_typing.final
+class ContractOffer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEGOTIATION_FIELD_NUMBER: _builtins.int
+    OFFER_FIELD_NUMBER: _builtins.int
+    EXCHANGE_KEY_FIELD_NUMBER: _builtins.int
+    PROPOSAL_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
+    negotiation: _builtins.str
+    offer: _builtins.str
+    """the offer's name at the provider; empty in an answer to a request"""
+    exchange_key: _builtins.bytes
+    """32 bytes, when it opens a negotiation"""
+    proposal: _builtins.bytes
+    """the terms in full: bayspace-proposal/v1"""
+    record: _builtins.bytes
+    """the offer record, signed by the provider"""
+    confirmation: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        negotiation: _builtins.str = ...,
+        offer: _builtins.str = ...,
+        exchange_key: _builtins.bytes = ...,
+        proposal: _builtins.bytes = ...,
+        record: _builtins.bytes = ...,
+        confirmation: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "exchange_key", b"exchange_key", "negotiation", b"negotiation", "offer", b"offer", "proposal", b"proposal", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContractOffer: _TypeAlias = ContractOffer  # noqa: Y015
+
+@_typing.final
+class ContractAcceptance(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEGOTIATION_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
+    negotiation: _builtins.str
+    record: _builtins.bytes
+    """the acceptance record, signed by the consumer; it names the policy's digest"""
+    confirmation: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        negotiation: _builtins.str = ...,
+        record: _builtins.bytes = ...,
+        confirmation: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmation", b"confirmation", "negotiation", b"negotiation", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContractAcceptance: _TypeAlias = ContractAcceptance  # noqa: Y015
 
 @_typing.final
 class ContractAgreement(_message.Message):
@@ -59,21 +134,24 @@ class ContractAgreement(_message.Message):
     NEGOTIATION_FIELD_NUMBER: _builtins.int
     AGREEMENT_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
     negotiation: _builtins.str
     agreement: _builtins.bytes
     """canonical JSON (RFC 8785) of the agreement, policy and dataset embedded"""
     record: _builtins.bytes
     """the agreement record, signed by the provider"""
+    confirmation: _builtins.bytes
     def __init__(
         self,
         *,
         negotiation: _builtins.str = ...,
         agreement: _builtins.bytes = ...,
         record: _builtins.bytes = ...,
+        confirmation: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "negotiation", b"negotiation", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement", b"agreement", "confirmation", b"confirmation", "negotiation", b"negotiation", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -105,20 +183,23 @@ class NegotiationTermination(_message.Message):
     NEGOTIATION_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
+    CONFIRMATION_FIELD_NUMBER: _builtins.int
     negotiation: _builtins.str
     code: _builtins.str
     record: _builtins.bytes
     """the termination record, signed by its sender"""
+    confirmation: _builtins.bytes
     def __init__(
         self,
         *,
         negotiation: _builtins.str = ...,
         code: _builtins.str = ...,
         record: _builtins.bytes = ...,
+        confirmation: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "negotiation", b"negotiation", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "confirmation", b"confirmation", "negotiation", b"negotiation", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -171,3 +252,63 @@ class NegotiationReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NegotiationReply: _TypeAlias = NegotiationReply  # noqa: Y015
+
+@_typing.final
+class UsageStatement(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXCHANGE_FIELD_NUMBER: _builtins.int
+    EXCHANGE_KEY_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    SALT_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
+    exchange: _builtins.str
+    """of the statement itself: 32 hexadecimal characters"""
+    exchange_key: _builtins.bytes
+    """32 bytes: finds its leaf in the public log"""
+    statement: _builtins.bytes
+    """canonical JSON: bayspace-usage/v1"""
+    salt: _builtins.bytes
+    """32 bytes: opens the record's commitment to the statement"""
+    record: _builtins.bytes
+    """the statement's record, signed by the provider"""
+    def __init__(
+        self,
+        *,
+        exchange: _builtins.str = ...,
+        exchange_key: _builtins.bytes = ...,
+        statement: _builtins.bytes = ...,
+        salt: _builtins.bytes = ...,
+        record: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "exchange_key", b"exchange_key", "record", b"record", "salt", b"salt", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageStatement: _TypeAlias = UsageStatement  # noqa: Y015
+
+@_typing.final
+class UsageReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    signature: _builtins.bytes
+    """the consumer's; empty where its account differs"""
+    statement: _builtins.bytes
+    """where it differs: the consumer's own account of the same period"""
+    def __init__(
+        self,
+        *,
+        signature: _builtins.bytes = ...,
+        statement: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature", "statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageReply: _TypeAlias = UsageReply  # noqa: Y015

@@ -26,12 +26,11 @@ if _version_not_supported:
 
 
 class NegotiationStub:
-    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
-    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
-    message of its own (the consumer's verification of an agreement) travels as the reply.
+    """Contract negotiation between two participants: the Dataspace Protocol 2025-1, with its states and senders
+    (connector/transitions.py). The consumer's verification of an agreement travels as the reply to Agree.
 
-    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
-    Every call is idempotent: the same message again gives the same reply.
+    Called at the provider: Request, Accept. At the consumer: Offer, Agree, Finalize, Suspend, State. At either:
+    Terminate. Every call is idempotent: the same message again gives the same reply.
     """
 
     def __init__(self, channel):
@@ -43,6 +42,16 @@ class NegotiationStub:
         self.Request = channel.unary_unary(
                 '/connector.v1.Negotiation/Request',
                 request_serializer=connector_dot_v1_dot_negotiation__pb2.ContractRequest.SerializeToString,
+                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
+                _registered_method=True)
+        self.Offer = channel.unary_unary(
+                '/connector.v1.Negotiation/Offer',
+                request_serializer=connector_dot_v1_dot_negotiation__pb2.ContractOffer.SerializeToString,
+                response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
+                _registered_method=True)
+        self.Accept = channel.unary_unary(
+                '/connector.v1.Negotiation/Accept',
+                request_serializer=connector_dot_v1_dot_negotiation__pb2.ContractAcceptance.SerializeToString,
                 response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
                 _registered_method=True)
         self.Agree = channel.unary_unary(
@@ -65,18 +74,34 @@ class NegotiationStub:
                 request_serializer=connector_dot_v1_dot_negotiation__pb2.AgreementSuspension.SerializeToString,
                 response_deserializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
                 _registered_method=True)
+        self.State = channel.unary_unary(
+                '/connector.v1.Negotiation/State',
+                request_serializer=connector_dot_v1_dot_negotiation__pb2.UsageStatement.SerializeToString,
+                response_deserializer=connector_dot_v1_dot_negotiation__pb2.UsageReply.FromString,
+                _registered_method=True)
 
 
 class NegotiationServicer:
-    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
-    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
-    message of its own (the consumer's verification of an agreement) travels as the reply.
+    """Contract negotiation between two participants: the Dataspace Protocol 2025-1, with its states and senders
+    (connector/transitions.py). The consumer's verification of an agreement travels as the reply to Agree.
 
-    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
-    Every call is idempotent: the same message again gives the same reply.
+    Called at the provider: Request, Accept. At the consumer: Offer, Agree, Finalize, Suspend, State. At either:
+    Terminate. Every call is idempotent: the same message again gives the same reply.
     """
 
     def Request(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Offer(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Accept(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,12 +131,29 @@ class NegotiationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def State(self, request, context):
+        """The provider's account of an agreement's uses, for the consumer's signature.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NegotiationServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Request': grpc.unary_unary_rpc_method_handler(
                     servicer.Request,
                     request_deserializer=connector_dot_v1_dot_negotiation__pb2.ContractRequest.FromString,
+                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.SerializeToString,
+            ),
+            'Offer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Offer,
+                    request_deserializer=connector_dot_v1_dot_negotiation__pb2.ContractOffer.FromString,
+                    response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.SerializeToString,
+            ),
+            'Accept': grpc.unary_unary_rpc_method_handler(
+                    servicer.Accept,
+                    request_deserializer=connector_dot_v1_dot_negotiation__pb2.ContractAcceptance.FromString,
                     response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.SerializeToString,
             ),
             'Agree': grpc.unary_unary_rpc_method_handler(
@@ -134,6 +176,11 @@ def add_NegotiationServicer_to_server(servicer, server):
                     request_deserializer=connector_dot_v1_dot_negotiation__pb2.AgreementSuspension.FromString,
                     response_serializer=connector_dot_v1_dot_negotiation__pb2.NegotiationReply.SerializeToString,
             ),
+            'State': grpc.unary_unary_rpc_method_handler(
+                    servicer.State,
+                    request_deserializer=connector_dot_v1_dot_negotiation__pb2.UsageStatement.FromString,
+                    response_serializer=connector_dot_v1_dot_negotiation__pb2.UsageReply.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'connector.v1.Negotiation', rpc_method_handlers)
@@ -143,12 +190,11 @@ def add_NegotiationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Negotiation:
-    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
-    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
-    message of its own (the consumer's verification of an agreement) travels as the reply.
+    """Contract negotiation between two participants: the Dataspace Protocol 2025-1, with its states and senders
+    (connector/transitions.py). The consumer's verification of an agreement travels as the reply to Agree.
 
-    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
-    Every call is idempotent: the same message again gives the same reply.
+    Called at the provider: Request, Accept. At the consumer: Offer, Agree, Finalize, Suspend, State. At either:
+    Terminate. Every call is idempotent: the same message again gives the same reply.
     """
 
     @staticmethod
@@ -167,6 +213,60 @@ class Negotiation:
             target,
             '/connector.v1.Negotiation/Request',
             connector_dot_v1_dot_negotiation__pb2.ContractRequest.SerializeToString,
+            connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Offer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/connector.v1.Negotiation/Offer',
+            connector_dot_v1_dot_negotiation__pb2.ContractOffer.SerializeToString,
+            connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Accept(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/connector.v1.Negotiation/Accept',
+            connector_dot_v1_dot_negotiation__pb2.ContractAcceptance.SerializeToString,
             connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
             options,
             channel_credentials,
@@ -276,6 +376,33 @@ class Negotiation:
             '/connector.v1.Negotiation/Suspend',
             connector_dot_v1_dot_negotiation__pb2.AgreementSuspension.SerializeToString,
             connector_dot_v1_dot_negotiation__pb2.NegotiationReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def State(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/connector.v1.Negotiation/State',
+            connector_dot_v1_dot_negotiation__pb2.UsageStatement.SerializeToString,
+            connector_dot_v1_dot_negotiation__pb2.UsageReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,12 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NegotiationStub:
-    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
-    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
-    message of its own (the consumer's verification of an agreement) travels as the reply.
+    """Contract negotiation between two participants: the Dataspace Protocol 2025-1, with its states and senders
+    (connector/transitions.py). The consumer's verification of an agreement travels as the reply to Agree.
 
-    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
-    Every call is idempotent: the same message again gives the same reply.
+    Called at the provider: Request, Accept. At the consumer: Offer, Agree, Finalize, Suspend, State. At either:
+    Terminate. Every call is idempotent: the same message again gives the same reply.
     """
 
     @_typing.overload
@@ -40,41 +39,61 @@ class NegotiationStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NegotiationAsyncStub: ...
     Request: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ContractRequest, _negotiation_pb2.NegotiationReply]
+    Offer: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ContractOffer, _negotiation_pb2.NegotiationReply]
+    Accept: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ContractAcceptance, _negotiation_pb2.NegotiationReply]
     Agree: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.ContractAgreement, _negotiation_pb2.NegotiationReply]
     Finalize: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationEvent, _negotiation_pb2.NegotiationReply]
     Terminate: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationTermination, _negotiation_pb2.NegotiationReply]
     Suspend: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.AgreementSuspension, _negotiation_pb2.NegotiationReply]
+    State: _grpc.UnaryUnaryMultiCallable[_negotiation_pb2.UsageStatement, _negotiation_pb2.UsageReply]
+    """The provider's account of an agreement's uses, for the consumer's signature."""
 
 @_typing.type_check_only
 class NegotiationAsyncStub(NegotiationStub):
-    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
-    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
-    message of its own (the consumer's verification of an agreement) travels as the reply.
+    """Contract negotiation between two participants: the Dataspace Protocol 2025-1, with its states and senders
+    (connector/transitions.py). The consumer's verification of an agreement travels as the reply to Agree.
 
-    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
-    Every call is idempotent: the same message again gives the same reply.
+    Called at the provider: Request, Accept. At the consumer: Offer, Agree, Finalize, Suspend, State. At either:
+    Terminate. Every call is idempotent: the same message again gives the same reply.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Request: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ContractRequest, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
+    Offer: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ContractOffer, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
+    Accept: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ContractAcceptance, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
     Agree: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.ContractAgreement, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
     Finalize: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationEvent, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
     Terminate: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.NegotiationTermination, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
     Suspend: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.AgreementSuspension, _negotiation_pb2.NegotiationReply]  # type: ignore[assignment]
+    State: _aio.UnaryUnaryMultiCallable[_negotiation_pb2.UsageStatement, _negotiation_pb2.UsageReply]  # type: ignore[assignment]
+    """The provider's account of an agreement's uses, for the consumer's signature."""
 
 class NegotiationServicer(metaclass=_abc_1.ABCMeta):
-    """Contract negotiation between two participants, with the states and the senders of the Dataspace Protocol
-    2025-1 (REQUESTED, AGREED, VERIFIED, FINALIZED, TERMINATED). A message whose answer the protocol makes a
-    message of its own (the consumer's verification of an agreement) travels as the reply.
+    """Contract negotiation between two participants: the Dataspace Protocol 2025-1, with its states and senders
+    (connector/transitions.py). The consumer's verification of an agreement travels as the reply to Agree.
 
-    Called at the provider: Request. At the consumer: Agree, Finalize, Suspend. At either: Terminate.
-    Every call is idempotent: the same message again gives the same reply.
+    Called at the provider: Request, Accept. At the consumer: Offer, Agree, Finalize, Suspend, State. At either:
+    Terminate. Every call is idempotent: the same message again gives the same reply.
     """
 
     @_abc_1.abstractmethod
     def Request(
         self,
         request: _negotiation_pb2.ContractRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_negotiation_pb2.NegotiationReply, _abc.Awaitable[_negotiation_pb2.NegotiationReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Offer(
+        self,
+        request: _negotiation_pb2.ContractOffer,
+        context: _ServicerContext,
+    ) -> _typing.Union[_negotiation_pb2.NegotiationReply, _abc.Awaitable[_negotiation_pb2.NegotiationReply]]: ...
+
+    @_abc_1.abstractmethod
+    def Accept(
+        self,
+        request: _negotiation_pb2.ContractAcceptance,
         context: _ServicerContext,
     ) -> _typing.Union[_negotiation_pb2.NegotiationReply, _abc.Awaitable[_negotiation_pb2.NegotiationReply]]: ...
 
@@ -105,5 +124,13 @@ class NegotiationServicer(metaclass=_abc_1.ABCMeta):
         request: _negotiation_pb2.AgreementSuspension,
         context: _ServicerContext,
     ) -> _typing.Union[_negotiation_pb2.NegotiationReply, _abc.Awaitable[_negotiation_pb2.NegotiationReply]]: ...
+
+    @_abc_1.abstractmethod
+    def State(
+        self,
+        request: _negotiation_pb2.UsageStatement,
+        context: _ServicerContext,
+    ) -> _typing.Union[_negotiation_pb2.UsageReply, _abc.Awaitable[_negotiation_pb2.UsageReply]]:
+        """The provider's account of an agreement's uses, for the consumer's signature."""
 
 def add_NegotiationServicer_to_server(servicer: NegotiationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
 import pytest
 
-from compute.errors import BayspaceError, PeerViolation, PolicyRefusal, Unavailable
+from compute.errors import BayspaceError, ConfigError, PeerViolation, PolicyRefusal, Unavailable
 from connector import negotiating
 from connector.negotiating import Negotiating
 from witness import dsse
@@ -105,7 +104,7 @@ def test_a_peer_cannot_prevent_the_owner_from_stopping(fresh, owner, monkeypatch
     def send(_self, _peer, _method, message):
         if isinstance(answer, BayspaceError):
             raise answer
-        return negotiating.negotiation_pb2.NegotiationReply(negotiation=message.negotiation, signature=answer)
+        return negotiating.pb.NegotiationReply(negotiation=message.negotiation, signature=answer)
 
     with monkeypatch.context() as hostile:
         hostile.setattr(Negotiating, "_send", send)
@@ -159,15 +158,32 @@ def test_an_end_that_was_not_recorded_before_a_crash_is_recorded_at_the_next_sta
     assert node.store.exchange(found.id).status == "terminated"
 
 
-def test_a_request_nobody_answered_is_over(fresh, asker, monkeypatch):
-    monkeypatch.setattr(
-        Negotiating, "_send", lambda *_: (_ for _ in ()).throw(Unavailable("peer.gone", "it is away"))
-    )
-    with pytest.raises(Unavailable):
-        asker.request(OWNER, "matched")
+def test_a_request_nobody_answered_waits_and_is_sent_again(fresh, asker, owner, monkeypatch):
+    with monkeypatch.context() as away:
+        away.setattr(
+            Negotiating, "_send", lambda *_: (_ for _ in ()).throw(Unavailable("peer.gone", "it is away"))
+        )
+        with pytest.raises(Unavailable, match="resend"):
+            asker.request(OWNER, "matched")
+    (found,) = fresh.asker.contract("list")
+    assert (found["state"], found["unsent"]) == ("REQUESTED", "Request")
+    assert found["you_can"] == ["resend", "terminate"]
+    asker.resume()
+    assert owner.approve(found["negotiation"]).state == "FINALIZED"
+
+
+def test_a_request_that_is_refused_is_over(fresh, asker, monkeypatch):
+    with monkeypatch.context() as stale:
+        stale.setattr(
+            Negotiating,
+            "_send",
+            lambda *_: (_ for _ in ()).throw(ConfigError("contract.policy-changed", "no")),
+        )
+        with pytest.raises(ConfigError):
+            asker.request(OWNER, "matched")
     (found,) = fresh.nodes[ASKER].store.negotiations()
-    assert (found.state, found.code) == ("TERMINATED", "peer.gone")
-    assert json.dumps(fresh.asker.contract("list"))
+    assert (found.state, found.code) == ("TERMINATED", "contract.policy-changed")
+    assert not fresh.nodes[ASKER].store.unsent()
 
 
 def test_a_peer_cannot_pile_up_requests(fresh, owner, asker, monkeypatch):
