@@ -108,13 +108,8 @@ def threshold_parameters(side: Side, cells: int) -> Parameters:
 
 def contribution(plan: Plan, table: pa.Table, gate: Gate) -> Contribution:
     """One participant's cells (compute/local.py) in declared order, without those its own gate leaves out."""
-    places = _places(plan)
-    names = [d.name for d in plan.sender.dimensions]
-    at = (
-        [places[row] for row in zip(*(table[name].to_pylist() for name in names), strict=True)]
-        if names
-        else [0]
-    )
+    places = {row: place for place, row in enumerate(_rows(_labels(plan)))}
+    at = [places[row] for row in _rows(table.select([d.name for d in plan.sender.dimensions]))]
     counts = np.zeros(plan.maximum_cells, np.int64)
     counts[at] = table["identities"].to_numpy()
     # under noise a cell without anybody is like any other
@@ -139,8 +134,8 @@ def _check(most: int, value: int) -> None:
 def cells(plan: Plan, totals: Totals, released: Sequence[bool]) -> Cells:
     """The released cells of all participants together, as `compute/finish.py` takes them."""
     shown = pa.array([at for at, let in enumerate(released) if let], pa.int64())
-    labels = grid(plan.sender.dimensions) if plan.sender.dimensions else None
-    columns = {} if labels is None else {name: labels[name].take(shown) for name in labels.schema.names}
+    labels = _labels(plan)
+    columns = {name: labels[name].take(shown) for name in labels.schema.names}
     columns["identities"] = pa.array(totals.identities, pa.int64()).take(shown)
     for partial, sums in zip(plan.sender.partials, totals.measures, strict=True):
         columns[partial.name] = pa.array(sums, SUM_TYPE).take(shown)
@@ -148,10 +143,30 @@ def cells(plan: Plan, totals: Totals, released: Sequence[bool]) -> Cells:
     return Cells(pa.table(columns), exist - len(shown) if plan.says_suppressed else 0)
 
 
-def _places(plan: Plan) -> dict[tuple[Any, ...], int]:
-    """Where each combination of labels stands."""
-    labels = grid(plan.sender.dimensions) if plan.sender.dimensions else None
-    if labels is None:
-        return {}
-    rows = zip(*(labels[name].to_pylist() for name in labels.schema.names), strict=True)
-    return {row: place for place, row in enumerate(rows)}
+def _labels(plan: Plan) -> pa.Table:
+    """Every combination of declared labels, in the order of the vectors. Without dimensions: no columns."""
+    return grid(plan.sender.dimensions) if plan.sender.dimensions else pa.table({})
+
+
+def _rows(labels: pa.Table) -> list[tuple[Any, ...]]:
+    """The labels of each cell; without dimensions there is one cell."""
+    columns = [column.to_pylist() for column in labels.columns]
+    return list(zip(*columns, strict=True)) if columns else [()]
+
+
+def with_own(plan: Plan, cells: Cells, own: pa.Table | None) -> Cells:
+    """The released cells with the asker's own rows (compute/local.py) in them.
+
+    They are added after the round: no gate counts them, and nobody else learns that there are any.
+    """
+    if own is None:
+        return cells
+    names, table = [d.name for d in plan.sender.dimensions], cells.table
+    places = {row: place for place, row in enumerate(_rows(own.select(names)))}
+    at = [places.get(row) for row in _rows(table.select(names))][: table.num_rows]
+    for name in ("identities", *(partial.name for partial in plan.sender.partials)):
+        ours, theirs = own[name].to_pylist(), table[name].to_pylist()
+        sums = [int(x) + (0 if i is None else int(ours[i] or 0)) for i, x in zip(at, theirs, strict=True)]
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, pa.array(sums, table.schema.field(name).type))
+    return Cells(table, cells.suppressed)

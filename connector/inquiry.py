@@ -290,7 +290,7 @@ def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, A
         ],
         "cost": {"seconds": round(cost.seconds, 2), "bytes": cost.bytes},
         "transfer": transfer_of(inquiry.agreement),
-        "budget": _budget(node, inquiry),
+        "budget": budget(node, inquiry),
         "evidence": {
             "witnesses": list(node.evidence.witnesses),
             "demanded": obligations(inquiry.agreement.policy).witnesses,
@@ -348,7 +348,8 @@ def _uses(use: Any) -> list[str]:
     return said
 
 
-def _budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
+def budget(node: Node, inquiry: Inquiry) -> dict[str, Any]:
+    """What the question costs, and what is left by our own account; the owner's decides."""
     return {
         **_uses_budget(node, inquiry),
         **_size_budgets(inquiry),

@@ -1,9 +1,10 @@
 """A question over a federation: one inquiry for each participant, asked side by side, answered together.
 
 `FROM federation.<name>` stands for the datasets of all agreements in force whose policies name that
-federation. Every participant gets an exchange of its own: its own opening, intent, charge and records. Our
-own data takes no part: an asker that wants its rows in the sum adds them itself. Refuses a federation whose
-policies or descriptions would make different plans, and one of whose participants refuses.
+federation. Every participant gets an exchange of its own: its own opening, intent, charge and records. Where
+we have published a dataset into the federation ourselves, its rows are added here to what the round released:
+they are in no exchange. Refuses a federation whose policies or descriptions would make different plans, and
+one of whose participants refuses.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
 from compute import pooling
 from compute import sql as sqltext
+from compute.demands import MOST_SUM
 from compute.errors import PolicyRefusal, QueryError
 from compute.facts import Prepared
 from compute.federation import MOST_PARTICIPANTS
 from compute.inputs import Progress
+from compute.plan import Plan
 from compute.planner import prepare
 from compute.pooling import FEDERATION, Part
 from compute.protocols import PROTOCOLS
@@ -28,14 +33,16 @@ from connector.asking import Answer, Asking
 from connector.contract import Agreement
 from connector.inquiry import Inquiry
 from connector.meeting import Meeting, Place, named
-from connector.node import Node
+from connector.node import Node, Offered
 from connector.references import template_of
 from connector.terms import Terms
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
 from policy_enforcer.explain import Language, sentence
 from policy_enforcer.facts import Decision, Reason
+from policy_enforcer.model import Policy
 from policy_enforcer.obligations import obligations
+from policy_enforcer.privacy import billionths, rho
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class Round:
     """A question to every participant of a federation, in the order of their ids; all have one plan."""
 
     inquiries: tuple[Inquiry, ...]
+    own: Offered | None = None  # our own dataset in the federation
 
     @property
     def prepared(self) -> Prepared:
@@ -87,25 +95,52 @@ def inquire(node: Node, sql: str, purpose: str) -> Inquiry | Round:
 
 
 def _round(node: Node, name: str, sql: str, purpose: str) -> Round:
-    agreements = _agreements(node, name)
+    agreements, own = _agreements(node, name), _own(node, name)
     parts = tuple(Part(a.full_name, a.dataset.rows_bound) for a in agreements)
     inquiries = [_inquiry(node, name, sql, purpose, agreement, parts) for agreement in agreements]
     plan = inquiries[0].prepared.plan
     for inquiry in inquiries:
         if inquiry.prepared.plan.digest != plan.digest:
-            raise QueryError(
-                "federation.differs",
-                f"{inquiry.agreement.full_name} and {agreements[0].full_name} have different plans for this "
-                "question: their owners must agree on columns, keys, bounds, domains, masks and identity",
-            )
-    return Round(tuple(inquiries))
+            raise _differing(inquiry.agreement.full_name, agreements[0].full_name)
+    if own is not None:
+        _check_own(_prepared(node, name, sql, own, parts).plan, own, plan, parts)
+    return Round(tuple(inquiries), own)
+
+
+def _differing(one: str, other: str) -> QueryError:
+    return QueryError(
+        "federation.differs",
+        f"{one} and {other} have different plans for this question: their owners must agree on columns, "
+        "keys, bounds, domains, masks, noise and identity",
+    )
+
+
+def _own(node: Node, name: str) -> Offered | None:
+    """Our own dataset in the federation, if we have published one."""
+    offers = node.offers_of(node.id)
+    found = [o for o in offers if (f := o.policy.analysis.federation) is not None and f.name == name]
+    if len(found) > 1:
+        raise QueryError(
+            "query.federation",
+            f"{node.id} takes part in {FEDERATION}.{name} with {len(found)} datasets: withdraw all but one",
+        )
+    return found[0] if found else None
+
+
+def _check_own(ours: Plan, own: Offered, plan: Plan, parts: tuple[Part, ...]) -> None:
+    """Our rows are added to the others' sums: only where they make the same plan, and fit beside them."""
+    if ours.digest != plan.digest:
+        raise _differing(own.dataset.full_name, parts[0].dataset)
+    rows = own.dataset.rows_bound
+    for partial in plan.sender.partials:
+        if pooling.bound(plan.sender, partial, len(parts)) + partial.row_bound * rows > MOST_SUM:
+            raise QueryError("query.overflow", "with our own rows a sum may have more than 38 digits")
 
 
 def _agreements(node: Node, name: str) -> list[Agreement]:
     """The newest agreement in force with each participant of the federation, in the order of their ids."""
     found: dict[str, Agreement] = {}
-    for record in node.store.agreements(role="consumer", state="active"):
-        agreement = Agreement.parse(record.document)
+    for agreement in node.agreements_in_force():
         federation = agreement.policy.analysis.federation
         if federation is None or federation.name != name:
             continue
@@ -151,12 +186,13 @@ def _prepared(
     node: Node,
     name: str,
     sql: str,
-    agreement: Agreement,
+    by: Agreement | Offered,
     parts: Sequence[Part],
     protocols: Sequence[Any] = PROTOCOLS,
 ) -> Prepared:
-    info = pooling.pooled(name, agreement.dataset, parts)
-    demands = {info.full_name: obligations(agreement.policy)}
+    """The question as the dataset and policy of one part make it."""
+    info = pooling.pooled(name, by.dataset, parts)
+    demands = {info.full_name: obligations(by.policy)}
     return prepare(sql, node.id, {info.full_name: info}, protocols, demands, parts)
 
 
@@ -176,7 +212,7 @@ def ask(
         exchange, answer, figures = single.ask(node, asked, progress, interrupt, on_call, trace)
         return Asked((exchange,), answer, figures)
     _refused(node, asked, trace)
-    return _Asking(node, asked, progress, on_call, trace).run()
+    return _Asking(node, asked, progress, interrupt, on_call, trace).run()
 
 
 def _refused(node: Node, round_: Round, trace: str) -> None:
@@ -193,9 +229,18 @@ class _Asking:
     """One round in progress: an exchange a thread, all of them in one meeting."""
 
     def __init__(
-        self, node: Node, round_: Round, progress: Progress, on_call: Callable[[Any], object], trace: str
+        self,
+        node: Node,
+        round_: Round,
+        progress: Progress,
+        interrupt: threading.Event,
+        on_call: Callable[[Any], object],
+        trace: str,
     ) -> None:
         self._node, self._round, self._progress, self._trace = node, round_, progress, trace
+        self._added = _own_cells(
+            node, round_, interrupt
+        )  # what is wrong with our data is found before a charge
         names = [inquiry.agreement.provider for inquiry in round_.inquiries]
         self._meeting = Meeting(names, node.config.limits.frame_timeout_seconds)
         on_call(self._meeting)
@@ -226,10 +271,24 @@ class _Asking:
     def _talk(self, place: int, inquiry: Inquiry, terms: Terms) -> Asked:
         node, headers = self._node, Headers()
         watch = self._progress if place == 0 else _silent
-        role = Asking(node, terms, inquiry.prepared, None, headers, watch, Place(self._meeting, place)).run()
+        met = Place(self._meeting, place)
+        role = Asking(node, terms, inquiry.prepared, None, headers, watch, met, self._added).run()
         exchange = terms.opening.exchange
         answer = single.called(node, inquiry, exchange, role, headers, self._meeting.called, self._trace)
         return Asked((exchange,), answer, headers.figures())
+
+
+def _own_cells(node: Node, round_: Round, interrupt: threading.Event) -> pa.Table | None:
+    if round_.own is None:
+        return None
+    plan, info = round_.prepared.plan, round_.own.dataset
+    side = replace(plan.sender, rows_bound=info.rows_bound)
+    found = node.own_input(
+        replace(round_.prepared, plan=replace(plan, sender=side)), info.full_name, None, interrupt
+    )
+    if not isinstance(found, pa.Table):
+        raise AssertionError("our part of a federation is cells")
+    return found
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
@@ -254,7 +313,10 @@ def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[
         "evidence": {**found["evidence"], "demanded": demanded},
         "federation": {
             "participants": [_participant(node, inquiry, language) for inquiry in asked.inquiries],
+            "own": _own_part(asked, language),
+            "coalitions": _coalitions(node, asked, language),
             "collusion": _COLLUSION[language],
+            "why": _WHY[language],
             "protocols": _protocols(node, asked),
         },
     }
@@ -262,13 +324,12 @@ def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[
 
 _COLLUSION = {
     "en": (
-        "All participants but two, and the asker, may pool what they see and learn no more than the sum of "
-        "the two others; all but one learn that one's part, as from any sum. A participant that vanishes "
+        "That holds for participants that follow the protocol and may study what they see. One that vanishes "
         "ends the round, which counts as a use at those who had started; asking again without it is a new "
         "query."
     ),
     "zh": (
-        "除两方以外的所有参与方与提问方即使合谋,也只能得知其余两方之和;若仅剩一方未参与合谋,其数值可由总和推出。"
+        "以上结论适用于遵守协议、但可研究其所见数据的参与方。"
         "任一参与方中途退出则本轮失败,已开始的参与方计一次使用;不含该方的重新提问是一次新的查询。"
     ),
 }
@@ -295,18 +356,117 @@ def _learns(node: Node, asked: Round, language: Language) -> list[dict[str, Any]
 
 
 def _participant(node: Node, inquiry: Inquiry, language: Language) -> dict[str, Any]:
-    federation = inquiry.agreement.policy.analysis.federation
-    budget = single.explanation(node, inquiry, language)["budget"]
+    policy = inquiry.agreement.policy
+    federation = policy.analysis.federation
     return {
         "participant": inquiry.agreement.provider,
         "dataset": inquiry.agreement.full_name,
         "agreement": inquiry.agreement.digest,
         "verdict": "permit" if inquiry.decision.permitted else "refuse",
         "scope": federation.scope if federation else None,
-        "minimum_identities": inquiry.agreement.policy.analysis.minimum_identities,
+        "minimum_identities": policy.analysis.minimum_identities,
         "minimum_participants": federation.minimum_participants if federation else None,
-        "budget": budget,
+        "beside": list(federation.participants) if federation and federation.participants else None,
+        "protection": _protection(policy, language),
+        "budget": single.budget(node, inquiry),
     }
+
+
+def _protection(policy: Policy, language: Language) -> str:
+    """What a participant's own policy does for its rows in this round."""
+    analysis, words = policy.analysis, _PROTECTION[language]
+    federation, noise = analysis.federation, analysis.noise
+    if federation is None:
+        raise AssertionError("no federation is agreed")
+    said = [words["least"].format(federation.minimum_participants)]
+    if analysis.minimum_identities is not None:
+        said.append(words[federation.scope].format(analysis.minimum_identities))
+    if federation.participants is not None:
+        said.append(words["beside"].format(", ".join(federation.participants)))
+    if noise is not None:
+        said.append(words["noise"].format(noise.mechanism, rho(billionths(noise.rho_per_query))))
+    return words["join"].join(said)
+
+
+_PROTECTION = {
+    "en": {
+        "join": "; ",
+        "least": "its part goes into totals with at least {} participants",
+        "total": "of at least {} identities in all",
+        "local": "no cell of its own with fewer than {} identities goes into any",
+        "beside": "only {} may stand beside it",
+        "noise": "its part carries its own noise ({}), rho {} of its budget",
+    },
+    "zh": {
+        "join": ";",
+        "least": "其数据仅计入至少 {} 个参与方的合计",
+        "total": "合计至少 {} 个主体",
+        "local": "其自身不足 {} 个主体的单元格不计入",
+        "beside": "仅允许 {} 同轮参与",
+        "noise": "其数值带有自身噪声({}),消耗预算 rho {}",
+    },
+}
+
+
+def _own_part(asked: Round, language: Language) -> dict[str, str] | None:
+    if asked.own is None:
+        return None
+    name = asked.own.dataset.full_name
+    return {"dataset": name, "sentence": _OWN[language].format(name)}
+
+
+_OWN = {
+    "en": (
+        "Our own rows of {} are added here to what the round releases: they help no minimum, and nobody else "
+        "learns of them."
+    ),
+    "zh": "本方数据 {} 在本地计入本轮放行的结果:不计入任何门槛,其他方不会得知。",
+}
+
+
+def _coalitions(node: Node, asked: Round, language: Language) -> list[dict[str, str]]:
+    """What each set of parties can compute from all that they see together, the answer included."""
+    noisy = asked.prepared.plan.noise is not None
+    names = {"asker": node.id, "count": len(asked.inquiries), "noise": _NOISY[language] if noisy else ""}
+    return [
+        {"who": who.format(**names), "learns": learns.format(**names)}
+        for who, learns in _COALITIONS[language]
+    ]
+
+
+_NOISY = {"en": ", with its noise", "zh": "(含其噪声)"}
+
+_COALITIONS = {
+    "en": (
+        (
+            "{asker} alone",
+            "totals over {count} participants, and how many identities and participants are in each cell",
+        ),
+        (
+            "any participants without {asker}",
+            "identities and participants of each cell, less their own; no figure",
+        ),
+        (
+            "{asker} and all participants but two",
+            "the sum of the two others{noise}, and nothing more of either",
+        ),
+        (
+            "{asker} and all participants but one",
+            "that one's part of every released cell{noise}, as from any sum",
+        ),
+    ),
+    "zh": (
+        ("{asker} 单独", "{count} 个参与方的合计,以及每个单元格的主体数与参与方数"),
+        ("不含 {asker} 的任意参与方", "每个单元格减去自身后的主体数与参与方数;不含数值"),
+        ("{asker} 与除两方外的全部参与方", "其余两方之和{noise},无法得知其中任一方"),
+        ("{asker} 与除一方外的全部参与方", "该方在已放行单元格中的数值{noise},与任何求和相同"),
+    ),
+}
+
+_WHY = {
+    "en": "Both protocols disclose the same; the one that is cheaper by the estimate is taken:",
+    "zh": "两种协议披露的内容相同;取估算成本较低者:",
+}
 
 
 def _protocols(node: Node, round_: Round) -> list[dict[str, Any]]:

@@ -134,7 +134,15 @@ def _federation(console: Console, found: Mapping[str, Any]) -> None:
         least += f", {part['minimum_participants']} participants"
         parts.add_row(part["participant"], part["dataset"], part["verdict"], least)
     console.print(parts)
+    for part in found["participants"]:
+        console.print(f"  {part['participant']}: {part['protection']}", markup=False)
+    if found["own"] is not None:
+        console.print(found["own"]["sentence"], markup=False)
+    console.print("[bold]who learns what by working together[/]")
+    for coalition in found["coalitions"]:
+        console.print(f"  - {coalition['who']}: {coalition['learns']}", markup=False)
     console.print(found["collusion"], markup=False)
+    console.print(found["why"], markup=False)
     for protocol in found["protocols"]:
         if "refused" in protocol:
             console.print(f"  {protocol['name']}: not possible ({protocol['refused']})", markup=False)

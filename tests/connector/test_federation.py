@@ -64,8 +64,8 @@ analysis:
   measures: {{"*": [count], amount: [sum, avg], overdue: [sum, avg, var, covar, corr, regr]}}
   identity: client
   minimum_identities: 5
-  federation: {{name: {name}, scope: {scope}, minimum_participants: 2}}
-duties: [{{log: witness, minimum_witnesses: 1}}]
+  federation: {{name: {name}, scope: {scope}, minimum_participants: 2{beside}}}
+{more}duties: [{{log: witness, minimum_witnesses: 1}}]
 """
 BY_REGION = (
     "SELECT region, count(*) AS n, sum(amount) AS s, avg(overdue) AS o FROM federation.loans GROUP BY region"
@@ -168,7 +168,8 @@ def build(folder: Path, changes: dict[str, dict[str, Any]]) -> Federation:
 
 
 def publish(folder: Path, bank: str, table: pa.Table, changes: dict[str, Any]) -> None:
-    words = {"bank": bank, "uses": 50, "name": "loans", "scope": "total", "most": 10000, **changes}
+    words = {"bank": bank, "uses": 50, "name": "loans", "scope": "total", "most": 10000}
+    words |= {"beside": "", "more": "", **changes}
     settings = config.load(folder / bank)
     (settings.folder / "data").mkdir()
     pq.write_table(table, settings.folder / "data" / "loans.parquet")
@@ -243,7 +244,17 @@ def test_explain_says_who_learns_what_by_colluding_with_whom(shared: Federation)
     assert [p["participant"] for p in found["federation"]["participants"]] == sorted(BANKS)
     chosen = [p["name"] for p in found["federation"]["protocols"] if p["chosen"]]
     assert chosen == [found["protocol"]["name"]] == [found["federation"]["protocols"][0]["name"]]
-    assert "sum of the two others" in found["federation"]["collusion"]
+    assert [one["who"] for one in found["federation"]["coalitions"]] == [
+        "hk-monitor alone",
+        "any participants without hk-monitor",
+        "hk-monitor and all participants but two",
+        "hk-monitor and all participants but one",
+    ]
+    assert "sum of the two others" in found["federation"]["coalitions"][2]["learns"]
+    assert found["federation"]["own"] is None
+    assert found["federation"]["participants"][0]["protection"] == (
+        "its part goes into totals with at least 2 participants; of at least 5 identities in all"
+    )
     assert "每个参与方" in json_of(shared.asker.explain(BY_REGION, PURPOSE, "zh")["learns"])
     assert [shared.uses(bank) for bank in BANKS] == before
 

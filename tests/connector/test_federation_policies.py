@@ -1,0 +1,87 @@
+"""What policies say about a federation, between real connectors, and the asker's own rows in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compute.errors import PolicyRefusal, QueryError
+from tests.connector.test_federation import ASKER, BANKS, BY_REGION, PURPOSE, cells, loans, publish, running
+
+pytestmark = pytest.mark.deep
+
+NOISE = """\
+  bounds: {overdue: [-10, 100]}
+  max_rows_per_identity: 4
+  max_cells_per_identity: 2
+  noise: {mechanism: discrete-gaussian, rho_per_query: 0.25, budget: {rho: 0.5}}
+"""
+
+
+def everywhere(**words: str) -> dict[str, dict[str, str]]:
+    return {bank.replace("-", "_"): words for bank in BANKS}
+
+
+def test_noise_is_charged_to_every_ledger_and_stops_at_the_budget(tmp_path: Path) -> None:
+    sql = "SELECT region, count(*) AS n FROM federation.loans GROUP BY region"
+    with running(tmp_path, **everywhere(more=NOISE)) as made:
+        found = made.asker.explain(sql, PURPOSE)
+        assert found["verdict"] == "permit"
+        assert "rho 0.25" in found["federation"]["participants"][0]["protection"]
+        assert "with its noise" in found["federation"]["coalitions"][3]["learns"]
+        exact = {row["region"]: row["n"] for row in made.pooled(sql)}
+        answers = [made.asker.query(sql, PURPOSE).table.to_pylist() for _ in range(2)]
+        for answer in answers:
+            for row in answer:  # deviation of three banks: (3 x 2 figures x 16 / 0.5) ^ 1/2 = 14
+                assert abs(row["n"] - exact[row["region"]]) < 100
+        assert answers[0] != answers[1]
+        for bank in BANKS:
+            (record,) = made.nodes[bank].store.agreements(role="provider", state="active")
+            agreement = made.nodes[bank].agreement(record.digest, role="provider", peer=ASKER)
+            assert made.nodes[bank].losses_of(agreement, made.nodes[bank].now()) == (500_000_000, 500_000_000)
+        with pytest.raises(PolicyRefusal) as refused:
+            made.asker.query(sql, PURPOSE)
+        assert {reason.code for reason in refused.value.decision.because} == {"budget.exhausted"}
+
+
+def test_policies_that_demand_different_noise_make_different_plans(tmp_path: Path) -> None:
+    more = everywhere(more=NOISE) | {"mo_bank": {"more": NOISE.replace("0.25", "0.5")}}
+    with running(tmp_path, **more) as made, pytest.raises(QueryError) as error:
+        made.asker.explain(BY_REGION, PURPOSE)
+    assert error.value.code == "federation.differs"
+
+
+def test_only_those_whom_a_policy_names_stand_beside_it(tmp_path: Path) -> None:
+    with running(tmp_path, mo_bank={"beside": ", participants: [hk-bank]"}) as made:
+        with pytest.raises(PolicyRefusal) as refused:
+            made.asker.query(BY_REGION, PURPOSE)
+        (reason,) = refused.value.decision.because
+        assert (reason.code, reason.column) == ("federation.participant-not-allowed", None)
+        assert reason.sentence == "mo-bank: sz-bank would take part beside this dataset"
+        assert [made.uses(bank) for bank in BANKS] == [0, 0, 0]
+
+
+def test_the_askers_own_rows_are_added_to_what_is_released(tmp_path: Path) -> None:
+    with running(tmp_path) as made:
+        others = made.asker.query(BY_REGION, PURPOSE).table.to_pylist()
+        made.tables[ASKER] = loans(ASKER)
+        publish(tmp_path, ASKER, made.tables[ASKER], {})
+        made.nodes[ASKER]._shown = (0.0, [])  # the catalogue is kept for a moment
+        found = made.asker.explain(BY_REGION, PURPOSE)["federation"]
+        assert (found["own"]["dataset"], len(found["participants"])) == (f"{ASKER}.loans", len(BANKS))
+        answer = made.asker.query(BY_REGION, PURPOSE).table.to_pylist()
+        shown = {row["region"] for row in others}
+        assert cells(answer) == cells([row for row in made.pooled(BY_REGION) if row["region"] in shown])
+        assert [made.uses(bank) for bank in BANKS] == [2, 2, 2]
+        assert cells(answer) != cells(others)
+
+
+def test_an_own_dataset_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with running(tmp_path) as made:
+        publish(tmp_path, ASKER, loans(ASKER), {"most": 20000})
+        made.nodes[ASKER]._shown = (0.0, [])
+        with pytest.raises(QueryError) as error:
+            made.asker.query(BY_REGION, PURPOSE)
+        assert error.value.code == "federation.differs"
+        assert f"{ASKER}.loans" in error.value.sentence
