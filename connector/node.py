@@ -287,11 +287,6 @@ class Node:
         records = self.store.agreements(role="consumer", state="active")
         return [_agreement(record.document) for record in records]
 
-    def agreements_in_force(self) -> list[Agreement]:
-        """Those under which we may ask, from the oldest."""
-        records = self.store.agreements(role="consumer", state="active")
-        return [_agreement(record.document) for record in records]
-
     def contract_json(self, record: NegotiationRecord) -> dict[str, Any]:
         """A contract as the command line shows it."""
         agreement = self.store.agreement(record.agreement) if record.agreement else None
