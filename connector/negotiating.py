@@ -71,15 +71,12 @@ class Negotiating:
         proposal = proposals.of_offer(offered)
         own = proposals.drafted(self._node, f"{provider}.{offer}", terms, [proposal]) if terms else None
         versions = [Version(PROVIDER, proposal, published=True), *_version(CONSUMER, own)]
-        record = self._opened(CONSUMER, provider, offer, versions, Message.REQUEST)
         message = pb.ContractRequest(
-            negotiation=record.id,
             offer=offer,
             policy_digest=offered.policy_digest,
-            exchange_key=self._exchange_key(record.id),
             proposal=b"" if own is None else own.to_bytes(),
         )
-        return self._take_turn(record, "Request", message, own or proposal)
+        return self._opened(provider, versions, "Request", message)
 
     def offer(self, consumer: str, offer: str, terms: str = "") -> NegotiationRecord:
         """As provider: offer `consumer` a contract about our offer, on its terms or on these (YAML)."""
@@ -88,14 +85,8 @@ class Negotiating:
         own = proposals.drafted(node, f"{node.id}.{offer}", terms, [proposal]) if terms else None
         node.key_of(consumer)  # a member
         versions = [Version(PROVIDER, proposal, published=own is not None), *_version(PROVIDER, own)]
-        record = self._opened(PROVIDER, consumer, offer, versions, Message.OFFER)
-        message = pb.ContractOffer(
-            negotiation=record.id,
-            offer=offer,
-            exchange_key=self._exchange_key(record.id),
-            proposal=(own or proposal).to_bytes(),
-        )
-        return self._take_turn(record, "Offer", message, own or proposal)
+        message = pb.ContractOffer(offer=offer, proposal=(own or proposal).to_bytes())
+        return self._opened(consumer, versions, "Offer", message)
 
     def counter(self, negotiation: str, terms: str) -> NegotiationRecord:
         """Answer the terms on the table with others (YAML): a provider's offer or a consumer's request."""
@@ -292,24 +283,31 @@ class Negotiating:
 
     # --- a turn of ours -------------------------------------------------------------------------------
 
-    def _opened(
-        self, role: str, peer: str, offer: str, versions: list[Version], message: Message
-    ) -> NegotiationRecord:
-        """A negotiation that we open."""
+    def _opened(self, peer: str, versions: list[Version], method: str, message: Any) -> NegotiationRecord:
+        """A negotiation that we open: kept with its first message, which is sent then."""
         negotiation, key = self._node.entropy(16).hex(), self._node.entropy(EXCHANGE_KEY_BYTES)
+        role = CONSUMER if method == "Request" else PROVIDER
+        message.negotiation, message.exchange_key = negotiation, key
+        state = NEGOTIATION.after(None, _TURNS[method][0], role)
         with self._node.store.atomic():
-            self._open(negotiation, role, peer, offer, key, versions, NEGOTIATION.after(None, message, role))
-        return self.find(negotiation)
+            self._open(negotiation, role, peer, message.offer, key, versions, state)
+            record = self.find(negotiation)
+            self._put_unsent(record, method, message, versions[-1].proposal)
+        return self._deliver(record)
 
     def _take_turn(
         self, record: NegotiationRecord, method: str, message: Any, proposal: Proposal
     ) -> NegotiationRecord:
         """Keep our message, then send it; once it is confirmed, the move is made."""
+        message.confirmation = self._records.confirmation(record.id)
+        self._put_unsent(record, method, message, proposal)
+        return self._deliver(record)
+
+    def _put_unsent(self, record: NegotiationRecord, method: str, message: Any, proposal: Proposal) -> None:
+        """Keep a message of ours under a fresh record."""
         statement = self._turn(_TURNS[method][2], record, proposal, self._node.id)
         message.record = self._records.signed(statement.seal(self._node.entropy))
-        message.confirmation = self._records.confirmation(record.id)
         self._node.store.put_unsent(record.id, method, message.SerializeToString())
-        return self._deliver(record)
 
     def _deliver(self, record: NegotiationRecord) -> NegotiationRecord:
         """Send what is kept unsent, if anything. What the peer refuses for good is not kept."""
@@ -341,10 +339,7 @@ class Negotiating:
 
     def _renewed(self, record: NegotiationRecord, unsent: UnsentRecord, message: Any) -> UnsentRecord:
         """The same message under a fresh record."""
-        proposal = self._proposed(record, message)
-        statement = self._turn(_TURNS[unsent.method][2], record, proposal, self._node.id)
-        message.record = self._records.signed(statement.seal(self._node.entropy))
-        self._node.store.put_unsent(record.id, unsent.method, message.SerializeToString())
+        self._put_unsent(record, unsent.method, message, self._proposed(record, message))
         return self._node.store.unsent(record.id)[0]
 
     def _confirm(self, record: NegotiationRecord, unsent: UnsentRecord, theirs: bytes) -> None:
@@ -459,12 +454,6 @@ class Negotiating:
 
     def _full_name(self, record: NegotiationRecord) -> str:
         return f"{self._records.roles(record).provider}.{record.offer}"
-
-    def _exchange_key(self, negotiation: str) -> bytes:
-        found = self._node.store.exchange(negotiation)
-        if found is None:
-            raise AssertionError("a negotiation without its exchange")
-        return found.key
 
     def _check_waiting(self, opened: NegotiationRecord) -> None:
         """Raise `Unavailable` when the peer has opened too many, this one included."""
