@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from benchmarks import peers
 from benchmarks.measure import Result, counted, cpu_of_self, median, peak_of_self
-from compute.federation import Contribution, Entry, Member, Roster, Shape, Totals
+from compute.federation import MOST_PARTICIPANTS, Contribution, Entry, Member, Roster, Shape, Totals
 from compute.frames import Role
 from compute.protocols import he_sum as threshold_sum
 from compute.protocols import masked_sum as pairwise_sum
@@ -26,7 +28,9 @@ def masked_sum(options: argparse.Namespace) -> Result:
 
 def he_sum(options: argparse.Namespace) -> Result:
     """The same sums under a threshold key."""
-    return median(_once(options, "he_sum") for _ in range(options.runs))
+    result = median(_once(options, "he_sum") for _ in range(options.runs))
+    found = peers.measured("he_sum", options.peers, result.rows, 0.5, options.runs, options.parties)
+    return replace(result, peers=found)
 
 
 def _once(options: argparse.Namespace, protocol: str) -> Result:
@@ -69,7 +73,7 @@ def _roles(
             member, shape, own, os.urandom
         )
     largest = len(roster.entries) * ROWS_OF_EACH * ROW_BOUND
-    parameters = Parameters.derive(len(roster.entries), largest, [shape.counted, shape.measured])
+    parameters = Parameters.derive(MOST_PARTICIPANTS, largest, [shape.counted, shape.measured])
     return (
         threshold_sum.coordinator(roster, shape, parameters),
         threshold_sum.participant(member, shape, parameters, own, os.urandom),

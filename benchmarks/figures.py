@@ -49,6 +49,10 @@ YARDSTICKS: tuple[tuple[str, str, float, str], ...] = (
     ("spu-rr22, 2^20 keys a side", "spu-rr22", 4.24, "s"),
 )
 """What others' software did on the machine that the goals were set on (shared/goals.md); here: _yardstick."""
+SUMS: tuple[tuple[int, int], ...] = (  # participants, cells
+    *((2, 10_000), (8, 10_000), (16, 10_000), (32, 10_000)),
+    *((16, 10), (16, 1000), (16, 100_000)),
+)
 
 
 def write_results(options: argparse.Namespace) -> None:
@@ -63,7 +67,33 @@ def write_results(options: argparse.Namespace) -> None:
     results = HERE / "RESULTS.md"
     # not measured here: tests/mutation
     _, heading, mutants = results.read_text("utf-8").partition("\n## Mutants")
-    results.write_text(_page([*rows, *_curves(curve)]) + heading + mutants, encoding="utf-8")
+    page = _page([*rows, *_curves(curve)]) + "\n" + sums(options)
+    results.write_text(page + heading + mutants, encoding="utf-8")
+
+
+def sums(options: argparse.Namespace) -> str:
+    """The table of federated sums over participants and cells, with the peers that have one key."""
+    lines = [
+        "## Federated sums",
+        "",
+        "All parties in one process, one after the other; identities, participants and one measure of every cell. The",
+        "peers add the same three integers a cell under one key that somebody holds: no threshold, no flood, no gate.",
+        "",
+        "| participants | cells | by | wall s | CPU s | MB a participant | peak MB |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for parties, cells in SUMS:
+        for name in ("masked_sum", "he_sum"):
+            found = measured(f"{name} --rows {cells} --parties {parties}", 1, options.peers)
+            lines += [_summed(parties, one) for one in ({**found, "rows": cells}, *found["peers"])]
+    return "\n".join(lines) + "\n"
+
+
+def _summed(parties: int, found: dict[str, Any]) -> str:
+    if "error" in found:
+        return f"| {parties} | {found['rows']:,} | {found['name']} | failed | | | |"
+    used = f"{found['seconds']:.3f} | {found['cpu_seconds']:.2f} | {found['bytes_total'] / 1e6 / parties:.3f}"
+    return f"| {parties} | {found['rows']:,} | {found['name']} | {used} | {found['peak_rss_mb']:.0f} |"
 
 
 def _curves(curve: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str, dict[str, Any]]]:

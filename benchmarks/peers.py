@@ -3,10 +3,12 @@
     spu             SecretFlow's PSI between two processes, CSV to CSV: RR22 and ECDH over curve25519
     openmined-psi   OpenMined's PSI over P-256, both roles in one process
     phe             python-paillier: encrypt n integers, add the selected, decrypt
+    phe-sums        the same over participants: each encrypts three integers a cell under one key, all are added
+    tenseal-sums    the same with TenSEAL's BFV vectors: one key, nothing flooded
 
 Keys are n a side, 16-byte strings, shared as `--overlap` says. A peer that would run for minutes is measured
 at fewer rows, and says at how many. As a program, this file is one peer's run under that peer's interpreter,
-so it imports nothing of ours: `python peers.py PEER ROWS OVERLAP`.
+so it imports nothing of ours: `python peers.py PEER ROWS OVERLAP PARTIES`.
 """
 
 from __future__ import annotations
@@ -34,16 +36,16 @@ class Peer(NamedTuple):
     name: str
     module: str  # what must be importable for it
     most_rows: int  # where a run takes about a quarter of a minute
-    run: Callable[[int, float], dict[str, Any]]
+    run: Callable[[int, float, int], dict[str, Any]]  # rows, overlap, parties
 
 
 def measured(
-    benchmark: str, interpreter: str | None, rows: int, overlap: float, runs: int
+    benchmark: str, interpreter: str | None, rows: int, overlap: float, runs: int, parties: int = 2
 ) -> list[dict[str, Any]]:
     """Every peer of this benchmark that `interpreter` (default: ours) has: the median of its runs."""
     program = interpreter or sys.executable
     return [
-        _median(program, peer, min(rows, peer.most_rows), overlap, runs)
+        _median(program, peer, (min(rows, peer.most_rows), overlap, parties), runs)
         for peer in PEERS.get(benchmark, ())
         if _installed(program, peer.module)
     ]
@@ -54,9 +56,9 @@ def _installed(program: str, module: str) -> bool:
     return subprocess.run([program, "-c", question], capture_output=True, check=False).returncode == 0
 
 
-def _median(program: str, peer: Peer, rows: int, overlap: float, runs: int) -> dict[str, Any]:
-    command = [program, str(Path(__file__).resolve()), peer.name, str(rows), str(overlap)]
-    found = []
+def _median(program: str, peer: Peer, work: tuple[int, float, int], runs: int) -> dict[str, Any]:
+    command = [program, str(Path(__file__).resolve()), peer.name, *map(str, work)]
+    rows, found = work[0], []
     for _ in range(runs):
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         if done.returncode != 0:
@@ -79,10 +81,10 @@ def _sides(rows: int, overlap: float) -> tuple[list[str], list[str]]:
     return _keys(0, rows), _keys(rows - round(rows * overlap), rows)
 
 
-def _spu(protocol: str) -> Callable[[int, float], dict[str, Any]]:
+def _spu(protocol: str) -> Callable[[int, float, int], dict[str, Any]]:
     """Two processes over loopback; the clock runs from their start line to the slower one's end."""
 
-    def run(rows: int, overlap: float) -> dict[str, Any]:
+    def run(rows: int, overlap: float, _parties: int) -> dict[str, Any]:
         import socket
 
         with tempfile.TemporaryDirectory(prefix="bayspace-peer-") as folder:
@@ -136,7 +138,7 @@ def _spu_party(protocol: str, folder: str, left: str, right: str, rank: str) -> 
     (Path(folder) / f"{rank}.json").write_text(json.dumps(said))  # its log goes to standard output
 
 
-def _openmined(rows: int, overlap: float) -> dict[str, Any]:
+def _openmined(rows: int, overlap: float, _parties: int) -> dict[str, Any]:
     from private_set_intersection.python import DataStructure, client, server
 
     theirs, mine = _sides(rows, overlap)
@@ -153,7 +155,7 @@ def _openmined(rows: int, overlap: float) -> dict[str, Any]:
     return {**_used(seconds, before), "bytes_total": sent}
 
 
-def _paillier(rows: int, overlap: float) -> dict[str, Any]:
+def _paillier(rows: int, overlap: float, _parties: int) -> dict[str, Any]:
     import phe
 
     numbers = random.Random(7)
@@ -168,6 +170,49 @@ def _paillier(rows: int, overlap: float) -> dict[str, Any]:
     if total != sum(value for value, taken in zip(values, chosen, strict=True) if taken):
         raise AssertionError("the peer's sum is wrong")
     return {**_used(seconds, before), "bytes_total": rows * 512}
+
+
+def _cells(rows: int, parties: int) -> list[list[int]]:
+    """Of each party, what a federated sum adds up: identities, whether it contributes, and a measure."""
+    return [[3] * rows + [1] * rows + list(range(-rows // 2, rows - rows // 2)) for _ in range(parties)]
+
+
+def _paillier_sums(rows: int, _overlap: float, parties: int) -> dict[str, Any]:
+    import phe
+
+    vectors = _cells(rows, parties)
+    public, private = phe.generate_paillier_keypair(n_length=2048)
+    start, before = time.perf_counter(), _cpu()
+    columns = [[public.encrypt(value) for value in vector] for vector in vectors]
+    found = [private.decrypt(sum(column[1:], column[0])) for column in zip(*columns, strict=True)]
+    seconds = time.perf_counter() - start
+    if found != [parties * value for value in vectors[0]]:
+        raise AssertionError("the peer's sums are wrong")
+    return {**_used(seconds, before), "bytes_total": (parties + 1) * 3 * rows * 512}
+
+
+def _tenseal_sums(rows: int, _overlap: float, parties: int) -> dict[str, Any]:
+    import tenseal
+
+    degree, plain = 8192, 1099511480321  # 40 bits, 1 modulo 2 * degree
+    vectors = _cells(rows, parties)
+    private = tenseal.context(tenseal.SCHEME_TYPE.BFV, degree, plain)
+    public = private.copy()
+    public.make_context_public()
+    start, before = time.perf_counter(), _cpu()
+    sent, totals = 0, []
+    for at in range(0, 3 * rows, degree):
+        parts = [tenseal.bfv_vector(public, vector[at : at + degree]).serialize() for vector in vectors]
+        total = tenseal.bfv_vector_from(public, parts[0])
+        for part in parts[1:]:
+            total += tenseal.bfv_vector_from(public, part)
+        opened = total.serialize()
+        totals += tenseal.bfv_vector_from(private, opened).decrypt()
+        sent += sum(map(len, parts)) + len(opened)
+    seconds = time.perf_counter() - start
+    if totals != [parties * value for value in vectors[0]]:
+        raise AssertionError("the peer's sums are wrong")
+    return {**_used(seconds, before), "bytes_total": sent}
 
 
 def _cpu() -> float:
@@ -192,6 +237,10 @@ PEERS: dict[str, tuple[Peer, ...]] = {
         Peer("openmined-psi", "private_set_intersection", 2**14, _openmined),
     ),
     "selection_sum": (Peer("phe", "phe", 256, _paillier),),
+    "he_sum": (
+        Peer("phe-sums", "phe", 10, _paillier_sums),
+        Peer("tenseal-sums", "tenseal", 100_000, _tenseal_sums),
+    ),
 }
 
 
@@ -200,4 +249,4 @@ if __name__ == "__main__":
         _spu_party(*sys.argv[2:])
     else:
         asked = next(peer for peers in PEERS.values() for peer in peers if peer.name == sys.argv[1])
-        print(json.dumps(asked.run(int(sys.argv[2]), float(sys.argv[3]))))
+        print(json.dumps(asked.run(int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))))

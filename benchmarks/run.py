@@ -13,6 +13,7 @@
     witness                   records recorded per second, 64 a call and one a call (rows: records); how long a
                               single one takes to be published and proved, and to be cosigned by three
                               witnesses; proofs from a log of --entries
+    sums                      both for 2 to 32 participants and 10 to 100,000 cells, as RESULTS.md's table
     all                       every one at its goal's size, into RESULTS.md
 
 `psi`, `psi_aggregate`, `private_join_and_compute`, `overhead` and `catalogue` run two connector processes and
@@ -20,7 +21,8 @@ a witness over mutual TLS with policy and evidence; `--in-memory` runs the bare 
 process. Its stages say how much of the time is the kernel; `--profile` is another word for it.
 
 Software of others that does the same work is measured in the same run, where it is installed beside us or in
-the interpreter that `--peers` names: `spu` and `openmined-psi` with `psi`, `phe` with `selection_sum`.
+the interpreter that `--peers` names: `spu` and `openmined-psi` with `psi`, `phe` with `selection_sum`, `phe`
+and TenSEAL with `he_sum`.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=[*BENCHMARKS, "all"])
+    parser.add_argument("name", choices=[*BENCHMARKS, "sums", "all"])
     parser.add_argument("--rows", type=int, default=None, help="keys a side, values, records or cells")
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--groups", type=int, default=10)
@@ -72,6 +74,9 @@ def main() -> int:
     options = parser.parse_args()
     if options.name == "all":
         figures.write_results(options)
+        return 0
+    if options.name == "sums":
+        print(figures.sums(options), end="")
         return 0
     result = BENCHMARKS[options.name](options)
     print(measure.as_json(result) if options.json else measure.printed(result))
