@@ -36,7 +36,7 @@ UNTRUSTED: Mapping[str, str] = MappingProxyType(
 
 def within(place: str, allowed: Collection[str]) -> bool:
     """A country covers its subdivisions, never the other way round."""
-    return place in allowed or place.split("-", 1)[0] in allowed
+    return place in allowed or place.partition("-")[0] in allowed
 
 
 def named_lists(policy: Policy) -> dict[str, str]:
@@ -73,7 +73,7 @@ def column_reasons(policy: Policy, column: str, category: str | None, lists: Fou
         yield Reason("category.on-negative-list", "transfer.negative_list", sentence, column)
     elif scope.allowed is not None and category not in scope.allowed:
         sentence = f"{column} is of a category that the white list lacks: {category}"
-        allowed = ", ".join(sorted(scope.allowed)) or "nothing"
+        allowed = "columns of " + ", ".join(sorted(scope.allowed))
         yield Reason("category.not-on-whitelist", "transfer.whitelist", sentence, column, allowed)
 
 

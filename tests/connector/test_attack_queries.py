@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -21,11 +21,12 @@ import yaml
 
 from compute.dataset import DatasetInfo
 from compute.errors import PolicyRefusal, QueryError
-from connector import datasets, inquiry, policy_examples
+from connector import datasets, inquiry, policy_examples, references, transfer_lists
 from connector.answering import Answering
 from connector.contract import Agreement
 from connector.firewall import reasons_from_json
 from connector.opening import RefusalNotice
+from connector.transfer_lists import ROLE
 from connector.transport import Headers
 from policy_enforcer.codes import REASONS
 from policy_enforcer.decide import decide
@@ -35,7 +36,8 @@ from policy_enforcer.load import load
 from policy_enforcer.model import Policy
 from policy_enforcer.moments import first_instant
 from policy_enforcer.obligations import obligations
-from witness.keys import PrivateKeys
+from witness.keys import PrivateKey, PrivateKeys
+from witness.members import EvidenceKey, MemberList, Participant
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "policy" / "attacks"
 ATTACKS = yaml.safe_load((FOLDER / "attacks.yaml").read_text("utf-8"))
@@ -44,8 +46,16 @@ IDS = [f"{policy}: {attack['name']}" for policy, attack in CASES]
 HOME = {"hk-bank": "HK", "us-fund": "HK", "sz-trade": "CN-SZ", "gz-customs": "CN-GD"}
 TRACE = f"00-{'1' * 32}-{'2' * 16}-01"
 KEYS = {participant: PrivateKeys.generate(os.urandom) for participant in HOME}
-UNSAID = {"budget.exhausted", "budget.dataset-exhausted"}
-"""What `policy test` cannot foresee: an example does not say what was spent."""
+UNSAID = {"budget.exhausted", "budget.dataset-exhausted", "list.jurisdiction"}
+"""What `policy test` cannot foresee: an example does not say what was spent, nor where the owner is."""
+ISSUER = PrivateKey.from_seed(b"1" * 32).public
+ISSUERS = MemberList(
+    "test",
+    1,
+    0,
+    (Participant("gd-office", "connector", (EvidenceKey(ISSUER, 0),), "gd:1", "CN", claims=(ROLE,)),),
+)
+"""Whose lists are believed."""
 BY_COLUMN = {
     "join.column-not-allowed",
     "join.column-output",
@@ -58,6 +68,9 @@ BY_COLUMN = {
     "measure.function-not-allowed",
     "list.column-not-allowed",
     "grade.above-maximum",
+    "category.unknown",
+    "category.on-negative-list",
+    "category.not-on-whitelist",
     "noise.domain-undeclared",
     "noise.measure",
     "weighted.not-allowed",
@@ -68,6 +81,11 @@ BY_COLUMN = {
 @cache
 def policy_of(name: str) -> Policy:
     return load((FOLDER / "policies" / f"{name}.yaml").read_text("utf-8"))
+
+
+@cache
+def documents_of(name: str) -> dict[str, str]:
+    return references.read(FOLDER / "policies", policy_of(name))
 
 
 def description(policy: Policy) -> Path:
@@ -96,7 +114,7 @@ class Seat:
 
     space, build = "test", "0" * 64
     members = SimpleNamespace(digest="0" * 64)
-    store = SimpleNamespace(open_exchange=lambda *_: None)
+    store = SimpleNamespace(open_exchange=lambda *_: None, answer=lambda _question: None)
 
     def __init__(self, participant: str, name: str, attack: dict[str, Any]) -> None:
         policy = policy_of(name)
@@ -113,6 +131,7 @@ class Seat:
             dataset_of(name),
             policy,
             0,
+            documents_of(name),
         )
 
     entropy = staticmethod(os.urandom)
@@ -138,9 +157,17 @@ class Seat:
     def losses_of(self, _agreement: Agreement, _at: datetime) -> tuple[int, int]:
         return self._attack.get("loss", 0), self._attack.get("dataset_loss", 0)
 
-    def decide(self, policy: Policy, request: Request, agreement: Agreement | None) -> Decision:
+    def decide(
+        self, policy: Policy, request: Request, agreement: Agreement | None, *, answered: bool
+    ) -> Decision:
         if agreement is None:
             return decide(policy, request, LedgerView())
+        request = replace(
+            request,
+            standing={who: frozenset(words) for who, words in self._attack.get("standing", {}).items()},
+            origin=self.jurisdiction_of(policy.owner),
+            lists=transfer_lists.stated(policy, agreement.documents, ISSUERS),
+        )
         used, running = self.uses_of(agreement), self._attack.get("running", 0)
         return decide(
             policy, request, LedgerView(used, running, self._at, *self.losses_of(agreement, self._at))
@@ -193,7 +220,7 @@ def test_each_is_answered_with_exactly_these_reasons(number):
 def example(name: str, attack: dict[str, Any]) -> dict[str, Any]:
     """The attack as a test file beside the policy would write it."""
     policy, seat = policy_of(name), Seat(attack.get("asker", "hk-bank"), name, attack)
-    said_of_it = ("name", "sql", "asker", "purpose", "at", "uses", "running")
+    said_of_it = ("name", "sql", "asker", "purpose", "at", "uses", "running", "standing")
     receiving = {seat.jurisdiction_of(seat.id)}
     return {
         **{word: attack[word] for word in said_of_it if word in attack},
@@ -213,7 +240,7 @@ def test_policy_test_says_the_same(name):
     policy = policy_of(name)
     text = yaml.safe_dump({"tests": [example(name, attack) for attack in ATTACKS[name]]}, allow_unicode=True)
     peer = f"hk-bank.credit={FOLDER / 'datasets' / 'credit.yaml'}"
-    outcomes = policy_examples.outcomes(policy, text, "tests", description(policy), peer)
+    outcomes = policy_examples.outcomes(policy, text, "tests", description(policy), peer, FOLDER / "policies")
     for attack, found in zip(ATTACKS[name], outcomes, strict=True):
         # a connector counts the participants before it plans
         counted = foreseen(attack) == {"query.participants"} and found.actual
@@ -242,7 +269,9 @@ def test_the_matrix_says_the_same(number):
     if found.inquiry is None:
         return
     grades = {column.name: column.grade for column in dataset_of(CASES[number][0]).columns}
-    rows = {row.column: row for row in matrix(policy, grades)}
+    categories = {column.name: column.category for column in dataset_of(CASES[number][0]).columns}
+    said = transfer_lists.unverified(policy, documents_of(CASES[number][0]))
+    rows = {row.column: row for row in matrix(policy, grades, categories, said)}
     reasons = {r.column for r in found.inquiry.decision.because if r.code in BY_COLUMN and r.column}
     uses = found.inquiry.prepared.uses[policy.dataset]
     # groups under noise go by their values as they stand, for which the matrix has no cell

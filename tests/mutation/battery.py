@@ -31,7 +31,7 @@ from policy_enforcer import yamltree
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "policy_enforcer"
 TESTS = ROOT / "tests" / "policy_enforcer"
-TARGETS = ("decide", "columns", "check", "privacy", "moments", "obligations", "model")
+TARGETS = ("decide", "columns", "check", "privacy", "moments", "obligations", "model", "transfer_lists")
 FILES = (
     "test_decisions",
     "test_load",
@@ -109,6 +109,7 @@ _SUSPECT = {
     "model": "test_values",
     "moments": "test_moments",
     "obligations": "test_obligations",
+    "transfer_lists": "test_decisions",
 }
 
 

@@ -8,6 +8,7 @@ from policy_enforcer.describe import matrix
 from policy_enforcer.diff import diff
 from policy_enforcer.disclosure import Disclosure, Fact, Party
 from policy_enforcer.explain import sentence
+from policy_enforcer.facts import TransferList
 from policy_enforcer.load import load
 from policy_enforcer.obligations import obligations
 
@@ -222,6 +223,41 @@ def test_diff(invoices_text, invoices, change):
     back = diff(new, invoices)
     assert len(back.allowed) == len(forbidden)
     assert len(back.forbidden) == len(allowed)
+
+
+REFERENCE, ANOTHER = "gba@" + "1" * 64, "gba@" + "2" * 64
+
+
+@pytest.mark.parametrize(
+    ("word", "limits"), [("consent", True), ("whitelist", True), ("negative_list", True), ("low_risk", False)]
+)
+def test_diff_of_consent_and_lists(invoices, word, limits):
+    one, two = ("set-1", "set-2") if word == "consent" else (REFERENCE, ANOTHER)
+
+    def naming(value):
+        return invoices.model_copy(update={"transfer": invoices.transfer.model_copy(update={word: value})})
+
+    added, removed = diff(invoices, naming(one)), diff(naming(one), invoices)
+    sentences = [[f"transfer.{word}: none becomes {one}"], [f"transfer.{word}: {one} becomes none"]]
+    found = [added.forbidden, removed.allowed] if limits else [added.allowed, removed.forbidden]
+    assert found == sentences
+    assert added.other == removed.other == []
+    replaced = diff(naming(one), naming(two))
+    assert replaced.other == [f"transfer.{word}: {one} becomes {two}"]
+    assert not (replaced.allowed or replaced.forbidden)
+
+
+def test_matrix_of_lists(invoices):
+    transfer = invoices.transfer.model_copy(update={"whitelist": REFERENCE})
+    listed = invoices.model_copy(update={"transfer": transfer})
+    categories = {"company_id": "a", "industry": "b", "amount": "a"}
+    said = {REFERENCE: TransferList("whitelist", "x", "CN", "2026-01-01", frozenset({"a"}))}
+    rows = {row.column: row for row in matrix(listed, GRADES, categories, said)}
+    assert {name for name, row in rows.items() if row.usable} == {"company_id", "amount", "*"}
+    assert (rows["amount"].category, rows["phone"].category) == ("a", None)
+    both = listed.model_copy(update={"transfer": transfer.model_copy(update={"negative_list": ANOTHER})})
+    for missing in ({}, said):
+        assert {row.column for row in matrix(both, GRADES, categories, missing) if row.usable} == {"*"}
 
 
 def test_obligations(invoices, invoices_text):
