@@ -356,10 +356,10 @@ class Database:
             return list(connection.execute(query).scalars())
 
     def contents(self, first: int, size: int) -> dict[bytes, bytes | None]:
-        """The envelopes of the entries [first, size) that are kept, by digest; None if damaged."""
-        sealed = select(_contents.c.digest, _contents.c.sealed, _content_keys.c.key)
-        sealed = sealed.join(_content_keys, _contents.c.digest == _content_keys.c.digest)
-        sealed = sealed.join(_entries, _entries.c.envelope == _contents.c.digest)
+        """The envelopes of the entries [first, size) that are kept, by digest; None if damaged or lost."""
+        keyed = _content_keys.join(_entries, _entries.c.envelope == _content_keys.c.digest)
+        keyed = keyed.outerjoin(_contents, _contents.c.digest == _content_keys.c.digest)
+        sealed = select(_content_keys.c.digest, _contents.c.sealed, _content_keys.c.key).select_from(keyed)
         plain = select(_envelopes).join(_entries, _entries.c.envelope == _envelopes.c.digest)
         here = (_entries.c.index >= first, _entries.c.index < size)
         with self._engine.connect() as connection:
@@ -446,6 +446,8 @@ def _seal(row: Row) -> bytes:
 
 
 def _unsealed(row: Any) -> bytes | None:
+    if row.sealed is None:  # its key is there, so it was not erased
+        return None
     try:
         return AESGCM(row.key).decrypt(_ONCE, row.sealed, row.digest)
     except InvalidTag:

@@ -1,8 +1,9 @@
 """`witness fsck`: everything the log keeps, read again and compared, with nothing running.
 
-Every entry is hashed from its bundle up: bundles, tiles of all levels, root, signed checkpoint, cosigned
-checkpoint, and the database's sequence and contents. Contradictions that logs signed are an alarm of their
-own. It changes nothing; opening the log before finishes what a crash interrupted, as a start does.
+Every entry is hashed from its bundle up: bundles, tiles of all levels and those of earlier sizes that are
+still served, root, signed checkpoint, cosigned checkpoint, the database's sequence and contents, its member
+lists, and what it cosigned of other logs. Contradictions that logs signed are an alarm of their own. It
+changes nothing; opening the log before finishes what a crash interrupted, as a start does.
 """
 
 import hashlib
@@ -10,11 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from witness import checkpoint as checkpoints
+from witness import dsse, note, tiles
 from witness import leaf as leaves
-from witness import tiles
+from witness.checkpoint import CheckpointInvalid
 from witness.leaf import LeafInvalid
 from witness.log import Log
+from witness.members import MemberList
 from witness.merkle import leaf_hash
+from witness.note import NoteInvalid
+from witness.schema import FormatError
 from witness.tiles import Edge, Tile, TileInvalid
 
 STEP = tiles.WIDTH
@@ -57,6 +62,8 @@ def _findings(log: Log) -> Iterator[str]:
     size = log.size
     yield from _check_entries(log, size)
     yield from _check_tiles(log, size)
+    yield from _check_earlier_tiles(log, size)
+    yield from _check_memory(log)
     if log.database.count() != size:
         yield "the database holds another number of entries than the published tree"
     head = log.witnessed
@@ -112,6 +119,56 @@ def _check_tiles(log: Log, size: int) -> Iterator[str]:
                 yield f"{tile.path} is missing, or is not made of the entries"
     if edge.root != checkpoints.parse(log.head.text).root:
         yield "the entries do not make the root that the checkpoint signs"
+
+
+def _check_earlier_tiles(log: Log, size: int) -> Iterator[str]:
+    """Partial tiles of earlier sizes: they are served as long as they are there."""
+    for file in sorted((log.public.root / "tile").rglob("*")):
+        path = str(file.relative_to(log.public.root))
+        if file.is_dir() or (
+            file.name.startswith(".") and file.suffix == ".new"
+        ):  # half written, never served
+            continue
+        try:
+            tile = tiles.parse_path(path)
+            present = tiles.tile_of(tile.level, tile.n, size)
+        except TileInvalid:
+            yield f"{path} is no tile of this tree"
+            continue
+        if tile != present and not _begins(log, tile, present, file.read_bytes()):
+            yield f"{path} is not how the tree was at that size"
+
+
+def _begins(log: Log, tile: Tile, present: Tile, data: bytes) -> bool:
+    """Whether these bytes are a tile of its width, and the present tile goes on from there."""
+    whole = _read(log, present)
+    return tile.width < present.width and whole is not None and whole.startswith(data) and _whole(tile, data)
+
+
+def _whole(tile: Tile, data: bytes) -> bool:
+    """Whether the bytes are as wide as the path says."""
+    try:
+        if tile.level < 0:
+            return len(tiles.decode_bundle(data)) == tile.width
+        return len(tiles.decode_hashes(data, tile.width)) == tile.width
+    except TileInvalid:
+        return False
+
+
+def _check_memory(log: Log) -> Iterator[str]:
+    """What a start or a cosignature reads of the database beside the log's own tables."""
+    for number, kept in enumerate(log.database.member_lists(), 1):
+        try:
+            MemberList.parse(dsse.parse(kept).payload)
+        except (dsse.EnvelopeInvalid, FormatError):
+            yield f"member list {number} of the database cannot be read"
+    for origin, cosigned in log.database.all_cosigned().items():
+        try:
+            head = checkpoints.parse(note.parse(cosigned).text, extensions=True)
+        except (NoteInvalid, CheckpointInvalid):
+            head = None
+        if head is None or head.origin != origin:
+            yield f"what was cosigned last of log {origin} cannot be read: it must not be cosigned again"
 
 
 def _final(tile: Tile, size: int) -> bool:

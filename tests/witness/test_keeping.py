@@ -101,6 +101,46 @@ def test_fsck_finds_a_damaged_tile_that_a_start_does_not_read(open_log):
     assert check(log).findings == ()
 
 
+@pytest.mark.parametrize(
+    ("harm", "finding"),
+    [
+        ("DELETE FROM contents WHERE rowid = 2", "entry 1: its content is not what its leaf commits to"),
+        ("UPDATE content_keys SET key = zeroblob(32) WHERE rowid = 2", "entry 1: its content"),
+        (
+            "UPDATE entries SET envelope = zeroblob(32) WHERE rowid = 2",
+            "entry 1: its leaf commits to another",
+        ),
+        ("INSERT INTO members VALUES (1, x'00')", "member list 1 of the database cannot be read"),
+        ("INSERT INTO cosigned VALUES ('o.example', 1, 'x')", "cosigned last of log o.example"),
+    ],
+)
+def test_fsck_finds_harm_in_each_table(open_log, tmp_path, harm, finding):
+    log = open_log()
+    log.append(some(3))
+    with contextlib.closing(sqlite3.connect(tmp_path / "log" / "witness.sqlite")) as other:
+        other.execute(harm)
+        other.commit()
+    assert finding in "\n".join(check(log).findings)
+
+
+@pytest.mark.parametrize("name", ["tile/0/000.p/2", "tile/entries/000.p/2"])
+def test_fsck_finds_harm_in_tiles_of_earlier_sizes_which_are_served_still(open_log, name):
+    log = open_log()
+    log.append(some(2))
+    log.append(some(3, 2))
+    assert check(log).findings == ()
+    file = log.public.root / name
+    kept = file.read_bytes()
+    for harmed in (kept[:-1], bytes([*kept[:-1], kept[-1] ^ 1]), kept + kept, b""):
+        file.write_bytes(harmed)
+        assert check(log).findings == (f"{name} is not how the tree was at that size",)
+    file.write_bytes(kept)
+    (log.public.root / "tile" / "0" / ".000.new").write_bytes(b"")  # of a write that never ended
+    assert check(log).findings == ()
+    (log.public.root / "tile" / "0" / "000").write_bytes(bytes(8192))
+    assert check(log).findings == ("tile/0/000 is not how the tree was at that size",)
+
+
 def test_what_is_too_old_is_erased(open_log, space):
     log = open_log()
     log.append(some(3))
