@@ -10,10 +10,9 @@
     local_aggregate           a single-domain query over Parquet, against DuckDB itself
     catalogue                 unary calls under 64 clients
     overhead                  what policy and evidence add to a joint query
-    witness                   records recorded per second, 64 a call and one a call (rows: records); how long a
-                              single one takes to be published and proved, and to be cosigned by three
-                              witnesses; proofs from a log of --entries
-    sums                      both for 2 to 32 participants and 10 to 100,000 cells, as RESULTS.md's table
+    witness                   records per second, 64 a call and one a call (rows: records); a single one until
+                              it is published and proved, and until three witnesses cosigned; proofs of a log
+                              of --entries
     all                       every one at its goal's size, into RESULTS.md
 
 `psi`, `psi_aggregate`, `private_join_and_compute`, `overhead` and `catalogue` run two connector processes and

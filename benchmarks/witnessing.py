@@ -117,7 +117,7 @@ def _proved(folder: Path, entries: int) -> dict[str, float]:
             contents = [n.to_bytes(16, "big") for n in range(first, min(first + BUILT_AT_ONCE, entries))]
             log.append([Entry(sha256(content).digest(), content, bytes(32)) for content in contents])
         built = time.perf_counter() - start
-        chosen = random.Random(7).sample(range(entries), min(entries, PROOFS))  # noqa: S311  which, not what
+        chosen = random.Random(7).sample(range(entries), min(entries, PROOFS))
         times = [_seconds(lambda index=index: str(log.prove(index))) for index in chosen]
     finally:
         log.close()

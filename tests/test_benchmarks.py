@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import parties, peers, run
+from benchmarks import parties, peers, run, witnessing
 from benchmarks.profiling import kernel_seconds
 from compute import _native, kernel
 
@@ -41,6 +41,15 @@ def test_the_bare_protocols_and_the_kernels_share(name, monkeypatch, capsys):
     assert document["floor_seconds"] > 0
     with pytest.raises(SystemExit, match="not under"):
         said(monkeypatch, capsys, name, "--rows", "512", "--in-memory", "--protocol", "psi")
+
+
+@pytest.mark.deep
+def test_the_witness_says_every_figure_of_its_goals(monkeypatch, capsys):
+    monkeypatch.setattr(witnessing, "SINGLES", 3)
+    figures = said(monkeypatch, capsys, "witness", "--rows", "128", "--entries", "300")["figures"]
+    names = ("records_per_s", "unary_per_s", "published_p99_ms", "cosigned_p99_ms", "proof_p99_ms")
+    assert all(figures[name] > 0 for name in names)
+    assert figures["entries"] == 300
 
 
 def test_tables_overlap_as_told():
