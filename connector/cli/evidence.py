@@ -139,7 +139,8 @@ def verify(
     json: Json = False,
 ) -> None:
     """Verify a bundle offline: no server, no account, no connector."""
-    from witness.auditor import to_json, to_text
+    from witness.auditor import to_json
+    from witness.bundle_text import to_text
     from witness.verify import verify_files
 
     trusted = trust or bundle.with_name("trust.json")

@@ -5,6 +5,7 @@ anything of the consumer's is signed; every move is made once, whatever is lost 
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -267,3 +268,22 @@ def test_a_record_names_the_policy_that_was_on_the_table(shared):
     assert record.contract is not None
     assert record.contract.policy == asked["policy_digest"]
     assert record.author == ASKER
+
+
+def drawn(machine):
+    """The table as the reference shows it: a line for each state and message."""
+    lines = {}
+    for (before, message, sender), after in machine.moves.items():
+        name = "–" if before is None else before.value
+        lines.setdefault((name, message.value, after.value), []).append(sender)
+    width = max(len(message) for _, message, _ in lines)
+    return "".join(
+        f"{before:<11}{'either' if len(senders) == 2 else senders[0]:<9}{message:<{width}}  ─▶ {after}\n"
+        for (before, message, after), senders in lines.items()
+    )
+
+
+@pytest.mark.parametrize("machine", [NEGOTIATION, TRANSFER], ids=["negotiation", "transfer"])
+def test_the_reference_shows_the_tables(machine):
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "wire.md").read_text("utf-8")
+    assert f"```\n{drawn(machine)}```" in page, drawn(machine)
