@@ -65,6 +65,8 @@ class Scalar:
         if found is not None:
             return found
         handler = _HANDLERS.get(type(node))
+        if handler is None and isinstance(node, exp.AggFunc | exp.Filter):
+            raise self.refuse("expression", "an aggregate has no value for a row; HAVING filters aggregates")
         if handler is None:
             raise self.refuse("expression", f"{type(node).__name__.upper()} cannot be used")
         return handler(self, node)
@@ -112,8 +114,9 @@ class Scalar:
         if len(sides) > 1:
             raise self.refuse(
                 "both-sides",
-                "one expression reads columns of both parties; only `a.key = b.key` may, so write a "
-                "condition or an expression over each party's columns by itself",
+                "one expression reads columns of both parties; only `a.key = b.key` may, which matches after "
+                "declared normalisers. Write an expression over each party's columns by itself; what "
+                "both are grouped by can be compared in HAVING",
             )
         columns = frozenset[ColumnRef]().union(*(b.columns for b in bounds))
         null = any(b.nullable for b in bounds) if nullable is None else nullable
@@ -123,6 +126,8 @@ class Scalar:
     def align(self, operands: Sequence[Operand]) -> tuple[list[str], Type]:
         """The operands' SQL in the one type that holds them all exactly."""
         types = [_natural(op) for op in operands]
+        if all(t is None or _short(t) for t in types) and not any(isinstance(op, Bound) for op in operands):
+            return [self._as(op, INT64) for op in operands], INT64
         known = [op.type for op in operands if isinstance(op, Bound)]
         if any(t.temporal for t in known):
             operands = [self._temporal(op) for op in operands]
@@ -161,7 +166,7 @@ class Scalar:
         if FLOAT64 in (a, b):
             return FLOAT64
         # A whole number of at most 18 digits beside an integer column stays an integer.
-        if all(t == INT64 or (t.scale == 0 and t.precision <= 18) for t in (a, b)):
+        if all(t == INT64 or _short(t) for t in (a, b)):
             return INT64
         (ia, sa), (ib, sb) = _digits(a), _digits(b)
         whole, scale = max(ia, ib), max(sa, sb)
@@ -199,6 +204,12 @@ class Scalar:
         """An operand that is a number."""
         operand = self.operand(node)
         kind = _natural(operand)
+        if kind is not None and kind.temporal:
+            raise self.refuse(
+                "type",
+                "a number is needed here. Dates of rows are compared with a date literal, plus or minus an "
+                "INTERVAL, or grouped by date_trunc",
+            )
         if kind is None or not kind.numeric:
             raise self.refuse("type", "a number is needed here")
         return operand
@@ -227,6 +238,11 @@ class Scalar:
         columns = frozenset[ColumnRef]().union(*(b.columns for b in bounds))
         literal = any(isinstance(op, Constant) or not op.columns for op in operands)
         self._notes.compared(columns, how, literal=literal, column=len(bounds) > 1)
+
+
+def _short(kind: Type) -> bool:
+    """A whole number of at most 18 digits."""
+    return kind.kind == "decimal" and kind.scale == 0 and kind.precision <= 18
 
 
 def _word(kind: Type) -> str:
@@ -276,7 +292,7 @@ def _typed(constant: Constant, scalar: Scalar) -> Bound:
     natural = _natural(constant)
     if natural is None:
         raise scalar.refuse("literal", "NULL cannot stand alone here")
-    kind = INT64 if natural.kind == "decimal" and not natural.scale and natural.precision <= 18 else natural
+    kind = INT64 if _short(natural) else natural
     return Bound(scalar.literal(constant, kind), kind, frozenset(), frozenset(), nullable=False)
 
 
@@ -317,15 +333,23 @@ def _cast(scalar: Scalar, node: exp.Expr) -> Operand:
         return Constant(moment)
     if target in _NUMBER_NAMES and isinstance(text, str | int | Decimal) and not isinstance(text, bool):
         return Constant(_parse_number(scalar, str(text).strip()))
-    raise scalar.refuse("cast", "only literals may be cast, to DATE, TIMESTAMP, BIGINT or DECIMAL")
+    raise scalar.refuse(
+        "cast",
+        "literals are cast to DATE, TIMESTAMP, BIGINT or DECIMAL; timestamps have no zone, as in the dataset",
+    )
 
 
 def _cast_released(scalar: Scalar, node: exp.Expr, inner: Bound) -> Bound:
     """A released figure may be shown as DOUBLE; a column is never cast, since a cast can fail on a row."""
-    if inner.sides == {RELEASED} and inner.type.numeric and node.args["to"].this in _FLOAT_NAMES:
-        return replace(inner, sql=f"CAST({inner.sql} AS DOUBLE)", type=FLOAT64)
+    if inner.sides == {RELEASED} and inner.type.numeric:
+        if node.args["to"].this in _FLOAT_NAMES:
+            return replace(inner, sql=f"CAST({inner.sql} AS DOUBLE)", type=FLOAT64)
+        raise scalar.refuse(
+            "cast", "a figure is cast to DOUBLE only; write round(figure, digits) to shorten it"
+        )
     raise scalar.refuse(
-        "cast", "columns are used in their declared type; a cast of a column is not available"
+        "cast",
+        "columns are used in their declared type, without a cast; SUM and AVG take truth values as they are",
     )
 
 
@@ -370,7 +394,7 @@ _SIGNS: dict[type[exp.Expr], str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*"}
 def _integer_if_short(kind: Type | None) -> Type:
     """Whole literals count as integers in arithmetic, as in DuckDB."""
     assert kind is not None
-    return INT64 if kind.kind == "decimal" and kind.scale == 0 and kind.precision <= 18 else kind
+    return INT64 if _short(kind) else kind
 
 
 def _result_type(scalar: Scalar, node: exp.Expr, types: Sequence[Type]) -> Type:
@@ -405,7 +429,7 @@ def _divide(scalar: Scalar, node: exp.Expr, a: Operand, b: Operand) -> Bound:
         )
     (left, right), kind = scalar.align((a, b))
     if kind != INT64:
-        raise scalar.refuse("division", "// and % take integers")
+        raise scalar.refuse("division", "// and % take integers, not sums; write floor(a / b)")
     sign = "//" if isinstance(node, exp.IntDiv) else "%"
     divisor = right if isinstance(b, Constant) else f"NULLIF({right}, 0)"
     return scalar.combine(f"TRY({left} {sign} {divisor})", INT64, (a, b), nullable=True)

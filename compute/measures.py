@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from functools import reduce
 
 from sqlglot import exp
 
@@ -71,8 +72,8 @@ class Measure:
             return replace(inner, sql=f"(-{_wide(inner, inner.magnitude)})", huge=_is_huge(inner.magnitude))
         if isinstance(node, exp.Case | exp.If):
             return self._case(node)
-        if isinstance(node, exp.Coalesce) and len(node.expressions) == 1:
-            return self._coalesce(node)
+        if isinstance(node, exp.Coalesce) and node.expressions:
+            return reduce(self._coalesced, map(self.number, (node.this, *node.expressions)))
         return self._constant(node)
 
     def _noted(self, number: Number) -> Number:
@@ -81,14 +82,18 @@ class Measure:
         return number
 
     def _constant(self, node: exp.Expr) -> Number:
+        if isinstance(node, exp.Distinct):
+            raise self._scalar.refuse(
+                "measure", "only COUNT takes DISTINCT; group by the column to see its distinct values"
+            )
         if isinstance(node, exp.Literal | exp.Cast | exp.Boolean):
             value = self._scalar.operand(node)
             if isinstance(value, Constant) and isinstance(value.value, int | Decimal):
                 return _literal(value.value)
         raise self._scalar.refuse(
             "measure",
-            "an aggregate takes columns and numbers with + - *, CASE and COALESCE; "
-            "put other functions into GROUP BY, and divide one aggregate by another",
+            "an aggregate takes columns and numbers with + - *, CASE and COALESCE; put other functions into "
+            "GROUP BY, divide the aggregate, and count where a condition holds by COUNT(*) FILTER (WHERE …)",
         )
 
     def _arithmetic(self, node: exp.Expr) -> Number:
@@ -131,8 +136,8 @@ class Measure:
         nullable = merged.nullable or other == "NULL" or "NULL" in sqls
         return replace(merged, sql=f"CASE {whens} ELSE {other} END", nullable=nullable)
 
-    def _coalesce(self, node: exp.Expr) -> Number:
-        a, b = _rescaled((self.number(node.this), self.number(node.expressions[0])))
+    def _coalesced(self, first: Number, second: Number) -> Number:
+        a, b = _rescaled((first, second))
         merged = self._merged((a, b))
         self._notes.applied(merged.columns, "coalesce")
         if a.nullable:

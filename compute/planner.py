@@ -201,13 +201,19 @@ class _Planner:
             self._own,
             repeats=repeats,
             unique=unique[1],
-            pairs=min(
-                self._sender.rows_bound * self._own.rows_bound,
-                self._receiver.rows_bound * (1 if unique[1] else self._sender.rows_bound),
-            ),
+            pairs=self._most_rows(unique, repeats=repeats),
             exists=semi and mine,
             outer=self._join_kind if mine and self._join_kind in ("left", "anti") else "",
         )
+
+    def _most_rows(self, unique: Sequence[bool], *, repeats: bool) -> int:
+        """How many rows of the join a cell has at most; `unique` says whose keys are in one row each."""
+        own, other = (info.rows_bound for info in self._sides())
+        if self._join_kind in ("semi", "anti"):
+            return self._left.rows_bound
+        # Where the asker's keys may not repeat, a row of the owner's counts once in a group.
+        pairs = min(other * (own if repeats else 1), own * (1 if unique[1] else other))
+        return pairs + (own if self._own_rows else 0)  # a LEFT JOIN has the others too
 
     def _left_join_answers(self) -> None:
         """What a LEFT JOIN can be grouped by: only one party can tell which rows have no match."""
@@ -1012,7 +1018,7 @@ _FUNCTIONS: dict[type[exp.Expr], str] = {
 _NULL_FOR_NULLS: set[type[exp.Expr]] = {
     *(exp.Column, exp.Identifier, exp.Literal, exp.Paren, exp.Neg, exp.Add, exp.Sub, exp.Mul, exp.Distinct),
     *(exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between, exp.In, exp.Like, exp.ILike, exp.And),
-    *(exp.Cast, exp.DataType, exp.Boolean),
+    *(exp.Cast, exp.DataType, exp.Boolean, exp.Star),
     *_FUNCTIONS,
     *(exp.Count, exp.CountIf, exp.CovarPop, exp.CovarSamp, exp.Corr, exp.RegrSlope, exp.RegrIntercept),
     *(exp.RegrR2, exp.RegrCount),

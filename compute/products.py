@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import prod
 
 from sqlglot import exp
 
@@ -91,6 +92,11 @@ class Term:
     def scale(self) -> int:
         """Of the product."""
         return sum(number.scale for number in (self.own, self.other) if number is not None)
+
+    @property
+    def magnitude(self) -> int:
+        """Largest absolute value of the product."""
+        return prod(number.magnitude for number in (self.own, self.other) if number is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,19 +234,18 @@ class Products:
     receiver: Partials
     repeats: bool = False  # a key of the receiver's may be in several rows of a group: they are counted
     unique: bool = False  # the sender's keys are declared to be in one row each
-    pairs: int = 0  # most pairs of rows that the join makes
+    pairs: int = 0  # most rows that one cell of the join has; 0: no join
     exists: bool = False  # rows of the receiver are looked up: how many of the sender's match does not matter
     outer: str = ""  # "left" or "anti": rows of the receiver without a match count too, or alone
     weights: set[str] = field(default_factory=set)  # the receiver's partials that multiply the sender's
 
     def check(self, mixed: Mixed) -> None:
-        """Refuse a sum of products of both sides that could have more digits than its type."""
-        magnitudes = [t.own.magnitude * t.other.magnitude for t in mixed.terms if t.own and t.other]
-        if not mixed.inexact and sum(magnitudes) * self.pairs >= 10**38:
+        """Refuse a sum over a join that could have more digits than its type."""
+        if not mixed.inexact and sum(term.magnitude for term in mixed.terms) * self.pairs >= 10**38:
             raise QueryError(
                 "query.overflow",
-                "a sum of products can have more than 38 digits; tighten the declared bounds, or declare the "
-                "join key unique where it is",
+                "a sum over this join can have more than 38 digits; tighten the declared bounds, or declare "
+                "the join key unique where it is",
             )
 
     def count(self, mixed: Mixed) -> Total:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, cast
@@ -233,6 +233,20 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "RegexpLike": ("a regular expression", "LIKE or ILIKE with a fixed pattern"),
     "Escape": ("ESCAPE", "LIKE with a pattern that needs none"),
     "DPipe": ("joining strings", "grouping by both columns"),
+    "Tuple": ("a tuple", "a condition for each key, joined by AND; count tuples by grouping by columns"),
+    "Any": ("ANY", "key IN (SELECT key FROM dataset WHERE …)"),
+    "All": ("ALL", "NOT EXISTS (SELECT 1 FROM dataset WHERE …)"),
+    "AtTimeZone": ("a time zone", "timestamps as the dataset has them, which are without zone"),
+    "CurrentDate": ("the current date", "the date itself: DATE '2024-03-01'"),
+    "CurrentTimestamp": ("the current time", "the moment itself: TIMESTAMP '2024-03-01 12:00:00'"),
+    "DateDiff": ("a difference of dates", "date_trunc or extract, or a column that its owner publishes"),
+    "TimeToStr": ("formatting a date", "date_trunc or extract"),
+    "ArrayAgg": ("a list of values", "a list of rows: SELECT columns without aggregates and GROUP BY"),
+    "GroupConcat": ("a list of values", "a list of rows: SELECT columns without aggregates and GROUP BY"),
+    "AnyValue": ("any value", "the column in GROUP BY"),
+    "First": ("any value", "the column in GROUP BY"),
+    "Last": ("any value", "the column in GROUP BY"),
+    "ApproxDistinct": ("an estimate of distinct values", "COUNT(DISTINCT column)"),
     "Median": ("a median", "approx_quantile(column, 0.5)"),
     "PercentileCont": ("an exact quantile", "approx_quantile(column, q)"),
     "PercentileDisc": ("an exact quantile", "approx_quantile(column, q)"),
@@ -349,6 +363,9 @@ def _check_nodes(root: exp.Expr) -> None:
         if allowed is None or (isinstance(node, exp.Select) and depth):
             what, instead = _advice(node)
             raise QueryError("query.construct", f"{what} is not available; write {instead}")
+        if isinstance(node, exp.Anonymous) and node.name.lower() in ("now", "today"):
+            what, instead = _ADVICE["CurrentTimestamp"]
+            raise QueryError("query.construct", f"{what} is not available; write {instead}")
         if isinstance(node, exp.Anonymous) and node.name.lower() not in {*_ANONYMOUS, REGRESSION}:
             raise QueryError("query.function", f"an unknown function is used; {_FUNCTIONS}")
         for name, value in node.args.items():
@@ -378,6 +395,8 @@ def _refuse_argument(node: exp.Expr, name: str, value: object) -> None:
         raise QueryError("query.construct", f"{what} is not available; write {instead}")
     if isinstance(node, exp.Join):
         raise QueryError("query.join", _JOINS)
+    if isinstance(node, exp.Order):
+        raise QueryError("query.construct", "ORDER BY inside an aggregate is not available; leave it out")
     what = f"{name.strip('_').upper().replace('_', ' ')} in {type(node).__name__.upper()}"
     raise QueryError("query.construct", f"{what} is not available; see docs/reference/sql.md")
 
@@ -455,6 +474,8 @@ def _source(table: exp.Expr) -> Source:
 
 def _items(select: exp.Select) -> tuple[Item, ...]:
     nodes: list[exp.Expr] = select.expressions
+    if any(isinstance(node, exp.Star) or (isinstance(node, exp.Column) and node.is_star) for node in nodes):
+        raise QueryError("query.construct", "* is not available in SELECT; name the columns")
     if not 1 <= len(nodes) <= MAX_ITEMS:
         raise QueryError("query.too-long", f"SELECT has between one and {MAX_ITEMS} items")
     names: dict[str, int] = {}
@@ -504,9 +525,20 @@ def _group(select: exp.Select) -> tuple[exp.Expr, ...] | None:
 def _order(select: exp.Select) -> tuple[Ordering, ...]:
     order = select.args.get("order")
     nodes = order.expressions if order is not None else []
+    for node in nodes:
+        _check_named(node.this, select.expressions)
     return tuple(
         Ordering(node.this, bool(node.args.get("desc")), bool(node.args.get("nulls_first"))) for node in nodes
     )
+
+
+def _check_named(node: exp.Expr, items: Sequence[exp.Expr]) -> None:
+    """Two items may have one name as they are written; which of them is meant nobody can tell."""
+    name = node.name.casefold() if isinstance(node, exp.Column) and not node.table else None
+    if len({item.unalias() for item in items if _name(item).casefold() == name}) > 1:
+        raise QueryError(
+            "query.ambiguous-column", "ORDER BY names two items of SELECT; give each an alias of its own"
+        )
 
 
 def _limit(select: exp.Select) -> int | None:

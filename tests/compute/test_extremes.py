@@ -9,6 +9,8 @@ import pytest
 
 from compute.dataset import Column, DatasetInfo
 from compute.errors import DataError, QueryError
+from compute.planner import prepare
+from policy_enforcer.disclosure import Level
 
 LEAST, MOST = -(2**63), 2**63 - 1
 MANY = 1 << 40
@@ -62,6 +64,18 @@ def test_wide_decimals_are_clamped_and_summed_exactly(ask, precision, scale, edg
     got = ask("sum(x)", column, pa.decimal128(precision, scale), [*values, None])
     top = int(WIDE.scaleb(Decimal(edge), scale))
     assert WIDE.scaleb(got[0], scale) == min(largest, top) + small
+
+
+@pytest.mark.parametrize("figure", ["sum(s.x * s.x)", "sum(s.x * r.x)", "sum(s.x * s.x) - sum(r.x)"])
+def test_a_sum_over_a_join_that_could_exceed_38_digits_is_refused_before_anything_runs(figure):
+    columns = (Column("k", "int64", key=()), Column("x", "int64", bounds=(str(LEAST), str(MOST))))
+    infos = {
+        f"{who}.t": DatasetInfo(who, "t", columns, 10, 10, "00" * 32, Level.RECEIVER) for who in ("sz", "hk")
+    }
+    ask = f"SELECT {figure} FROM sz.t s JOIN hk.t r ON s.k = r.k"
+    with pytest.raises(QueryError, match="38 digits"):
+        prepare(ask, "hk", infos)
+    assert prepare("SELECT sum(s.x), sum(r.x) FROM sz.t s JOIN hk.t r ON s.k = r.k", "hk", infos)
 
 
 def test_a_sum_of_decimals_that_no_bound_holds_is_refused_rather_than_rounded(ask):

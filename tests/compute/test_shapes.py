@@ -214,6 +214,7 @@ LEFT = [
     "SELECT grade, count(*) n, count(d.firm) m, sum(d.amount) s, avg(d.days) a, count(d.paid) p FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm GROUP BY 1",
     "SELECT f.grade, count(*) n, sum(f.score) s, avg(f.score) a, coalesce(sum(d.amount), 0) t, count(DISTINCT f.firm) k, count(DISTINCT d.firm) m FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm AND d.days > 500 GROUP BY 1",
     "SELECT f.grade, count(*) n, sum(d.days) FILTER (WHERE d.amount > 0) s, sum(d.days * f.score) x FROM sz.deals d RIGHT JOIN hk.firms f USING (firm) WHERE f.branch = 1 GROUP BY 1",
+    "SELECT count(*) FILTER (WHERE d.paid) p, sum(coalesce(f.score, f.score, 0)) s FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm",
     "SELECT count(*) n, sum(d.big) s, count(f.score) c FROM hk.firms f LEFT JOIN sz.deals d ON d.firm = f.firm AND d.branch = f.branch",
 ]
 

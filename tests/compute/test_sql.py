@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 
@@ -171,6 +172,34 @@ def test_refused_by_code_and_without_what_was_typed(sql, catalogue, caplog):
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert "SECRET" not in caplog.text
+
+
+ADVICE = {
+    "SELECT * FROM {join}": "name the columns",
+    "SELECT i.* FROM {join}": "name the columns",
+    "SELECT count(*) FROM {join} WHERE count(*) > 3": "HAVING",
+    "SELECT count(*) FROM {join} WHERE i.day + 1 > i.day": "INTERVAL",
+    "SELECT count(*) FROM {join} WHERE i.at > now()": "TIMESTAMP '",
+    "SELECT count(*) FROM {join} WHERE i.day > current_date": "DATE '",
+    "SELECT count(*) FROM {join} WHERE i.at AT TIME ZONE 'UTC' > '2024-01-01'": "without zone",
+    "SELECT count(*) FROM {join} WHERE i.at > TIMESTAMPTZ '2024-01-01 00:00:00+08'": "no zone",
+    "SELECT count(*) FROM {join} WHERE i.paid OR c.active": "HAVING",
+    "SELECT count(*) FROM {join} WHERE lower(i.company) = lower(c.company)": "normalisers",
+    "SELECT count(*) FROM {join} WHERE (i.company, i.branch) = (c.company, c.branch)": "joined by AND",
+    "SELECT sum(i.days::INT) FROM {join}": "without a cast",
+    "SELECT avg(i.days)::DECIMAL(9,2) FROM {join}": "round(",
+    "SELECT sum(DISTINCT i.days) FROM {join}": "group by",
+    "SELECT sum(i.days ORDER BY i.days) FROM {join}": "leave it out",
+    "SELECT sum(i.days > 3) FROM {join}": "FILTER",
+    "SELECT i.paid AS x, c.active AS x, count(*) FROM {join} GROUP BY ALL ORDER BY x": "alias",
+    "SELECT sum(i.days) % 7 FROM {join}": "floor(",
+}
+
+
+@pytest.mark.parametrize("sql", ADVICE)
+def test_a_refusal_names_what_works_instead(sql, catalogue):
+    with pytest.raises(QueryError, match=re.escape(ADVICE[sql])):
+        prepare(sql.format(join=JOIN), "hk-bank", catalogue)
 
 
 BOMBS = {
