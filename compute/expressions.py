@@ -99,6 +99,15 @@ class Scalar:
         self._notes.applied(bound.columns, name)
         return bound
 
+    def overflowing(self, bound: Bound) -> None:
+        """Note what is NULL for large values: inside COUNT, MIN or MAX that is a comparison."""
+        self._notes.defaulted(bound.columns)
+
+    def multiplied(self, a: Operand, b: Operand) -> None:
+        """Note a product of two columns inside an aggregate: one of them may select rows."""
+        if isinstance(a, Bound) and isinstance(b, Bound) and a.columns and b.columns:
+            self._notes.multiplied(a.columns | b.columns)
+
     def defaulted(self, operands: Sequence[Operand]) -> None:
         """Note that one operand stands in where another is NULL."""
         bounds = [operand for operand in operands if isinstance(operand, Bound)]
@@ -382,10 +391,15 @@ def _arithmetic(scalar: Scalar, node: exp.Expr) -> Operand:
     left, right = (
         scalar.literal(x, t) if isinstance(x, Constant) else x.sql for x, t in zip((a, b), types, strict=True)
     )
+    if isinstance(node, exp.Mul):
+        scalar.multiplied(a, b)
     if kind == FLOAT64:
         return scalar.applied("arithmetic", scalar.combine(f"({left} {sign} {right})", kind, (a, b)))
     sql = f"TRY(CAST({left} {sign} {right} AS {kind.duckdb}))"
-    return scalar.applied("arithmetic", scalar.combine(sql, kind, (a, b), nullable=True))
+    combined = scalar.combine(sql, kind, (a, b), nullable=True)
+    if kind == INT64 or kind.precision == 38:
+        scalar.overflowing(combined)
+    return scalar.applied("arithmetic", combined)
 
 
 _SIGNS: dict[type[exp.Expr], str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*"}

@@ -81,9 +81,14 @@ class Notes:
                 entry.marks.add("compared_with_column")
 
     def defaulted(self, columns: Iterable[ColumnRef]) -> None:
-        """A value in place of NULL: inside an aggregate rows count that have none, past any minimum."""
+        """A value in place of NULL, or NULL in place of one: inside an aggregate it says which rows count."""
         if self._aggregated:
             self.marked(columns, "conditional")
+
+    def multiplied(self, columns: Iterable[ColumnRef]) -> None:
+        """A product of columns; in a condition or a group it is like any other arithmetic."""
+        if self._aggregated:
+            self.applied(columns, "product")
 
     def applied(self, columns: Iterable[ColumnRef], function: str) -> None:
         """A scalar function over these columns."""

@@ -111,8 +111,17 @@ class Measure:
         left, right = (_wide(n, magnitude) for n in (a, b))
         merged = self._merged((a, b))
         self._notes.applied(merged.columns, "arithmetic")
+        if isinstance(node, exp.Mul):
+            self.multiplied(a.columns, b.columns)
         sql = f"({left} {sign} {right})"
         return replace(merged, sql=sql, scale=scale, magnitude=magnitude, huge=_is_huge(magnitude))
+
+    def multiplied(self, first: frozenset[ColumnRef], second: frozenset[ColumnRef]) -> None:
+        """Note a product of two columns of one dataset: SUM(amount * flag) sums over some rows only."""
+        datasets = {dataset for dataset, _ in first} & {dataset for dataset, _ in second}
+        both = frozenset(column for column in first | second if column[0] in datasets)
+        self._notes.applied(both, "arithmetic")
+        self._notes.applied(both, "product")
 
     def _case(self, node: exp.Expr) -> Number:
         """CASE WHEN … THEN number …: a predicate inside an aggregate, and noted as one."""

@@ -203,7 +203,9 @@ class Binder:
             inner = self.bind(node.this)
             return replace(inner, terms=tuple(_scaled(t, -1, t.scale) for t in inner.terms))
         if isinstance(node, exp.Mul):
-            return multiplied(self.bind(node.this), self.bind(node.expression))
+            first, second = self.bind(node.this), self.bind(node.expression)
+            self.measure.multiplied(first.columns, second.columns)
+            return multiplied(first, second)
         if isinstance(node, exp.Add | exp.Sub):
             sign = 1 if isinstance(node, exp.Add) else -1
             return _added(self.bind(node.this), self.bind(node.expression), sign)

@@ -64,6 +64,7 @@ ScalarFunction = Literal[
     "length",
     "lower",
     "nullif",
+    "product",  # of two columns inside an aggregate; needs arithmetic too
     "round",
     "substr",  # also left() and right()
     "trim",

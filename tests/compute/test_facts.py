@@ -71,8 +71,8 @@ def test_functions_are_named(catalogue):
     assert found["industry"].functions == {"upper", "substr"}
     assert found["days"].functions == {"arithmetic", "case"}
     assert found["days"].filtered == {"range"}
-    assert found["amount"].functions == {"arithmetic"}
-    assert found["lines"].functions == {"arithmetic", "coalesce"}
+    assert found["amount"].functions == {"arithmetic", "product"}
+    assert found["lines"].functions == {"arithmetic", "coalesce", "product"}
     assert all(found[c].grouped for c in ("day", "industry", "days"))
     assert found["amount"].aggregated == found["lines"].aggregated == {"sum"}
 

@@ -29,7 +29,7 @@ analysis:
   dimensions: [shipmode, returnflag]
   filters: {{shipdate: range, commitdate: [range, column], receiptdate: [range, column]}}
   measures: {{"*": [count], orderkey: [count], price: [sum, avg], discount: [sum], quantity: [histogram]}}
-  scalar_functions: [arithmetic]
+  scalar_functions: [arithmetic, product]
   identity: orderkey
   minimum_identities: 5
 """
