@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from witness import bundle_text, document_text
 from witness import document as documents
-from witness import document_text
 from witness.document_text import LANGUAGES
 from witness.encoding import format_time
 from witness.verify import VerificationFailed, Verified, VerifiedItem, verify_files
@@ -37,12 +37,13 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_verify(commands: Any) -> None:
-    verify = commands.add_parser("verify", help="verify a bundle offline")
-    verify.add_argument("bundle", type=Path)
+    verify = commands.add_parser("verify", help="verify a bundle offline (核验回执)")
+    verify.add_argument("bundle", type=Path, help="the bundle, or receipt (回执)")
     verify.add_argument(
-        "--trust", type=Path, required=True, help="what you trust independently of the bundle"
+        "--trust", type=Path, required=True, help="what you trust independently of the bundle (信任文件)"
     )
     verify.add_argument("--accept-one-sided", action="store_true", help="show one-sided records, do not fail")
+    verify.add_argument("--language", choices=LANGUAGES, default="en", help="of the answer (语言)")
     verify.add_argument("--format", choices=("text", "json"), default="text")
     verify.set_defaults(run=_verify)
 
@@ -70,10 +71,16 @@ def _verify(options: argparse.Namespace) -> int:
     try:
         verified = verify_files(bundle, trust, accept_one_sided=options.accept_one_sided)
     except VerificationFailed as failure:
-        return _report_failure(failure, options.format)
+        if options.format == "json":
+            return _report_failure(failure)
+        return fail(FAILED, bundle_text.failed_text(failure, options.language))
     as_json = options.format == "json"
-    sys.stdout.write(json.dumps(to_json(verified), ensure_ascii=False) if as_json else to_text(verified))
-    sys.stdout.write("\n")
+    text = (
+        json.dumps(to_json(verified), ensure_ascii=False)
+        if as_json
+        else bundle_text.to_text(verified, options.language)
+    )
+    sys.stdout.write(text + "\n")
     return DONE
 
 
@@ -90,7 +97,7 @@ def _document(options: argparse.Namespace) -> int:
         return fail(USAGE, f"cannot read or write {error.filename}")
     except VerificationFailed as failure:
         if options.format == "json":
-            return _report_failure(failure, "json")
+            return _report_failure(failure)
         return fail(FAILED, document_text.failed_text(failure, options.language))
     as_json = options.format == "json"
     text = (
@@ -102,13 +109,10 @@ def _document(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _report_failure(failure: VerificationFailed, kind: str) -> int:
-    if kind == "json":
-        value = {"code": failure.code, "item": failure.item, "sentence": failure.sentence, "verified": False}
-        sys.stdout.write(json.dumps(value) + "\n")
-        return FAILED
-    where = "" if failure.item is None else f" (record {failure.item + 1})"
-    return fail(FAILED, f"NOT VERIFIED [{failure.code}]{where}: {failure.sentence}")
+def _report_failure(failure: VerificationFailed) -> int:
+    value = {"code": failure.code, "item": failure.item, "sentence": failure.sentence, "verified": False}
+    sys.stdout.write(json.dumps(value) + "\n")
+    return FAILED
 
 
 def fail(code: int, sentence: str) -> int:
@@ -120,6 +124,7 @@ def fail(code: int, sentence: str) -> int:
 def to_json(verified: Verified) -> dict[str, Any]:
     """What was verified, as one JSON document."""
     return {
+        "open_exchanges": list(bundle_text.open_exchanges(verified)),
         "records": [_item_json(item) for item in verified.items],
         "unknown_timestamps": verified.unknown_timestamps,
         "verified": True,
@@ -150,42 +155,3 @@ def _item_json(item: VerifiedItem) -> dict[str, Any]:
         "space": record.space,
         "timestamps": [{"at": format_time(t.at * 1000), "authority": t.authority} for t in item.timestamps],
     }
-
-
-def to_text(verified: Verified) -> str:
-    """What was verified, for people."""
-    lines = ["VERIFIED", *(_item_text(n, item) for n, item in enumerate(verified.items, 1))]
-    if verified.unknown_timestamps:
-        lines.append(f"{verified.unknown_timestamps} timestamp(s) by authorities unknown to the trust file")
-    return "\n".join(lines)
-
-
-def _item_text(number: int, item: VerifiedItem) -> str:
-    record, head = item.record, item.included.checkpoint
-    lines = [
-        f"{number}. {record.event}: {record.outcome.status}"
-        + (f" ({record.outcome.reason})" if record.outcome.reason else ""),
-        f"   exchange {record.exchange.id}, step {record.exchange.sequence}, space {record.space}",
-        f"   signed by {', '.join(item.signers)}" + (" — ONE-SIDED" if item.one_sided else ""),
-        (
-            f"   recorded {format_time(item.included.leaf.received_at)}"
-            f" as entry {item.included.index} of {head.origin} (tree of {head.size})"
-        ),
-        "   cosigned by "
-        + (", ".join(sorted(item.included.cosigners)) or "nobody: the log is trusted alone"),
-        *(f"   timestamped {format_time(t.at * 1000)} by {t.authority}" for t in item.timestamps),
-        *(f"   COSE receipt: entry {r.index} of a tree of {r.size}" for r in (item.receipt,) if r),
-        *(f"   {reveal.party} learned {reveal.what}" for reveal in record.data.reveals),
-        *(f"   disclosed {name}: {_plain(value)}" for name, value in item.disclosed.claims().items()),
-        *(f"   opened {name}: {_shown(value)}" for name, value in item.opened.items()),
-    ]
-    return "\n".join(lines)
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _shown(value: bytes) -> str:
-    text = value.decode(errors="replace")
-    return text if text.isprintable() else value.hex()

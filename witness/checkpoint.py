@@ -97,9 +97,9 @@ def open_checkpoint(
     try:
         algorithms = {key.public.algorithm for key in keys if _signed_by(signed, key)}
     except NoteInvalid as error:
-        raise CheckpointInvalid(f"the checkpoint: {error}") from error
+        raise CheckpointInvalid(str(error)) from error
     if not algorithms:
-        raise CheckpointInvalid("the checkpoint: no known key signed the note")
+        raise CheckpointInvalid("no known key signed the checkpoint")
     if not algorithms.issuperset(required):
         raise CheckpointInvalid("the checkpoint lacks a signature of an algorithm that is required")
     return checkpoint

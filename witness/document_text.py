@@ -92,6 +92,11 @@ def to_text(verified: VerifiedDocument, language: str = "en") -> str:
     return "\n".join([words["verified"], *(f"   {line}" for line in lines)])
 
 
+def chinese_of(code: str) -> str:
+    """The Chinese sentence of a code, or nothing."""
+    return _CHINESE.get(code, "")
+
+
 def failed_text(failure: VerificationFailed, language: str = "en") -> str:
     """Why a carried document is not verified, in one line."""
     sentence = _CHINESE.get(failure.code, failure.sentence) if language == "zh" else failure.sentence

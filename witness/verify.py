@@ -60,7 +60,8 @@ def verify_files(bundle: bytes, trust: bytes, *, accept_one_sided: bool = False)
     try:
         trusted = trusts.parse(trust)
     except FormatError as error:
-        raise VerificationFailed("format", f"The trust file is malformed: {error}.") from error
+        why = str(error).removeprefix("the trust file: ")
+        raise VerificationFailed("format", f"The trust file is malformed: {why}.") from error
     return verify(bundle, trusted, accept_one_sided=accept_one_sided)
 
 
@@ -101,7 +102,8 @@ def check_members(bundle: Bundle, trust: Trust) -> list[MemberList]:
     try:
         lists = [member_lists.verify(envelope, trust.operator_keys) for envelope in bundle.members]
     except MembersInvalid as error:
-        raise VerificationFailed("members", f"The member list does not hold: {error}.") from error
+        why = str(error).removeprefix("the member list: ")
+        raise VerificationFailed("members", f"The member list does not hold: {why}.") from error
     for members in lists:
         if members.space != trust.space:
             raise VerificationFailed("members", "A member list is of another data space.")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from witness import __main__ as command
 from witness import (
     bundle,
+    bundle_text,
     canonical,
     checkpoint,
     checks,
@@ -397,6 +399,29 @@ def test_a_log_that_signed_two_trees(space, log, tmp_path):
     for forked in (same_size, same_index):
         verify(bundle_of(space, forked), space.trust)
         fails("checkpoint", bundle_of(space, first, forked), space.trust, 1)
+
+
+def test_a_bundle_that_stops_before_its_exchange_did_says_so(space, log, tmp_path, capsys):
+    whole = space.exchange()
+    items = [space.item(log, *made) for made in whole]
+    (tmp_path / "trust.json").write_bytes(space.trust.to_bytes())
+    told = "exchange " + "e" * 32 + ": this bundle does not show what came of it"
+    for shown, said in ((items, False), (items[:2], False), (items[:1], True)):
+        (tmp_path / "bundle.json").write_bytes(bundle_of(space, *shown))
+        command.main(["verify", str(tmp_path / "bundle.json"), "--trust", str(tmp_path / "trust.json")])
+        assert (told in capsys.readouterr().out) is said
+
+
+def test_the_command_speaks_chinese_and_has_a_sentence_for_every_code(tmp_path, capsys):
+    trusted = ["--trust", str(VECTORS / "trust-v1.json"), "--language", "zh"]
+    assert command.main(["verify", str(VECTORS / "bundle-v1.json"), *trusted]) == 0
+    assert capsys.readouterr().out.startswith("核验通过\n1. query.intent: done\n   交换 ")
+    (tmp_path / "broken.json").write_bytes(BUNDLE.replace(b'"checksum":"', b'"checksum":"0', 1)[:-1] + b"}")
+    assert command.main(["verify", str(tmp_path / "broken.json"), *trusted]) == 7
+    assert capsys.readouterr().err.startswith("核验未通过 [")
+    for code in checks.CODES:
+        said = bundle_text.failed_text(VerificationFailed(code, "Detail.", 0), "zh")
+        assert re.fullmatch(rf"核验未通过 \[{code}\].*第 1 条.*[一-龥]{{4}}.*Detail\..*", said), said
 
 
 def test_time(space, log):

@@ -1,0 +1,115 @@
+"""A verified bundle, or why it is not one, for people: English and Chinese.
+
+A bundle may end before its exchange does, and verify all the same: whoever hands it over chooses what to
+show. So the text says where an exchange has no outcome in it.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from witness.checks import VerificationFailed
+from witness.document_text import chinese_of
+from witness.encoding import format_time
+from witness.verify import Verified, VerifiedItem
+
+# Events after which more must follow; a bundle that ends there leaves out what came of it.
+_BEGUN = frozenset({"contract.request", "query.intent"})
+_CHINESE = {
+    "commitment": "所打开的内容不是记录当初承诺的内容。",
+    "key": "签名密钥不属于该参与方,或在记录时无效。",
+    "members": "成员名单缺失、不是运营方签署的、属于其他数据空间,或前后分叉。",
+}
+_WORDS: Mapping[str, Mapping[str, str]] = {
+    "en": {
+        "verified": "VERIFIED",
+        "failed": "NOT VERIFIED",
+        "record": " (record {number})",
+        "exchange": "exchange {id}, step {step}, space {space}",
+        "signed": "signed by {who}",
+        "one-sided": " — ONE-SIDED",
+        "recorded": "recorded {at} as entry {index} of {log} (tree of {size})",
+        "cosigned": "cosigned by {who}",
+        "alone": "cosigned by nobody: the log is trusted alone",
+        "timestamped": "timestamped {at} by {who}",
+        "receipt": "COSE receipt: entry {index} of a tree of {size}",
+        "learned": "{who} learned {what}",
+        "disclosed": "disclosed {name}: {value}",
+        "opened": "opened {name}: {value}",
+        "unknown": "{count} timestamp(s) by authorities unknown to the trust file",
+        "open": "exchange {id}: this bundle does not show what came of it",
+    },
+    "zh": {
+        "verified": "核验通过",
+        "failed": "核验未通过",
+        "record": "(第 {number} 条记录)",
+        "exchange": "交换 {id},第 {step} 步,数据空间 {space}",
+        "signed": "签名方 {who}",
+        "one-sided": " — 仅单方签名",
+        "recorded": "记录时间 {at},日志 {log} 第 {index} 条(树大小 {size})",
+        "cosigned": "联署见证方 {who}",
+        "alone": "无见证方联署:仅信任日志本身",
+        "timestamped": "时间戳 {at},签发机构 {who}",
+        "receipt": "COSE 回执:大小为 {size} 的树中第 {index} 条",
+        "learned": "{who} 获知 {what}",
+        "disclosed": "披露 {name}:{value}",
+        "opened": "打开承诺 {name}:{value}",
+        "unknown": "{count} 个时间戳的签发机构不在信任文件中,不予采信",
+        "open": "交换 {id}:本文件未包含其结果",
+    },
+}
+
+
+def to_text(verified: Verified, language: str = "en") -> str:
+    """What was verified, for people."""
+    words = _WORDS[language]
+    lines = [words["verified"], *(_item_text(n, item, words) for n, item in enumerate(verified.items, 1))]
+    if verified.unknown_timestamps:
+        lines.append(words["unknown"].format(count=verified.unknown_timestamps))
+    lines += [words["open"].format(id=exchange) for exchange in open_exchanges(verified)]
+    return "\n".join(lines)
+
+
+def open_exchanges(verified: Verified) -> tuple[str, ...]:
+    """The exchanges whose last record here is one that must be followed by another."""
+    last = {item.record.exchange.id: item.record.event for item in verified.items}
+    return tuple(exchange for exchange, event in last.items() if event in _BEGUN)
+
+
+def failed_text(failure: VerificationFailed, language: str = "en") -> str:
+    """Why a bundle is not verified, in one line; beside the Chinese sentence stands the English detail."""
+    words = _WORDS[language]
+    where = "" if failure.item is None else words["record"].format(number=failure.item + 1)
+    said = failure.sentence
+    if language == "zh":
+        said = f"{_CHINESE.get(failure.code) or chinese_of(failure.code)}({failure.sentence})"
+    return f"{words['failed']} [{failure.code}]{where}: {said}"
+
+
+def _item_text(number: int, item: VerifiedItem, words: Mapping[str, str]) -> str:
+    record, place = item.record, item.included
+    reason = f" ({record.outcome.reason})" if record.outcome.reason else ""
+    cosigners = ", ".join(sorted(place.cosigners))
+    at, log = format_time(place.leaf.received_at), place.checkpoint
+    signed = words["signed"].format(who=", ".join(item.signers))
+    lines = [
+        words["exchange"].format(id=record.exchange.id, step=record.exchange.sequence, space=record.space),
+        signed + (words["one-sided"] if item.one_sided else ""),
+        words["recorded"].format(at=at, index=place.index, log=log.origin, size=log.size),
+        words["cosigned"].format(who=cosigners) if cosigners else words["alone"],
+        *(words["timestamped"].format(at=format_time(t.at * 1000), who=t.authority) for t in item.timestamps),
+        *(words["receipt"].format(index=r.index, size=r.size) for r in (item.receipt,) if r),
+        *(words["learned"].format(who=reveal.party, what=reveal.what) for reveal in record.data.reveals),
+        *(words["disclosed"].format(name=n, value=_plain(v)) for n, v in item.disclosed.claims().items()),
+        *(words["opened"].format(name=n, value=_shown(v)) for n, v in item.opened.items()),
+    ]
+    return "\n   ".join([f"{number}. {record.event}: {record.outcome.status}{reason}", *lines])
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _shown(value: bytes) -> str:
+    text = value.decode(errors="replace")
+    return text if text.isprintable() else value.hex()
