@@ -122,7 +122,16 @@ def draft(text: str) -> Draft:
 
 def sign(made: Draft, issuer: str, keys: PrivateKeys, issued_at: int) -> str:
     """The signed document: the file's text, to the byte. `issued_at`: ms since 1970."""
-    content = TransferList(
+    fields = _fields(made.list, made.title, issued_at, content_of(made, issuer))
+    payload = canonical.serialise(fields)
+    text = dsse.sign(PAYLOAD_TYPE, payload, keys.keys).to_bytes().decode()
+    read(text)
+    return text
+
+
+def content_of(made: Draft, issuer: str) -> TransferList:
+    """What a draft says once this participant has signed it."""
+    return TransferList(
         kind=made.kind,
         issuer=issuer,
         jurisdiction=made.jurisdiction,
@@ -131,10 +140,6 @@ def sign(made: Draft, issuer: str, keys: PrivateKeys, issued_at: int) -> str:
         until=made.until,
         recipients=frozenset(made.recipients),
     )
-    payload = canonical.serialise(_fields(made.list, made.title, issued_at, content))
-    text = dsse.sign(PAYLOAD_TYPE, payload, keys.keys).to_bytes().decode()
-    read(text)
-    return text
 
 
 def _fields(name: str, title: str, issued_at: int, content: TransferList) -> dict[str, Any]:

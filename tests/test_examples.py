@@ -10,6 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from connector import datasets, transfer_lists
+from connector.policy_examples import outcomes
+from policy_enforcer.load import lint, load
+
 FLIGHTS = Path(__file__).resolve().parent.parent / "examples" / "flights"
 
 
@@ -43,6 +47,32 @@ def test_two_logs_cosign_each_other_and_nothing_counts_without() -> None:
     assert "refused: witness.quorum" in ran.stdout
     assert ran.stdout.count("cosigned by witness-hk-ed25519, witness-hk-ml-dsa-44") == 6
     assert 'without the cosignatures: "quorum"' in ran.stdout
+
+
+POLICIES = FLIGHTS.parent / "policies"
+
+
+@pytest.mark.parametrize("name", ["cross-border", "consent", "templates", "roles"])
+def test_policies_decide_as_the_examples_beside_them_say(name: str) -> None:
+    folder, invoices = POLICIES / "policies", POLICIES / "datasets" / "invoices.yaml"
+    text = (folder / f"{name}.yaml").read_text("utf-8")
+    columns = datasets.load(invoices).columns
+    assert {problem.path for problem in lint(text, columns)} <= {"transfer.basis", "transfer.filing"}
+    policy, tests = load(text), (folder / f"{name}.tests.yaml").read_text("utf-8")
+    peer = f"hk-bank.credit={POLICIES / 'datasets' / 'credit.yaml'}"
+    found = outcomes(policy, tests, name, invoices, peer, folder)
+    assert [outcome for outcome in found if not outcome.passed] == []
+    assert {bool(outcome.expected) for outcome in found} == {True, False}
+
+
+def test_the_signed_lists_are_their_drafts() -> None:
+    files = sorted((POLICIES / "policies" / "lists").glob("*.yaml"))
+    assert len(files) == 3
+    for file in files:
+        said = transfer_lists.read(file.with_suffix(".json").read_text("utf-8"))
+        made = transfer_lists.draft(file.read_text("utf-8"))
+        assert (said.name, said.title) == (made.list, made.title)
+        assert said.content == transfer_lists.content_of(made, said.content.issuer)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from policy_enforcer.load import load
 from witness import dsse
 from witness.keys import PrivateKey, PrivateKeys
 from witness.members import EvidenceKey, MemberList, Participant
+from witness.record import Disclosure
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -238,6 +239,14 @@ def test_lists_between_connectors(fresh, monkeypatch):
     )
     assert agreement["transfer"]["basis"] == "standard-contract"
     assert agreement["documents"] == {signed.stdout.strip(): text}
+
+    for side in (OWNER, ASKER):  # the records of the query that was answered
+        store = fresh.nodes[side].store
+        records = [record for exchange in store.exchanges() for record in store.evidence(exchange.id)]
+        intent = next(record for record in records if record.event == "query.intent")
+        told = [Disclosure.decode(text) for text in json.loads(intent.disclosures)["disclosures"]]
+        said = {disclosure.name: disclosure.value for disclosure in told}
+        assert (said["transfer_basis"], said["filing_number"]) == ("standard-contract", "GBA-SC-2026-0042")
 
     space.certify(fresh.folder / "space", ASKER, [])
     assert refusal(fresh, INDUSTRIES) == [("list.issuer", None)]
