@@ -136,15 +136,22 @@ def _with_partials(plan: Plan, partials: Sequence[Partial]) -> Plan:
     return replace(plan, sender=replace(plan.sender, partials=tuple(partials)))
 
 
-def with_domains(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
+def with_domains(
+    plan: Plan,
+    info: DatasetInfo,
+    demands: Obligations,
+    bucketed: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> Plan:
     """The sender's dimensions with the labels that are declared, and as many cells as these make.
 
-    Raises `QueryError`.
+    `bucketed`: the numbers of fixed buckets, by the dimension's name. Raises `QueryError`.
     """
     if plan.receiver is not None or not plan.sender.dimensions:
         return plan
     domains = {quoted(c.name): (c.type, demands.domains.get(c.name, ())) for c in info.columns}
-    dimensions = [_declared(d, *domains.get(d.sql, (d.type, ()))) for d in plan.sender.dimensions]
+    dimensions = [
+        _declared(d, *domains.get(d.sql, (d.type, bucketed.get(d.name, ())))) for d in plan.sender.dimensions
+    ]
     cells = prod(len(d.domain) or 1 for d in dimensions)
     if cells > plan.maximum_cells:
         raise QueryError(

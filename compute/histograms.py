@@ -33,11 +33,19 @@ Edge = Decimal | date
 def bucket(scalar: Scalar, node: exp.WidthBucket) -> Bound:
     """The number of a value's bucket: 0 below the first edge, NULL for NULL."""
     value = scalar.bound(node.this)
-    if not (value.type.numeric or value.type.temporal):
+    return _numbered(scalar, value, _edges(scalar, node, value.type))
+
+
+def numbers(scalar: Scalar, node: exp.WidthBucket) -> tuple[int, ...]:
+    """The numbers that `bucket` may give."""
+    return tuple(range(len(_edges(scalar, node, scalar.bound(node.this).type)) + 1))
+
+
+def _edges(scalar: Scalar, node: exp.WidthBucket, kind: Type) -> list[Edge]:
+    if not (kind.numeric or kind.temporal):
         raise scalar.refuse("histogram", "width_bucket takes a number, a date or a timestamp")
     equal = node.args.get("max_value") is not None
-    edges = _equal(scalar, node, value.type) if equal else _listed(scalar, node)
-    return _numbered(scalar, value, edges)
+    return _equal(scalar, node, kind) if equal else _listed(scalar, node)
 
 
 def _numbered(scalar: Scalar, value: Bound, edges: Sequence[Edge]) -> Bound:

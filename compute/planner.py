@@ -25,7 +25,7 @@ from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound, Constant, Leaf, Scalar, quoted
 from compute.facts import Notes, Prepared
 from compute.finish import TAKES
-from compute.histograms import bucket, quantile_buckets
+from compute.histograms import bucket, numbers, quantile_buckets
 from compute.measures import Measure, Unbounded
 from compute.plan import Dimension, Histogram, Output, Plan, Side, Total
 from compute.pooling import Part
@@ -145,6 +145,7 @@ class _Planner:
         self._filters: dict[str, list[str]] = {info.full_name: [] for info in scope.infos}
         self._dimensions: list[tuple[Bound, Dimension]] = []
         self._histogram: Histogram | None = None
+        self._bucketed: dict[str, tuple[int, ...]] = {}  # the numbers of a dimension's buckets
         self._counts_own = False  # a figure counts rows of the asker, so each must be there once
         joint = self._receiver is not None
         self._repeats = repeats
@@ -176,7 +177,7 @@ class _Planner:
         order = [self._ordering(i, outputs) for i in range(len(self._statement.order))]
         draft = self._draft(outputs, having, order)
         if self._parts:
-            draft = pooling.planned(draft, self._sender, self._demands, self._parts)
+            draft = pooling.planned(draft, self._sender, self._demands, self._parts, self._bucketed)
         else:
             draft = demanded(draft, self._sender, self._demands)
         chosen, final = choose(draft, self._scope.infos, protocols)
@@ -457,6 +458,9 @@ class _Planner:
         if all(known.sql != bound.sql or known.sides != bound.sides for known, _ in self._dimensions):
             dimension = Dimension(f"d{len(self._dimensions)}", sql, str(bound.type))
             self._dimensions.append((bound, dimension))
+            inner = node.unnest()
+            if isinstance(inner, exp.WidthBucket):
+                self._bucketed[dimension.name] = numbers(self._rows(part), inner)
 
     def _shown(self) -> list[tuple[Output, Bound]]:
         taken: dict[str, int] = {}
@@ -725,6 +729,7 @@ class _Planner:
         self._visible(bound.sides, "approx_quantile")
         self._notes.aggregated(bound.columns, "histogram")
         self._histogram = replace(histogram, dimension=f"d{len(self._dimensions)}")
+        self._bucketed[self._histogram.dimension] = tuple(range(histogram.buckets))
         dimension = Dimension(self._histogram.dimension, bound.sql, str(bound.type))
         self._dimensions.append((bound, dimension))
 

@@ -12,7 +12,7 @@ nothing rests on what others add; the total carries the noise of all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,9 +59,15 @@ def pooled(name: str, own: DatasetInfo, parts: Sequence[Part]) -> DatasetInfo:
     )
 
 
-def planned(draft: Plan, info: DatasetInfo, demands: Obligations, parts: Sequence[Part]) -> Plan:
-    """The draft over all parts. Raises `QueryError`."""
-    plan = with_domains(demanded(counting(draft), info, demands), info, demands)
+def planned(
+    draft: Plan,
+    info: DatasetInfo,
+    demands: Obligations,
+    parts: Sequence[Part],
+    bucketed: Mapping[str, tuple[int, ...]],
+) -> Plan:
+    """The draft over all parts; `bucketed` are the labels of fixed buckets. Raises `QueryError`."""
+    plan = with_domains(demanded(counting(draft), info, demands), info, demands, bucketed)
     undeclared = [d.sql for d in plan.sender.dimensions if not d.domain]
     if undeclared:
         raise QueryError(
