@@ -30,7 +30,7 @@ from compute.pooling import Part
 from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
-from connector import repeats
+from connector import companions, repeats
 from connector.contract import Agreement
 from connector.differencing import leaving
 from connector.firewall import reasons_to_json
@@ -192,6 +192,7 @@ class Answering:
         decision = self._decision(terms, prepared)
         if not decision.permitted:
             raise PolicyRefusal(decision)
+        companions.check(self._node.store, terms.agreement, terms.opening.federation)
 
     def _in_force(self, admitted: _Admitted) -> None:
         """Raise `PolicyRefusal` once the agreement has been ended or suspended, or its time is over."""
@@ -382,6 +383,7 @@ class Answering:
         envelope = countersigned(sealed, node.key, node.key_of(self._asker), receipt)
         self._in_force(admitted)
         with node.store.atomic():
+            companions.note(node.store, terms.agreement, terms.opening.federation, terms.opening.exchange)
             node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [sealer.evidence])
             self._keep_answer(terms, sealed, sealer, summary)
         self._recorded(sealed)
