@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterator
 from policy_enforcer.check import errors
 from policy_enforcer.columns import COLUMN_RULES, DIMENSION_FILTERS, NOISED, join_column, named_filters
 from policy_enforcer.disclosure import Disclosure, Fact, Level
-from policy_enforcer.facts import Decision, LedgerView, Reason, Request
-from policy_enforcer.model import ANY, Budget, LogDuty, Policy, plain
+from policy_enforcer.facts import Decision, FederationUse, LedgerView, Reason, Request
+from policy_enforcer.model import ANY, Budget, Federation, LogDuty, Policy, plain
 from policy_enforcer.moments import end_instant, first_instant, later
 from policy_enforcer.privacy import billionths, rho
 from policy_enforcer.problems import dotted
@@ -368,15 +368,14 @@ def _federation(policy: Policy, request: Request, _ledger: LedgerView) -> Iterat
     if asked.participants < least:
         sentence = f"{asked.participants} participants take part"
         yield Reason("federation.too-few", rule, sentence, allowed=f"at least {least}")
-    yield from _companions(policy, request)
+    yield from _companions(request, asked, allowed)
     if "minimum-participants" not in request.protocol.gates or not _gated(request.protocol.reveals):
         sentence = f"{request.protocol.name} cannot count the participants behind a cell before it releases"
         yield Reason("gate.minimum-participants.unavailable", rule, sentence, allowed="a federated protocol")
 
 
-def _companions(policy: Policy, request: Request) -> Iterator[Reason]:
-    asked, allowed = request.federation, policy.analysis.federation
-    if asked is None or allowed is None or allowed.participants is None:
+def _companions(request: Request, asked: FederationUse, allowed: Federation) -> Iterator[Reason]:
+    if allowed.participants is None:
         return
     rule, words = "analysis.federation.participants", _words(allowed.participants)
     named = {who for who in asked.others if {who, *request.standing.get(who, ())} & {*allowed.participants}}

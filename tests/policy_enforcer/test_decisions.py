@@ -187,6 +187,7 @@ WAYS_OUT = {
     "a policy without a federation": ["queries over this dataset alone"],
     "another federation": ["federation.loans"],
     "a list with a label compared alone": ["amount, due, note, paid, year"],
+    "a list with a label compared beside another payload": ["amount, due, note, paid, region, year"],
     "one row more than is left": ["100 rows per month"],
     "one byte more than is left": ["5000 bytes per month"],
 }
@@ -236,6 +237,7 @@ def test_the_meet_keeps_every_reason(invoices, joint, ledger):
     [
         ("a billionth too little is left", "0.05, and 0.049999999 of rho 1 per year is left"),
         ("the budget is spent", "0.05, and 0 of rho 1 per year is left"),
+        ("more was spent than there was", "0.05, and 0 of rho 1 per year is left"),
         ("the dataset's budget is spent", "0.05, and 0.049999999 is left of the dataset's"),
         ("one row more than is left", "may answer 41 rows, and 40 are left"),
         ("one row where more were used than may be", "and 0 are left"),

@@ -413,7 +413,13 @@ def policies(draw):
         analysis=analysis,
         uses=draw(
             st.sampled_from(
-                [{"count": 1}, {"count": 3}, {"count": 3, "rows": 5}, {"count": 3, "bytes": 5}, {"count": 2, "max_concurrent": 1}]
+                [
+                    {"count": 1},
+                    {"count": 3},
+                    {"count": 3, "rows": 5},
+                    {"count": 3, "bytes": 5},
+                    {"count": 2, "max_concurrent": 1},
+                ]
             )
         ),
         where=draw(st.sampled_from([None, {"processing": ["CN", "HK"]}, {"recipients": ["HK"]}])),

@@ -561,7 +561,9 @@ def test_keys_may_be_counted_in_both_ways(invoices_text):
 
 def test_noise_beside_what_looks_at_no_value(invoices_text):
     load(noised(invoices_text, "0.05", "1", "suppressions: {count: hidden}"))
-    listed = noised(invoices_text, "0.05", "1", "payload: [quarter]").replace("[aggregate]", "[aggregate, list]")
+    listed = noised(invoices_text, "0.05", "1", "payload: [quarter]").replace(
+        "[aggregate]", "[aggregate, list]"
+    )
     problems = found(listed.replace("disclosure: cardinality", "disclosure: rows"))
     assert [p.path for p in problems] == ["analysis.kinds"]
 
@@ -577,3 +579,27 @@ def test_what_bounds_identities_names_them(invoices_text, word):
     text = noised(invoices_text) if word == "noise" else with_words(invoices_text, f"{word}: 5")
     text = text.replace("  identity: company_id\n", "").replace("  minimum_identities: 10\n", "")
     assert f"analysis.{word}" in [p.path for p in found(text)]
+
+
+@pytest.mark.parametrize(
+    ("participants", "loads"),
+    [
+        ("[hk-bank, mo-bank]", True),
+        ("[hk-bank]", False),
+        ("[sz-trade, hk-bank]", False),  # the owner is one of the three anyway
+        ('[hk-bank, "role:bank"]', True),  # of a role there may be any number
+        ('["role:bank"]', True),
+    ],
+)
+def test_a_federation_names_enough_who_may_stand_beside(invoices_text, participants, loads):
+    words = (
+        f"federation: {{name: loans, scope: local, minimum_participants: 3, participants: {participants}}}"
+    )
+    problems = [(p.code, p.path) for p in found(with_words(invoices_text, words))]
+    assert problems == ([] if loads else [("policy.contradiction", "analysis.federation.participants")])
+
+
+@pytest.mark.parametrize("duty", ["pass_on: never", "payment: 5 CNY", "delete: result, after: P1D"])
+def test_what_only_law_enforces_is_declared_to_be_so(invoices_text, duty):
+    text = invoices_text.replace("duties: [", f"duties: [{{{duty}}}, ")
+    assert [p.code for p in found(text)] == ["policy.not-enforceable"]

@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 from pydantic import ValidationError
 
-from policy_enforcer.model import Policy
+from policy_enforcer.model import Policy, json_schema
 
 WHOLE = {
     "policy": "p",
@@ -150,3 +150,23 @@ def test_numbers_are_kept_in_their_shortest_form():
 def test_what_is_a_set_has_one_order():
     one, two = (changed("assignee", names) for names in (["b", "a"], ["a", "b"]))
     assert Policy.model_validate(one) == Policy.model_validate(two)
+
+
+def test_duties_have_one_order():
+    days = [{"delete": "result", "after": after, "declared": True} for after in ("P1D", "P2D")]
+    duties = [*days, {"log": "witness"}, {"notify": "owner", "declared": True}]
+    orders = [duties, duties[::-1], [duties[1], duties[3], duties[0], duties[2]]]
+    found = [Policy.model_validate({**WHOLE, "duties": order}).duties for order in orders]
+    assert found[0] == found[1] == found[2]
+    assert [duty.word for duty in found[0]] == ["log", "notify", "delete", "delete"]
+
+
+def test_a_policy_made_of_parsed_duties_is_the_same():
+    policy = Policy.model_validate(WHOLE)
+    assert Policy.model_validate({**WHOLE, "duties": policy.duties}) == policy
+
+
+def test_the_schema_is_of_the_yaml_form():
+    schema = json_schema()
+    assert schema["$schema"].endswith("2020-12/schema")
+    assert "from" in schema["$defs"]["When"]["properties"]
