@@ -370,6 +370,28 @@ def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
                 assert time.monotonic() < deadline
 
 
+def test_one_member_has_its_share_of_waiting_and_no_more(running):
+    """An entry far beyond the log is waited for until the call's deadline."""
+    request = pb.AwaitProofRequest(index=10**6)
+    with running.channel(urn("sz-trade")) as greedy, running.channel(urn("hk-bank")) as other:
+        stub = witness_pb2_grpc.WitnessStub(greedy)
+        waiting = [stub.AwaitProof.future(request, timeout=20) for _ in range(service.MOST_CALLS_EACH)]
+        refused = [call for call in waiting if not still_waits(call)]
+        assert len(waiting) - len(refused) == service.MOST_WAITING_CALLS_EACH
+        assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        with pytest.raises(grpc.RpcError) as caught:
+            witness_pb2_grpc.WitnessStub(other).AwaitProof(request, timeout=0.4)
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND  # it has waited, and was not turned away
+        for call in waiting:
+            call.cancel()
+
+
+def still_waits(call):
+    with contextlib.suppress(grpc.FutureTimeoutError):
+        return call.exception(timeout=0.3) is None
+    return True
+
+
 def test_many_callers_at_once(running, space):
     envelopes = [signed(space) for _ in range(120)]
     with running.client() as client, ThreadPoolExecutor(12) as pool:
