@@ -72,6 +72,38 @@ def test_every_word_stands_there(group):
     assert [word for word in words_of(group) if not re.search(rf"[`.]{word}\b", TEXT)] == []
 
 
+SECTION = TEXT.split("## Word by word")[1].split("\n## ")[0]
+FRAGMENTS = re.findall(r"^#### (.*?)$.*?^```yaml\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
+
+
+def merged(data, more):
+    inner = {
+        k: merged(data[k], v)
+        for k, v in more.items()
+        if isinstance(v, dict) and isinstance(data.get(k), dict)
+    }
+    return {**data, **more, **inner}
+
+
+@pytest.mark.parametrize(("title", "fragment"), FRAGMENTS, ids=[title for title, _ in FRAGMENTS])
+def test_every_fragment_loads(title, fragment):
+    base = yamltree.parse(
+        "policy: p\ndataset: a.b\nassignee: any\npurpose: any\nuses: {count: 1}\n"
+        "analysis: {kinds: [aggregate]}\n"
+    )
+    tree = yamltree.parse(fragment)
+    assert not tree.problems
+    policy = model.Policy.model_validate(merged(base.data, tree.data))
+    assert [*check.errors(policy)] == []
+    assert all(re.search(rf"\b{word}\b", fragment) for word in re.findall(r"`([a-z_]+)`", title))
+
+
+def test_every_word_has_a_fragment():
+    titles = {word for title, _ in FRAGMENTS for word in re.findall(r"`([a-z_]+)`", title)}
+    top = [model.Policy, model.Where, model.When, model.Uses, model.Transfer, model.Join, model.Analysis]
+    assert {word for group in top for word in words_of(group)} - titles == set()
+
+
 @pytest.mark.parametrize("words", [model.FilterKind, model.Measure, model.ScalarFunction], ids=str)
 def test_every_value_stands_there(words):
     assert [word for word in get_args(words) if f"`{word}`" not in TEXT] == []
