@@ -2,8 +2,9 @@
 
 Starts a witness and eight connectors on this machine, as processes. Each bank keeps its loans; the monitor
 learns totals over all seven, no bank's part. Every answer is compared with DuckDB on the pooled rows:
-released cells are equal, every other cell has fewer borrowers or banks than the policies demand. Then
-verifies every receipt. Raises `DemoFailed` at the first thing that is not as it must be.
+released cells are equal, every other cell has fewer borrowers or banks than the policies demand; a regression
+is compared with least squares by numpy. Then verifies every receipt. Raises `DemoFailed` at the first thing
+that is not as it must be.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
 
@@ -56,7 +59,7 @@ analysis:
   dimensions: [sector, year]
   domains: {{sector: [贸易, logistics, 旅游, energy], year: [2024, 2025, 2026]}}
   filters: {{principal: range, overdue_days: range}}
-  measures: {{"*": [count], principal: [sum, avg], overdue_days: [avg, stddev, corr, regr],
+  measures: {{"*": [count], principal: [sum, avg, regr], overdue_days: [avg, stddev, corr, regr],
     rate: [corr, regr]}}
   bounds: {{principal: [0, 10000000], overdue_days: [0, 3650], rate: [0, 1]}}
   identity: borrower
@@ -89,6 +92,9 @@ SELECT COUNT(*) AS loans, CORR(overdue_days, rate) AS r, REGR_SLOPE(overdue_days
        STDDEV_SAMP(overdue_days) AS spread
 FROM federation.loans""",
 }
+LINE = (
+    "SELECT linear_regression(overdue_days, [rate, principal]) FROM federation.loans WHERE overdue_days > 0"
+)
 REFUSED = (
     "SELECT borrower, SUM(principal) AS lent FROM federation.loans WHERE borrower = 'B0007' GROUP BY borrower"
 )
@@ -177,6 +183,26 @@ def ask(console: Console, monitor: Space, title: str, sql: str, pooled: pa.Table
     return answer
 
 
+def regress(console: Console, monitor: Space, pooled: pa.Table) -> Answer:
+    """A line over all books, from the sums of products that the banks release together."""
+    console.rule("4. What makes a loan overdue? Rate and size, with standard errors, over seven banks")
+    answer = monitor.query(LINE, PURPOSE)
+    (row,) = answer.table.to_pylist()
+    loans = pooled.filter(pc.greater(pooled["overdue_days"], 0))
+    names = ("overdue_days", "rate", "principal")
+    y, *xs = (loans[name].cast(pa.float64()).to_numpy() for name in names)
+    expected = np.linalg.lstsq(np.column_stack([np.ones(len(y)), *xs]), y, rcond=None)[0]
+    if row["n"] != len(y) or not np.allclose([row[c] for c in _TERMS], expected, rtol=1e-9):
+        raise DemoFailed("the line differs from that of the pooled rows")
+    for term in _TERMS:
+        console.print(f"  {term} {row[term]:.6g}, standard error {row[f'{term}_se']:.2g}", markup=False)
+    console.print(f"  R² {row['r2']:.3f} over {row['n']:,} loans: equal to least squares by numpy")
+    return answer
+
+
+_TERMS = ("intercept", "rate", "principal")
+
+
 def verify(console: Console, net: Loopback, answers: list[Answer]) -> None:
     """Every receipt offline: one file, with the records of all seven exchanges."""
     trust = trust_file(net.settings(MONITOR))
@@ -190,7 +216,7 @@ def verify(console: Console, net: Loopback, answers: list[Answer]) -> None:
 
 def refused(console: Console, monitor: Space) -> None:
     """What no bank allows is refused before anything leaves."""
-    console.rule("4. Who is borrower B0007? Refused")
+    console.rule("5. Who is borrower B0007? Refused")
     try:
         monitor.query(REFUSED, PURPOSE)
     except (PolicyRefusal, QueryError) as error:
@@ -210,6 +236,7 @@ def run(rows: int, console: Console | None = None) -> None:
             console.print(f"{len(BANKS)} banks, {len(pooled):,} loans; agreements in force")
             render(console, monitor.explain(next(iter(QUESTIONS.values())), PURPOSE))
             answers = [ask(console, monitor, title, sql, pooled) for title, sql in QUESTIONS.items()]
+            answers.append(regress(console, monitor, pooled))
             refused(console, monitor)
         verify(console, net, answers)
     console.print(f"{len(answers)} answers equal, {len(answers)} receipts verified")

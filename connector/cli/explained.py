@@ -125,17 +125,14 @@ def _federation(console: Console, found: Mapping[str, Any]) -> None:
     """Whose rows are summed, what colluding participants would learn, and what was chosen."""
     from rich.table import Table
 
-    parts = Table(
-        "participant", "dataset", "verdict", "minimum holds", title="federation", title_justify="left"
-    )
+    parts = Table("participant", "dataset", "verdict", title="federation", title_justify="left")
+    protected: dict[str, list[str]] = {}
     for part in found["participants"]:
-        scope = "for its own cells" if part["scope"] == "local" else "for totals"
-        least = f"{part['minimum_identities'] or 1} identities {scope}"
-        least += f", {part['minimum_participants']} participants"
-        parts.add_row(part["participant"], part["dataset"], part["verdict"], least)
+        parts.add_row(part["participant"], part["dataset"], part["verdict"])
+        protected.setdefault(part["protection"], []).append(part["participant"])
     console.print(parts)
-    for part in found["participants"]:
-        console.print(f"  {part['participant']}: {part['protection']}", markup=False)
+    for protection, names in protected.items():
+        console.print(f"  {', '.join(names)}: {protection}", markup=False)
     if found["own"] is not None:
         console.print(found["own"]["sentence"], markup=False)
     console.print("[bold]who learns what by working together[/]")
