@@ -51,7 +51,7 @@ def hiding(plan: Plan, demands: Obligations) -> Plan:
 
 
 def _counting(partial: Partial) -> Partial:
-    """Marks the figures that count rows with a value, as compute/planner.py writes them."""
+    """Marks the figures that count rows with a value, as compute/products.py writes them."""
     indicator = partial.sql.startswith("CASE WHEN ") and partial.sql.endswith(" THEN 1 ELSE 0 END")
     counts = partial.function == "sum" and partial.row_bound == 1 and indicator
     return replace(partial, counts_values=counts)

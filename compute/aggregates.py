@@ -1,0 +1,438 @@
+"""From an aggregate of the answer to what each party sums.
+
+The second layer of a question on its way to a plan (compute/planner.py): each aggregate becomes a figure over
+partials of one side, or over products of both. Refused: what is no sum over a join, sums that could exceed
+their type, and aggregates that read what a LEFT JOIN leaves NULL in a way that SQL would not skip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+from sqlglot import exp
+
+from compute.dataset import DatasetInfo
+from compute.errors import QueryError
+from compute.expressions import Bound, Constant
+from compute.finish import TAKES
+from compute.joining import Joining, unwrapped
+from compute.measures import Measure, Unbounded
+from compute.plan import Output, Total
+from compute.pooling import Part
+from compute.products import (
+    IDENTITIES,
+    ROWS,
+    WEIGHT_CAPACITY,
+    Binder,
+    Mixed,
+    Partials,
+    Products,
+    multiplied,
+    together,
+)
+from compute.regression import LINEAR, MOST_REGRESSORS, pairs
+from compute.scope import Scope
+from compute.sql import REGRESSION, Statement, regressing
+from compute.types import FLOAT64, HUGE, INT64, STRING, Type
+
+_JOINT_CAPACITY = 2**62
+"""A joint sum stays below this, so that every partial sum fits 64 bits; larger ones go in limbs."""
+
+_OWN_CAPACITY = 2**124
+"""Single-domain sums are HUGEINTs, answered as decimal128(38, 0)."""
+
+
+class Aggregates(Joining):
+    """One question's figures, and the partials that they are computed from, while they are collected."""
+
+    def __init__(
+        self, statement: Statement, scope: Scope, asker: str, *, repeats: bool, parts: Sequence[Part]
+    ) -> None:
+        super().__init__(statement, scope, asker)
+        self._repeats, self._parts = repeats, parts
+        self._counts_own = False  # a figure counts rows of the asker, so each must be there once
+        capacity = _JOINT_CAPACITY if self._receiver is not None else _OWN_CAPACITY
+        self._partials = Partials("m", self._sender.rows_bound, capacity)
+        self._own = Partials("w", self._receiver.rows_bound if self._receiver else 1, WEIGHT_CAPACITY)
+        self._products = Products(self._partials, self._own)
+
+    def _multiplicities(self) -> None:
+        """How often one key may occur on each side, now that the keys are known."""
+        if self._receiver is None:
+            return
+        unique = [
+            _any_unique(info, keys)
+            for info, keys in zip(self._sides(), zip(*self._keys, strict=True), strict=True)
+        ]
+        semi, mine = self._join_kind == "semi", self._own_rows
+        repeats = self._repeats and not unique[0] and (mine or self._join_kind == "inner")
+        self._own.rows_bound = 1 if unique[0] else self._receiver.rows_bound
+        self._products = Products(
+            self._partials,
+            self._own,
+            repeats=repeats,
+            unique=unique[1],
+            pairs=self._most_rows(unique, repeats=repeats),
+            exists=semi and mine,
+            outer=self._join_kind if mine and self._join_kind in ("left", "anti") else "",
+        )
+
+    def _most_rows(self, unique: Sequence[bool], *, repeats: bool) -> int:
+        """How many rows of the join a cell has at most; `unique` says whose keys are in one row each."""
+        own, other = (info.rows_bound for info in self._sides())
+        if self._join_kind in ("semi", "anti"):
+            return self._left.rows_bound
+        # Where the asker's keys may not repeat, a row of the owner's counts once in a group.
+        pairs = min(other * (own if repeats else 1), own * (1 if unique[1] else other))
+        return pairs + (own if self._own_rows else 0)  # a LEFT JOIN has the others too
+
+    def _aggregate(self, node: exp.Expr, condition: exp.Expr | None, part: str) -> Bound:
+        read = [part for part in (node, condition) if part is not None]
+        sides = {self._scope.column(c)[0].full_name for n in read for c in n.find_all(exp.Column)}
+        self._visible(sides, part)
+        self._left_join_reads(read, sides, part)
+        if isinstance(node, exp.ApproxQuantile):
+            return self._quantile(node, part)
+        keep = self._condition_of(condition, part)
+        if isinstance(node, exp.Count):
+            return self._count(node, keep, part)
+        if isinstance(node, exp.CountIf):
+            self._note_rows()
+            return self._count_rows([self._condition_of(node.this, part), keep])
+        if isinstance(node, exp.Min | exp.Max):
+            return self._extreme(node, keep, part)
+        if type(node) in _PAIRS:
+            return self._paired(node, keep, part)
+        function = _FUNCTIONS[type(node)]
+        try:
+            return self._exact(node.this, function, keep, part)
+        except Unbounded as unbounded:
+            # Where the owner computes alone, DuckDB can aggregate in floating point.
+            if self._receiver is not None or self._parts:
+                raise
+            return self._native(node.this, function, keep, part, unbounded)
+
+    def _left_join_reads(self, nodes: Sequence[exp.Expr], sides: set[str], part: str) -> None:
+        """In a LEFT JOIN, what an aggregate reads of the right dataset is NULL where nothing matched."""
+        if self._join_kind != "left" or self._right.full_name not in sides:
+            return
+        if not self._own_rows:
+            raise QueryError(
+                "query.left-join",
+                f"in {part}: a LEFT JOIN that keeps the rows of {self._left.full_name} aggregates their "
+                "columns; group by yours, or write JOIN to aggregate both",
+            )
+        strange = {type(found) for node in nodes for found in node.walk()} - _NULL_FOR_NULLS
+        if strange:
+            raise QueryError(
+                "query.left-join",
+                f"in {part}: in a LEFT JOIN an aggregate over columns of {self._right.full_name} takes "
+                "columns, numbers, + - * and comparisons, which are NULL where nothing matched; write "
+                "coalesce(SUM(x), 0) for a default, or JOIN for anything else",
+            )
+
+    def _condition_of(self, node: exp.Expr | None, part: str) -> Bound | None:
+        """A predicate inside an aggregate: noted, so that a policy can forbid it."""
+        if node is None:
+            return None
+        with self._notes.predicate_inside_aggregate():
+            return self._rows(part).predicate(node)
+
+    def _argument(self, node: exp.Expr, part: str) -> Bound:
+        """What an aggregate other than a sum is over: any expression over rows."""
+        with self._notes.inside_aggregate():
+            return self._rows(part).bound(node)
+
+    def _count(self, node: exp.Count, keep: Bound | None, part: str) -> Bound:
+        if node.this is None or isinstance(node.this, exp.Star):
+            self._note_rows()
+            return self._count_rows([keep])
+        if isinstance(node.this, exp.Distinct):
+            return self._count_distinct(node.this.expressions, keep, part)
+        if len({self._scope.column(c)[0].full_name for c in node.find_all(exp.Column)}) > 1:
+            mixed = self._measured(node.this, "count", keep, part)
+            return self._figure("count", [self._products.count(mixed)], INT64)
+        bound = self._argument(node.this, part)
+        self._notes.aggregated(bound.columns, "count")
+        if bound.sides != {self._sender.full_name}:
+            self._note_rows()  # a literal, or the asker's column: rows of the sender are counted
+        matched_key = self._join_kind in ("inner", "semi") and self._key_side(bound) is not None
+        if not bound.nullable or matched_key:  # after the join a key is never NULL
+            return self._count_rows([keep])
+        present = replace(bound, sql=f"({bound.sql} IS NOT NULL)")
+        return self._count_rows([keep, present])
+
+    def _note_rows(self) -> None:
+        """Counting rows is a use of the column `*`: policies name it like any other measure."""
+        self._notes.aggregated([(self._sender.full_name, "*")], "count")
+
+    def _count_rows(self, conditions: Sequence[Bound | None]) -> Bound:
+        rows = ROWS
+        for condition in filter(None, conditions):
+            rows = rows.where(condition, self._receiver.full_name if self._receiver else None)
+        return self._figure("count", [self._products.count(rows)], INT64)
+
+    def _figure(self, function: str, totals: Sequence[Total], kind: Type) -> Bound:
+        self._counts_own |= self._own_rows
+        return self._partials.figure(function, totals, kind)
+
+    def _count_distinct(self, nodes: Sequence[exp.Expr], keep: Bound | None, part: str) -> Bound:
+        if len(nodes) != 1:
+            raise QueryError(
+                "query.count-distinct",
+                f"in {part}: COUNT(DISTINCT …) takes one column; count the groups of several by grouping",
+            )
+        bound = self._argument(nodes[0], part)
+        self._notes.aggregated(bound.columns, "count_distinct")
+        if self._parts:
+            raise QueryError(
+                "query.count-distinct",
+                f"in {part}: who occurs at several participants would be counted several times; count rows",
+            )
+        if self._receiver is None:
+            value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
+            name = self._partials.add(value, 0, 1, "count_distinct")
+            return self._partials.figure("count", [Total((name,))], INT64)
+        side = self._key_side(bound)
+        if keep is None and len(self._keys) == 1 and side is not None:
+            # Named by the asker's column or not, keys of the sender are counted.
+            self._notes.aggregated([(self._sender.full_name, self._keys[0][1])], "count_distinct")
+            return self._partials.figure("count", [self._distinct_keys(side)], INT64)
+        raise QueryError(
+            "query.count-distinct",
+            f"in {part}: a joint query counts distinct values of its single join key only, without FILTER; "
+            "count others over one dataset, or group by them",
+        )
+
+    def _distinct_keys(self, side: DatasetInfo) -> Total:
+        """How many keys a cell has: those that matched, and the rest where rows without a match are kept."""
+        if self._own_rows and self._join_kind == "anti":
+            return Total(("own_keys", "identities"), 0, 0, (0, 0), (1, -1))
+        return (
+            Total(("own_keys",))
+            if self._own_rows and self._join_kind == "left" and side is self._left
+            else IDENTITIES
+        )
+
+    def _quantile_column(self, node: exp.ApproxQuantile) -> exp.Column:
+        column = unwrapped(node.this)
+        if not isinstance(column, exp.Column):
+            raise QueryError("query.quantile", "approx_quantile takes a column and a number between 0 and 1")
+        return column
+
+    def _quantile(self, node: exp.ApproxQuantile, part: str) -> Bound:
+        operand = self._rows(part).operand(node.args["quantile"])
+        q = operand.value if isinstance(operand, Constant) else None
+        if isinstance(q, bool) or not isinstance(q, int | Decimal) or not 0 <= q <= 1:
+            raise QueryError("query.quantile", f"in {part}: approx_quantile takes a number between 0 and 1")
+        return self._figure(f"quantile:{q}", [self._products.count(ROWS)], FLOAT64)
+
+    def _extreme(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
+        function = "min" if isinstance(node, exp.Min) else "max"
+        bound = self._argument(node.this, part)
+        self._notes.aggregated(bound.columns, function)
+        if self._receiver is not None or self._parts:
+            raise QueryError(
+                "query.extreme-joint",
+                f"in {part}: {function.upper()} is not a sum, so no joint protocol computes it; "
+                "count rows over fixed buckets instead: GROUP BY width_bucket(column, [edges])",
+            )
+        value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
+        name = self._partials.add(value, 0, 0, function, str(bound.type))
+        return self._partials.figure("value", [Total((name,))], bound.type)
+
+    def _measured(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Mixed:
+        receiver = self._receiver.full_name if self._receiver is not None else None
+        joint = receiver is not None or bool(self._parts)
+        measure = Measure(self._rows(part), self._scope.column, self._notes, joint=joint)
+        mixed = Binder(measure, self._scope.column, receiver).bind(node)
+        if not mixed.columns:
+            raise QueryError(
+                "query.measure", f"in {part}: an aggregate reads at least one column; use COUNT(*)"
+            )
+        self._notes.aggregated(mixed.columns, function)
+        return mixed if keep is None else mixed.where(keep, receiver)
+
+    def _note_own(self, *measured: Mixed) -> None:
+        """A sum of the asker's own values counts the sender's rows."""
+        if all(self._sender.full_name != dataset for mixed in measured for dataset, _ in mixed.columns):
+            self._note_rows()
+
+    def _exact(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Bound:
+        number, products = self._measured(node, _POLICY_WORDS[function], keep, part), self._products
+        self._note_own(number)
+        if function == "sum":
+            # Only whether there was any value matters; where none can be NULL, the cell's count tells.
+            products.check(number)
+            matched = self._join_kind in ("inner", "semi")
+            count = IDENTITIES if matched and not number.conditional else products.count(number)
+            return self._figure("sum", [count, products.total(number)], _sum_type(number))
+        totals = [products.count(number), products.total(number)]
+        if function != "avg":
+            totals.append(products.total(multiplied(number, number)))
+        return self._figure(function, totals, FLOAT64)
+
+    def _paired(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
+        """COVAR, CORR, REGR: y first, as in SQL; a NULL in either skips the pair."""
+        function = _PAIRS[type(node)]
+        word = _POLICY_WORDS[function]
+        y, x = together(*(self._measured(arg, word, keep, part) for arg in (node.this, node.expression)))
+        self._note_own(y, x)
+        sums = {
+            "y": lambda: y,
+            "x": lambda: x,
+            "yy": lambda: multiplied(y, y),
+            "xx": lambda: multiplied(x, x),
+            "yx": lambda: multiplied(y, x),
+        }
+        totals = [self._products.count(y)]
+        totals += [self._products.total(sums[name]()) for name in TAKES[function]]
+        return self._figure(function, totals, INT64 if function == "regr_count" else FLOAT64)
+
+    def _regression(
+        self, name: str, node: exp.Expr, condition: exp.Expr | None, part: str
+    ) -> list[tuple[Output, Bound]]:
+        """A line's columns: rows, whether there is one, R², then each coefficient and its standard error."""
+        y, *xs = self._regressed(node, part)
+        read = {self._scope.column(c)[0].full_name for c in node.find_all(exp.Column)}
+        self._visible(read, part)
+        self._left_join_reads([node], read, part)
+        keep = self._condition_of(condition, part)
+        measured = together(*(self._measured(one, "regr", keep, part) for one in (*xs, y)))
+        self._note_own(*measured)
+        totals = self._squares(measured)
+        names = [
+            "intercept",
+            *(x.name if isinstance(x, exp.Column) else f"x{i}" for i, x in enumerate(xs, 1)),
+        ]
+        found = [
+            ("n", self._figure("count", totals[:1], INT64)),
+            ("fit", self._figure(f"{LINEAR}fit", totals, STRING)),
+            ("r2", self._figure(f"{LINEAR}r2", totals, FLOAT64)),
+        ]
+        for i, term in enumerate(names):
+            found.append((term, self._figure(f"{LINEAR}coefficient:{i}", totals, FLOAT64)))
+            found.append((f"{term}_se", self._figure(f"{LINEAR}error:{i}", totals, FLOAT64)))
+        before = "" if name == REGRESSION else f"{name}_"
+        return [(Output(before + column, bound.sql, str(bound.type)), bound) for column, bound in found]
+
+    def _squares(self, measured: Sequence[Mixed]) -> list[Total]:
+        """How many pairs of rows, the sums over them, and those of all products by two."""
+        products = self._products
+        totals = []
+        for i, j in pairs(len(measured) - 1):
+            if j == 0:
+                totals.append(products.count(measured[0]))
+            elif i == 0:
+                totals.append(products.total(measured[j - 1]))
+            else:
+                totals.append(products.total(multiplied(measured[i - 1], measured[j - 1])))
+        return totals
+
+    def _regressed(self, node: exp.Expr, part: str) -> list[exp.Expr]:
+        """What is explained, and by what."""
+        y, *rest = node.expressions or [None]
+        xs = (
+            [x.unnest() for x in rest[0].expressions]
+            if len(rest) == 1 and isinstance(rest[0], exp.Array)
+            else []
+        )
+        if y is None or not 1 <= len(xs) <= MOST_REGRESSORS:
+            raise QueryError(
+                "query.regression",
+                f"in {part}: {REGRESSION}(y, [x1, x2]) takes a column and a list of 1 to {MOST_REGRESSORS}",
+            )
+        if len({one.sql().casefold() for one in (y.unnest(), *xs)}) <= len(xs):
+            raise QueryError(
+                "query.regression",
+                f"in {part}: a column occurs twice, so no coefficient is determined; name each once",
+            )
+        return [y.unnest(), *xs]
+
+    def _native(
+        self, node: exp.Expr, function: str, keep: Bound | None, part: str, unbounded: Unbounded
+    ) -> Bound:
+        """The mean or variance of anything, the sum of floats: a sum of decimals would not be exact."""
+        bound = self._argument(node, part)
+        if not bound.type.numeric:
+            raise QueryError("query.type", f"in {part}: a number is needed here")
+        if function == "sum" and bound.type != FLOAT64:
+            raise unbounded
+        self._notes.aggregated(bound.columns, _POLICY_WORDS[function])
+        value = f"CAST({bound.sql} AS DOUBLE)"
+        value = value if keep is None else f"CASE WHEN {keep.sql} THEN {value} END"
+        name = self._partials.add(value, 0, 0, function, str(FLOAT64))
+        return self._partials.figure("value", [Total((name,))], FLOAT64)
+
+
+def has_aggregate(node: exp.Expr) -> bool:
+    """Whether the expression holds an aggregate."""
+    return bool(aggregates_in(node))
+
+
+def aggregates_in(node: exp.Expr) -> list[exp.Expr]:
+    """All aggregates of an expression."""
+    return [
+        n for n in node.find_all(*AGGREGATES, exp.Anonymous) if isinstance(n, AGGREGATES) or regressing(n)
+    ]
+
+
+def _any_unique(info: DatasetInfo, keys: Iterable[str]) -> bool:
+    """Is some part of a key declared to occur once?"""
+    return any((column := info.column(key)) is not None and column.unique for key in keys)
+
+
+def _sum_type(number: Mixed) -> Type:
+    if number.inexact:
+        return FLOAT64
+    if number.scale > 30:
+        raise QueryError(
+            "query.overflow", "a sum has more than 30 digits after the point; multiply fewer decimals"
+        )
+    return Type("decimal", 38, number.scale) if number.scale else HUGE
+
+
+_FUNCTIONS: dict[type[exp.Expr], str] = {
+    exp.Sum: "sum",
+    exp.Avg: "avg",
+    exp.Variance: "var_samp",
+    exp.VariancePop: "var_pop",
+    exp.Stddev: "stddev_samp",
+    exp.StddevSamp: "stddev_samp",
+    exp.StddevPop: "stddev_pop",
+}
+_PAIRS: dict[type[exp.Expr], str] = {
+    exp.CovarPop: "covar_pop",
+    exp.CovarSamp: "covar_samp",
+    exp.Corr: "corr",
+    exp.RegrSlope: "regr_slope",
+    exp.RegrIntercept: "regr_intercept",
+    exp.RegrR2: "regr_r2",
+    exp.RegrCount: "regr_count",
+    exp.RegrAvgy: "regr_avgy",
+    exp.RegrAvgx: "regr_avgx",
+    exp.RegrSyy: "regr_syy",
+    exp.RegrSxx: "regr_sxx",
+    exp.RegrSxy: "regr_sxy",
+}
+_NULL_FOR_NULLS: set[type[exp.Expr]] = {
+    *(exp.Column, exp.Identifier, exp.Literal, exp.Paren, exp.Neg, exp.Add, exp.Sub, exp.Mul, exp.Distinct),
+    *(exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Between, exp.In, exp.Like, exp.ILike, exp.And),
+    *(exp.Cast, exp.DataType, exp.Boolean, exp.Star),
+    *_FUNCTIONS,
+    *_PAIRS,
+    *(exp.Count, exp.CountIf),
+}
+"""What is NULL, and no condition that holds, where all columns are NULL."""
+AGGREGATES: tuple[type[exp.Expr], ...] = (
+    exp.ApproxQuantile,
+    exp.Count,
+    exp.CountIf,
+    exp.Min,
+    exp.Max,
+    *_FUNCTIONS,
+    *_PAIRS,
+)
+_POLICY_WORDS = {name: name.split("_")[0] for name in (*_FUNCTIONS.values(), *_PAIRS.values())}

@@ -1,0 +1,240 @@
+"""What of two datasets matches: the join's keys, and the conditions on either side's rows.
+
+The first layer of a question on its way to a plan (compute/planner.py): it knows whose rows are kept, what a
+column's name means and on which side each condition is evaluated. Refused: joins on anything but keys that
+both owners declare alike, conditions over both parties' columns, and those to which an outer join gives a
+meaning that is seldom meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import cast
+
+from sqlglot import exp
+
+from compute.dataset import Column, DatasetInfo
+from compute.errors import QueryError
+from compute.expressions import Bound, Leaf, Scalar, quoted
+from compute.facts import Notes
+from compute.scope import Scope, named_column
+from compute.sql import Statement
+from compute.types import parse_type
+
+
+class Joining:
+    """One question's datasets, keys and conditions."""
+
+    def __init__(self, statement: Statement, scope: Scope, asker: str) -> None:
+        self._statement, self._asker, self._join_kind = statement, asker, statement.join
+        self._left, self._right = scope.infos[0], scope.infos[-1]
+        # Rows of the asker are counted here, wherever its dataset is the one whose rows are kept.
+        self._own_rows = self._join_kind != "inner" and self._left.participant == asker
+        self._both = scope  # what ON may name
+        self._scope = {
+            "inner": scope,
+            "semi": replace(scope, first=0),
+            "anti": replace(scope, first=0),
+            "left": replace(scope, optional=1),
+        }[statement.join]
+        self._notes = Notes()
+        self._sender, self._receiver = _roles(scope.infos, asker)
+        self._keys: list[tuple[str, str]] = []  # (receiver's column, sender's column)
+        self._filters: dict[str, list[str]] = {info.full_name: [] for info in scope.infos}
+
+    def _conditions(self) -> None:
+        for name in self._statement.using:
+            self._using(name.name)
+        for outer, inner in self._statement.pairs:
+            self._membership(outer, inner)
+        for node in self._statement.on:
+            self._matching_condition(node, self._both, "ON")
+        for node in self._statement.within:
+            self._matching_condition(node, replace(self._both, first=1), "the subquery")
+        for node in self._statement.where:
+            self._condition(node, "WHERE")
+        if self._receiver is not None and not self._keys:
+            raise QueryError(
+                "query.no-join-key", "two datasets are joined on at least one pair of keys: ON a.key = b.key"
+            )
+
+    def _matching_condition(self, node: exp.Expr, scope: Scope, part: str) -> None:
+        """A condition of ON or of a subquery: it decides what matches."""
+        pair = self._key_pair(node, scope)
+        if pair is not None:
+            self._join(*pair)
+            return
+        bound = Scalar(self._leaf(scope), self._notes, part).predicate(node)
+        side = next(iter(bound.sides), self._right.full_name)
+        if side == self._left.full_name and self._join_kind in ("anti", "left"):
+            raise QueryError(
+                "query.outer-condition",
+                f"in {part}: a condition on {side} alone would turn its rows into rows without a match; "
+                "put it into WHERE, outside the join or subquery",
+            )
+        self._filters[side].append(bound.sql)
+
+    def _condition(self, node: exp.Expr, part: str) -> None:
+        """A condition of WHERE: it decides which rows there are."""
+        pair = self._key_pair(node, self._scope) if self._join_kind == "inner" else None
+        if pair is not None:
+            self._join(*pair)
+            return
+        if self._join_kind == "left" and self._says_unmatched(node):
+            self._join_kind = "anti"
+            return
+        bound = self._rows(part).predicate(node)
+        # What no row can change concerns the rows that are kept: elsewhere it would only undo matches.
+        side = next(iter(bound.sides), self._left.full_name)
+        self._visible(bound.sides, part)
+        if self._join_kind == "left" and side == self._right.full_name and bound.sides:
+            raise QueryError(
+                "query.outer-condition",
+                f"in {part}: a condition on {side} reads NULLs wherever LEFT JOIN found no match; put it "
+                "into ON, or write JOIN to keep matching rows only",
+            )
+        self._filters[side].append(bound.sql)
+
+    def _says_unmatched(self, node: exp.Expr) -> bool:
+        """`b.key IS NULL` after `a LEFT JOIN b`: an anti join in other words."""
+        node = node.unnest()
+        if not isinstance(node, exp.Is) or not isinstance(node.expression, exp.Null):
+            return False
+        column = unwrapped(node.this)
+        if not isinstance(column, exp.Column):
+            return False
+        info, found = self._scope.column(column)
+        place = 0 if info is self._receiver else 1
+        return info is self._right and found.name in {pair[place] for pair in self._keys}
+
+    def _membership(self, outer: exp.Expr, inner: exp.Expr) -> None:
+        """`outer IN (SELECT inner …)`: one pair of keys."""
+        left, right = (
+            self._scope.column(cast(exp.Column, outer)),
+            replace(self._both, first=1).column(cast(exp.Column, inner)),
+        )
+        if left[0] is not self._left or right[0] is not self._right:
+            raise QueryError(
+                "query.subquery",
+                "IN (SELECT …) compares a key of the dataset in FROM with a key of the one in the subquery",
+            )
+        if self._statement.not_in and (left[1].nullable or right[1].nullable):
+            raise QueryError(
+                "query.not-in",
+                "NOT IN answers nothing at all as soon as one key in the subquery is NULL, and no protocol "
+                "may tell whether there is one; write NOT EXISTS (SELECT 1 FROM b WHERE b.key = a.key), or "
+                "have the owners declare both keys without NULLs",
+            )
+        self._join(*((left, right) if self._left is self._receiver else (right, left)))
+
+    def _visible(self, sides: Iterable[str], part: str) -> None:
+        """After SEMI and ANTI JOIN the right dataset's columns are gone, as in SQL."""
+        if self._join_kind in ("semi", "anti") and self._right.full_name in sides:
+            raise QueryError(
+                "query.semi-join",
+                f"in {part}: only ON, or the subquery, may name columns of the dataset that rows are looked "
+                "up in; move the condition there, or write JOIN to group by them or aggregate them",
+            )
+
+    def _key_pair(self, node: exp.Expr, scope: Scope) -> tuple[tuple[DatasetInfo, Column], ...] | None:
+        """The two columns of `a.key = b.key` across the parties, receiver's first."""
+        if self._receiver is None or not isinstance(node, exp.EQ):
+            return None
+        sides = [unwrapped(node.this), unwrapped(node.expression)]
+        named = [scope.column(side) for side in sides if isinstance(side, exp.Column)]
+        found = {info.full_name: (info, column) for info, column in named}
+        return (
+            tuple(found[info.full_name] for info in (self._receiver, self._sender))
+            if len(found) == 2
+            else None
+        )
+
+    def _using(self, name: str) -> None:
+        assert self._receiver is not None
+        pair = [(info, named_column(info, name)) for info in (self._receiver, self._sender)]
+        if any(column is None for _, column in pair):
+            raise QueryError(
+                "query.unknown-column", "USING names a column that is not in both datasets; use ON"
+            )
+        self._join(*((info, column) for info, column in pair if column is not None))
+
+    def _join(self, own: tuple[DatasetInfo, Column], other: tuple[DatasetInfo, Column]) -> None:
+        (a, x), (b, y) = own, other
+        for info, column in (own, other):
+            if column.key is None:
+                keys = ", ".join(c.name for c in info.columns if c.key is not None) or "none"
+                raise QueryError(
+                    "query.not-a-key",
+                    f"{info.full_name} offers no join on {column.name}; its join keys are: {keys}",
+                )
+        if x.type != y.type or x.key != y.key:
+            raise QueryError(
+                "query.key-mismatch",
+                f"{a.full_name}.{x.name} and {b.full_name}.{y.name} are declared with different types or "
+                "normalisers, so their keys never match; agree on one declaration",
+            )
+        self._notes.marked({(a.full_name, x.name), (b.full_name, y.name)}, "joined")
+        if (x.name, y.name) not in self._keys:
+            self._keys.append((x.name, y.name))
+
+    def _sides(self) -> tuple[DatasetInfo, DatasetInfo]:
+        assert self._receiver is not None
+        return self._receiver, self._sender
+
+    def _key_side(self, bound: Bound) -> DatasetInfo | None:
+        """Whose join key this is, if it is one by itself."""
+        if self._receiver is None:
+            return None
+        for place, info in enumerate((self._receiver, self._sender)):
+            keys = {(info.full_name, pair[place]) for pair in self._keys}
+            if any(bound.columns == {ref} and bound.sql == quoted(ref[1]) for ref in keys):
+                return info
+        return None
+
+    def _rows(self, part: str) -> Scalar:
+        return Scalar(self._row_leaf, self._notes, part)
+
+    def _row_leaf(self, node: exp.Expr) -> Bound | None:
+        return self._leaf(self._scope)(node)
+
+    def _leaf(self, scope: Scope) -> Leaf:
+        return lambda node: self._column_leaf(node, scope)
+
+    def _column_leaf(self, node: exp.Expr, scope: Scope) -> Bound | None:
+        if not isinstance(node, exp.Column):
+            return None
+        info, column = scope.column(node)
+        ref = (info.full_name, column.name)
+        list(self._notes.seen({ref}))
+        return Bound(
+            quoted(column.name),
+            parse_type(column.type),
+            frozenset({info.full_name}),
+            frozenset({ref}),
+            column.nullable or (self._join_kind == "left" and info is self._right),
+        )
+
+
+def _roles(infos: Sequence[DatasetInfo], asker: str) -> tuple[DatasetInfo, DatasetInfo | None]:
+    """(sender, receiver): whose data is asked about, and the asker's own dataset in a join."""
+    if len(infos) == 1:
+        return infos[0], None
+    own = [info for info in infos if info.participant == asker]
+    others = [info for info in infos if info.participant != asker]
+    if not own:
+        raise QueryError(
+            "query.asker-not-joined", f"a join needs a dataset of {asker}, who asks, on one side"
+        )
+    if not others:
+        raise QueryError(
+            "query.one-party", "both datasets are the asker's own; publish their join as one dataset"
+        )
+    return others[0], own[0]
+
+
+def unwrapped(node: exp.Expr) -> exp.Expr:
+    """Without parentheses."""
+    while isinstance(node, exp.Paren):
+        node = node.this
+    return node
