@@ -140,7 +140,7 @@ class Evidence:
             )
             if status is not None:
                 self._store.close_exchange(exchange, status)
-        self.wake()
+        self._store.after_commit(self.wake)  # woken before, the courier would find nothing, and sleep
 
     # --- delivering -----------------------------------------------------------------------------------
 

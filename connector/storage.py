@@ -471,6 +471,13 @@ class Store:
         with self._writing():
             yield
 
+    def after_commit(self, act: Callable[[], None]) -> None:
+        """Do this once what this thread is writing can be read by others; at once outside a transaction."""
+        if getattr(self._current, "connection", None) is None:
+            act()
+        else:
+            self._current.after.append(act)
+
     # datasets and offers
 
     def add_dataset(
@@ -946,12 +953,15 @@ class Store:
         if held is not None:
             yield held
             return
+        self._current.after = []
         with self._engine.begin() as connection:
             self._current.connection = connection
             try:
                 yield connection
             finally:
                 self._current.connection = None
+        for act in self._current.after:
+            act()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -98,7 +98,9 @@ def _show(found: list[dict[str, Any]], *, json: bool) -> None:
         {
             **one,
             "agreement": (one["agreement"] or "")[:12],
-            "signed_by": [s["participant"] for s in one.get("signatures", ()) if s["verified"]],
+            "signed_by": list(
+                dict.fromkeys(s["participant"] for s in one.get("signatures", ()) if s["verified"])
+            ),
         }
         for one in found
     ]

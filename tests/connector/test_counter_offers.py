@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from compute.errors import ConfigError, PeerViolation, PolicyRefusal, Unavailable
+from connector.contract import Agreement
+from connector.contract_records import Records
 from connector.negotiating import Negotiating
 from connector.transitions import CONSUMER, NEGOTIATION, PROVIDER, TRANSFER, Message, State
+from connector.v1 import negotiation_pb2 as pb
 from witness import dsse
 from witness.record import Record
 
@@ -287,3 +290,65 @@ def drawn(machine):
 def test_the_reference_shows_the_tables(machine):
     page = (Path(__file__).parents[2] / "docs" / "reference" / "wire.md").read_text("utf-8")
     assert f"```\n{drawn(machine)}```" in page, drawn(machine)
+
+
+def test_a_connector_refuses_every_message_that_is_not_due(shared):
+    """Each message to the side that receives it, in each state that the table does not have for it."""
+    owner, asker = Negotiating(shared.nodes[OWNER]), Negotiating(shared.nodes[ASKER])
+    negotiation = asker.request(OWNER, "open").id
+    proposal = shared.nodes[OWNER].store.proposals(negotiation)[-1].document
+    agreement = fixed_agreement(shared, negotiation)
+    record = other_record(shared)
+    calls = {
+        Message.REQUEST: (owner, ASKER, "on_request", pb.ContractRequest(proposal=proposal)),
+        Message.OFFER: (asker, OWNER, "on_offer", pb.ContractOffer(proposal=proposal)),
+        Message.ACCEPTANCE: (owner, ASKER, "on_accept", pb.ContractAcceptance()),
+        Message.AGREEMENT: (asker, OWNER, "on_agree", pb.ContractAgreement(agreement=agreement)),
+    }
+    refused = 0
+    for state, (message, (side, peer, call, body)) in itertools.product(State, calls.items()):
+        sender = PROVIDER if peer == OWNER else CONSUMER
+        if (state, message, sender) in NEGOTIATION.moves:
+            continue
+        body.negotiation, body.record = negotiation, record
+        for node in shared.nodes.values():
+            node.store.move_negotiation(negotiation, [s.value for s in State], state.value)
+        with pytest.raises(PeerViolation) as violated:
+            getattr(side, call)(peer, body)
+        assert violated.value.code == "contract.out-of-order", (state, message)
+        assert states(shared, negotiation) == [state.value] * 2
+        refused += 1
+    for state in set(State) - {State.VERIFIED, State.FINALIZED}:  # the latter: a repetition
+        shared.nodes[ASKER].store.move_negotiation(negotiation, [s.value for s in State], state.value)
+        with pytest.raises(PeerViolation) as violated:
+            asker.on_finalize(OWNER, negotiation)
+        assert violated.value.code == "contract.out-of-order"
+    assert refused == 4 * len(State) - 5
+    assert len(shared.nodes[OWNER].store.evidence(negotiation)) == 1
+    for node in shared.nodes.values():
+        node.store.move_negotiation(negotiation, [s.value for s in State], "TERMINATED")
+
+
+def other_record(space):
+    """A record that can be read and is nobody's turn."""
+    node = space.nodes[OWNER]
+    records = Records(node)
+    (found,) = (n for n in node.store.negotiations()[:1])
+    statement = records.turn("contract.offer", found, "0" * 64, "none", OWNER)
+    return records.signed(statement.seal(node.entropy))
+
+
+def fixed_agreement(space, negotiation):
+    """What the owner would have signed."""
+    node, found = space.nodes[OWNER], space.nodes[OWNER].store.negotiation(negotiation)
+    offered = node.own_offer("open")
+    return Agreement(
+        negotiation=negotiation,
+        space=node.space,
+        provider=OWNER,
+        consumer=ASKER,
+        offer=found.offer,
+        dataset=offered.dataset,
+        policy=offered.policy,
+        agreed_at=1,
+    ).to_bytes()

@@ -324,3 +324,28 @@ def test_what_was_charged_survives_kill_9(url):
     assert store.lost("a1", "p") >= 3 * max([seen, *complete])
     assert store.charge("a1", "p", 10**6)
     store.close()
+
+
+def test_what_follows_a_commit_sees_what_was_written(store):
+    seen = []
+
+    def look():
+        with ThreadPoolExecutor(1) as other:
+            seen.append(other.submit(lambda: [n.id for n in store.negotiations()]).result())
+
+    with store.atomic():
+        store.add_negotiation("n1", "provider", "hk-bank", "invoices", "digest", "REQUESTED")
+        store.after_commit(look)
+        assert not seen
+    assert seen == [["n1"]]
+
+    def fail():
+        with store.atomic():
+            store.after_commit(look)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert len(seen) == 1
+    store.after_commit(look)
+    assert len(seen) == 2
