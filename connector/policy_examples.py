@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from compute import pooling
+from compute import sql as sqltext
 from compute.dataset import DatasetInfo
 from compute.errors import ConfigError, QueryError
+from compute.facts import Prepared
 from compute.planner import prepare
+from compute.pooling import Part
 from compute.templates import matching
 from connector import datasets, references, transfer_lists
 from policy_enforcer.examples import Example, Outcome, case, parse_examples, run_examples
@@ -52,8 +56,7 @@ def _planned(
     lists = transfer_lists.unverified(policy, documents)
     name, facts, ledger, expected = case(policy, _without_sql(example), lists)
     try:
-        demands = {policy.dataset: obligations(policy)}
-        prepared = prepare(example.sql or "", facts.asker, catalogue, demands=demands)
+        prepared = _prepared(policy, example, catalogue, facts.asker)
     except QueryError as error:
         return Outcome(name, expected, frozenset({error.code}))
     request = prepared.requests(
@@ -64,6 +67,7 @@ def _planned(
         processing=facts.processing,
         receiving=facts.receiving,
         query_template=matching(references.templates_of(policy, documents), example.sql or "", facts.asker),
+        part=policy.dataset if example.beside else None,
     )[policy.dataset]
     request = replace(
         request,
@@ -74,6 +78,24 @@ def _planned(
         lists=lists,
     )
     return run_examples(policy, [(name, request, ledger, expected)])[0]
+
+
+def _prepared(policy: Policy, example: Example, catalogue: Mapping[str, DatasetInfo], asker: str) -> Prepared:
+    """The plan of an example's SQL; over a federation, with equal datasets of those who stand beside."""
+    sql, demands = example.sql or "", obligations(policy)
+    if not example.beside:
+        return prepare(sql, asker, catalogue, demands={policy.dataset: demands})
+    own = catalogue[policy.dataset]
+    parts = sorted(f"{who}.{own.name}" for who in {policy.owner, *example.beside})
+    name = sqltext.parse(sql).sources[0].dataset.casefold()
+    whole = pooling.pooled(name, own, [Part(part, own.rows_bound) for part in parts])
+    return prepare(
+        sql,
+        asker,
+        {whole.full_name: whole},
+        demands={whole.full_name: demands},
+        parts=[Part(part, own.rows_bound) for part in parts],
+    )
 
 
 def _without_sql(example: Example) -> Example:

@@ -31,7 +31,7 @@ from policy_enforcer.codes import REASONS
 from policy_enforcer.decide import decide
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 from policy_enforcer.explained import explained
-from policy_enforcer.facts import ColumnUse, LedgerView, ProtocolUse, Request, TransferList
+from policy_enforcer.facts import ColumnUse, FederationUse, LedgerView, ProtocolUse, Request, TransferList
 from policy_enforcer.model import ANY, Closed, ColumnName, Moment, Policy, Text
 from policy_enforcer.moments import first_instant
 from policy_enforcer.obligations import obligations
@@ -89,6 +89,7 @@ class Example(Closed):
     categories: Mapping[ColumnName, str] = Field(default={})
     standing: Mapping[str, Words] = Field(default={})
     peer_keys: Count | None = None
+    beside: Words = ()
     template: str | None = None
     witnesses: Count | None = None
     uses: Count = 0
@@ -190,6 +191,17 @@ def _request(policy: Policy, example: Example, at: datetime, lists: Mapping[str,
         categories={**{use.column: _permitted(policy, lists) for use in columns}, **example.categories},
         origin=next((found.jurisdiction for found in lists.values()), ""),
         lists=lists,
+        federation=_federation(policy, example),
+    )
+
+
+def _federation(policy: Policy, example: Example) -> FederationUse | None:
+    """The policy's federation with the participants that an example says stand beside."""
+    if not example.beside:
+        return None
+    named = policy.analysis.federation
+    return FederationUse(
+        named.name if named is not None else "", 1 + len(example.beside), frozenset(example.beside)
     )
 
 
@@ -222,8 +234,15 @@ def _protocol(policy: Policy, example: Example) -> ProtocolUse:
         1,
         Level.parse(wanted),
         reveals,
-        frozenset({"minimum-identities", "noise"} | ({"dominance"} if not example.join else set())),
+        _gates(example),
     )
+
+
+def _gates(example: Example) -> frozenset[str]:
+    """Those of single-domain, joint and federated protocols."""
+    alone = not example.join and not example.beside
+    more = {"minimum-participants"} if example.beside else {"dominance"} if alone else set[str]()
+    return frozenset({"minimum-identities", "noise", *more})
 
 
 def _columns(example: Example) -> tuple[ColumnUse, ...]:

@@ -31,6 +31,30 @@ def test_an_example_that_expects_otherwise_fails():
     assert decided(text) == [(False, frozenset())]
 
 
+FEDERATED = """\
+tests:
+  - {name: sums, sql: "SELECT industry, sum(amount) AS s FROM federation.trade GROUP BY industry", beside: [a, b], expect: permit}
+  - {name: a stranger, sql: "SELECT sum(amount) AS s FROM federation.trade", beside: [a, c], expect: [federation.participant-not-allowed]}
+  - {name: few, sql: "SELECT sum(amount) AS s FROM federation.trade", beside: a, expect: [federation.too-few]}
+  - {name: other, sql: "SELECT sum(amount) AS s FROM federation.tax", beside: [a, b], expect: [federation.not-allowed]}
+  - {name: facts, beside: [a, b], measure: {amount: sum}, expect: permit}
+  - {name: strange facts, beside: [a, c], measure: {amount: sum}, expect: [federation.participant-not-allowed]}
+"""  # noqa: E501
+
+
+def test_examples_over_a_federation():
+    text = (FILES / "policies" / "invoices.yaml").read_text()
+    words = "  federation: {name: trade, scope: local, minimum_participants: 3, participants: [a, b]}\n"
+    words += "  domains: {industry: [retail]}\n"
+    policy = load(text.replace("analysis:\n", "analysis:\n" + words))
+    found = outcomes(policy, FEDERATED, "tests", DATASET, PEER)
+    assert [(o.name, o.actual) for o in found if not o.passed] == []
+    (alone,) = outcomes(
+        POLICY, "tests: [{name: a, beside: [b, c], measure: {amount: sum}, expect: permit}]", "t", None, None
+    )
+    assert "federation.not-allowed" in alone.actual
+
+
 def test_sql_needs_the_description():
     text = "tests: [{name: a, sql: SELECT count(*) AS n FROM sz-trade.invoices, expect: permit}]"
     with pytest.raises(ConfigError):
