@@ -15,6 +15,7 @@ from compute.errors import ConfigError, PeerViolation
 from compute.keys import Normaliser, check_key
 from compute.types import FLOAT64, parse_type
 from policy_enforcer.disclosure import Level
+from policy_enforcer.transfer_lists import category
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def _column(value: Any) -> Column:
     if column.scale is not None:
         _whole(column.scale)
     if column.category is not None:
-        _text(column.category)
+        category(_text(column.category))
     if column.width is not None and (column.type != "string" or not 0 < _whole(column.width) <= MOST_WIDTH):
         raise ValueError("width out of range")
     return column

@@ -29,7 +29,7 @@ from policy_enforcer.facts import TransferList
 from policy_enforcer.model import Closed, Jurisdiction, Moment, Policy, Text, Word
 from policy_enforcer.moments import end_instant, first_instant, moment
 from policy_enforcer.references import LIST_WORDS, reference
-from policy_enforcer.transfer_lists import UNTRUSTED, named_lists
+from policy_enforcer.transfer_lists import UNTRUSTED, category, named_lists
 from policy_enforcer.yamltree import parse as parse_yaml
 from witness import canonical, dsse
 from witness.keys import PrivateKeys, PublicKey, SignatureInvalid
@@ -43,17 +43,7 @@ _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PLACE = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
 _KIND = re.compile("|".join(LIST_WORDS))
 _MOMENT = re.compile(r"[0-9TZ:+-]{10,25}")
-_UNPRINTED = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff"
-CATEGORY = re.compile(rf"[^\s{_UNPRINTED}]([^{_UNPRINTED}]{{0,126}}[^\s{_UNPRINTED}])?")
-
-
-def _category(text: str) -> str:
-    if not CATEGORY.fullmatch(text):
-        raise ValueError("a category is 1 to 128 printable characters, no space around them")
-    return text
-
-
-Category = Annotated[str, AfterValidator(_category)]
+Category = Annotated[str, AfterValidator(category)]
 
 
 def _set(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -189,10 +179,9 @@ def _content(f: Fields) -> TransferList:
         issuer=f.text("issuer", ID),
         jurisdiction=f.text("jurisdiction", _PLACE),
         start=_moment(f, "from"),
-        categories=_distinct(f.take("categories"), CATEGORY, "list.categories"),
+        categories=frozenset(map(category, _distinct(f, "categories", TEXT))),
         until=f.optional("until", lambda name: _moment(f, name)),
-        recipients=f.optional("recipients", lambda n: _distinct(f.take(n), _PLACE, "list.recipients"))
-        or frozenset(),
+        recipients=f.optional("recipients", lambda name: _distinct(f, name, _PLACE)) or frozenset(),
     )
     if content.until is not None and first_instant(content.start) >= end_instant(content.until):
         raise FormatError("the list ends before it begins")
@@ -203,10 +192,10 @@ def _moment(f: Fields, name: str) -> str:
     return moment(matching(f.take(name), _MOMENT, f"list.{name}"))
 
 
-def _distinct(value: Any, pattern: re.Pattern[str], where: str) -> frozenset[str]:
-    found = text_list(value, pattern, where)
+def _distinct(f: Fields, name: str, pattern: re.Pattern[str]) -> frozenset[str]:
+    found = text_list(f.take(name), pattern, f"list.{name}")
     if not found or list(found) != sorted(set(found)):
-        raise FormatError(f"{where} are not some sorted and distinct words")
+        raise FormatError(f"list.{name} are not some sorted and distinct words")
     return frozenset(found)
 
 
@@ -240,11 +229,14 @@ def stated(
     policy: Policy, documents: Mapping[str, str], members: MemberList
 ) -> dict[str, TransferList | str]:
     """What decisions are told of the lists that a policy names, verified against this member list."""
-    found: dict[str, TransferList | str] = {}
-    for named in named_lists(policy).values():
-        document = read(documents[named])
-        found[named] = distrust(document, members) or document.content
-    return found
+    return {named: _stated(documents.get(named), members) for named in named_lists(policy).values()}
+
+
+def _stated(text: str | None, members: MemberList) -> TransferList | str:
+    if text is None:  # of our own policy, whose lists do not bind us
+        return "list.missing"
+    document = read(text)
+    return distrust(document, members) or document.content
 
 
 def unverified(policy: Policy, documents: Mapping[str, str]) -> dict[str, TransferList]:

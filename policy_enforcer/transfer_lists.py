@@ -34,6 +34,16 @@ UNTRUSTED: Mapping[str, str] = MappingProxyType(
 )
 
 
+LONGEST_CATEGORY = 128
+
+
+def category(text: str) -> str:
+    """Return `text` if it can be a category; `ValueError` otherwise. It is shown to people on both sides."""
+    if not 0 < len(text) <= LONGEST_CATEGORY or not text.isprintable() or text != text.strip():
+        raise ValueError("a category is 1 to 128 printable characters, no space around them")
+    return text
+
+
 def within(place: str, allowed: Collection[str]) -> bool:
     """A country covers its subdivisions, never the other way round."""
     return place in allowed or place.partition("-")[0] in allowed

@@ -111,7 +111,7 @@ def catalog(
     config: Config = Path(),
     json: Json = False,
 ) -> None:
-    """What participants offer: columns, keys, grades, sizes, rights, disclosure."""
+    """What participants offer: columns, keys, grades, categories, sizes, rights, disclosure."""
     from connector import connect
 
     settings = configuration(config)
@@ -134,6 +134,7 @@ def _offer_row(offer: Any, language: str) -> dict[str, Any]:
     dataset, title = offer.entry["dataset"], offer.entry["title"]
     marks = [
         f"{c['name']}{' (key)' if c.get('key') is not None else ''}: {c['type']}, grade {c['grade']}"
+        + (f", {c['category']}" if c.get("category") else "")
         for c in dataset["columns"]
     ]
     return {

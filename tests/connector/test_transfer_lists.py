@@ -160,6 +160,21 @@ def test_the_draft_that_make_writes_can_be_signed():
     assert transfer_lists.read(transfer_lists.sign(made, "x", KEYS, CLOCK)).name == "example-2026"
 
 
+def test_what_decisions_are_told():
+    named = transfer_lists.reference_of(SIGNED)
+    policy = load(
+        "policy: p\ndataset: a.b\nassignee: any\npurpose: any\n"
+        f"transfer: {{whitelist: {named}}}\nanalysis: {{kinds: [aggregate]}}\n"
+    )
+    content = transfer_lists.read(SIGNED).content
+    assert transfer_lists.stated(policy, {named: SIGNED}, members()) == {named: content}
+    assert transfer_lists.stated(policy, {named: SIGNED}, members(())) == {named: "list.issuer"}
+    assert transfer_lists.stated(policy, {named: SIGNED}, members(since=CLOCK + 1)) == {
+        named: "list.signature"
+    }
+    assert transfer_lists.stated(policy, {}, members()) == {named: "list.missing"}
+
+
 # --- between connectors -------------------------------------------------------------------------------
 
 INDUSTRIES = "SELECT industry, count(*) AS n FROM sz-trade.listed GROUP BY industry"

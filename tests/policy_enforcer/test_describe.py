@@ -11,6 +11,7 @@ from policy_enforcer.explain import sentence
 from policy_enforcer.facts import TransferList
 from policy_enforcer.load import load
 from policy_enforcer.obligations import obligations
+from policy_enforcer.transfer_lists import category
 
 GRADES = {"company_id": 2, "industry": 1, "amount": 2, "year": 0, "due": 1, "phone": 3, "note": None}
 
@@ -244,7 +245,18 @@ def test_diff_of_consent_and_lists(invoices, word, limits):
     assert added.other == removed.other == []
     replaced = diff(naming(one), naming(two))
     assert replaced.other == [f"transfer.{word}: {one} becomes {two}"]
-    assert not (replaced.allowed or replaced.forbidden)
+    assert replaced.allowed == replaced.forbidden == []
+
+
+@pytest.mark.parametrize("text", ["a", "x" * 128, "企业登记/信用", "trade value"])
+def test_what_a_category_is(text):
+    assert category(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "x" * 129, " a", "a ", "a\nb", "a\u202eb", "\ud800"])
+def test_what_no_category_is(text):
+    with pytest.raises(ValueError, match="128 printable"):
+        category(text)
 
 
 def test_matrix_of_lists(invoices):
