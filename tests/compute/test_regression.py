@@ -23,6 +23,7 @@ from compute.local import aggregate
 from compute.planner import prepare
 from compute.pooling import Part
 from policy_enforcer.obligations import NOTHING_DEMANDED
+from tests.compute.test_shapes import pair, run
 
 LOANS = DatasetInfo(
     participant="bank-0",
@@ -246,3 +247,18 @@ def test_one_owner_answers_it_too() -> None:
     coefficients, errors, r2, n = least_squares(one, ["rate", "age"])
     assert np.allclose([found[x] for x in ("intercept", "rate", "age")], coefficients, rtol=1e-9)
     assert np.allclose([found["age_se"], found["r2"], found["n"]], [errors[2], r2, n], rtol=1e-9)
+
+
+def test_a_join_may_have_columns_of_both_sides() -> None:
+    tables = pair(17)
+    joined = "FROM sz.deals d JOIN hk.firms f ON d.firm = f.firm"
+    answered, _ = run(f"SELECT linear_regression(d.amount, [d.days, f.score]) {joined}", tables)
+    (found,) = answered.to_pylist()
+    deals, firms = tables["sz.deals"], tables["hk.firms"]  # noqa: F841  DuckDB reads them
+    text = "FROM deals d JOIN firms f ON lower(trim(d.firm)) = lower(trim(f.firm))"
+    rows = duckdb.sql(f"SELECT amount AS overdue, days, score {text}").to_arrow_table()
+    coefficients, errors, r2, n = least_squares(rows, ["days", "score"])
+    assert found["n"] == n > 20
+    assert np.allclose([found[x] for x in ("intercept", "days", "score")], coefficients, rtol=1e-9)
+    assert np.allclose([found[f"{x}_se"] for x in ("intercept", "days", "score")], errors, rtol=1e-9)
+    assert np.isclose(found["r2"], r2)
