@@ -177,7 +177,7 @@ Domain = Annotated[tuple[DomainValue, ...], Field(min_length=1, max_length=10_00
 class Closed(BaseModel):
     """A group of words: nothing else is understood, nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Where(Closed):
@@ -396,5 +396,5 @@ class Policy(Closed):
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the YAML form, for editors that complete and check while one types."""
-    schema = Policy.model_json_schema(by_alias=True)
+    schema = Policy.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

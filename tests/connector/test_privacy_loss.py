@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compute.errors import PeerViolation, PolicyRefusal
+from compute.errors import BayspaceError, PeerViolation, PolicyRefusal
 from connector import config, datasets
 from connector.receipts import trust_file
 from connector.storage import AnswerRecord, Store
@@ -207,6 +208,29 @@ def test_renewals_and_other_offers_of_the_table_share_its_lifetime(space):
     assert owner.lost("dataset renewed", "dataset") == 500_000_000
 
 
+def test_a_hundred_charges_at_once_take_the_bytes_that_are_left_and_no_more(space):
+    node = space.nodes[OWNER]
+    agreement = node.agreement(space.agree("raced"), role="provider", peer=ASKER)
+    agreed = agreement.policy
+    exact = agreed.analysis.model_copy(update={"noise": None})
+    uses = agreed.uses.model_copy(update={"bytes": 10_999})
+    limited = replace(agreement, policy=agreed.model_copy(update={"uses": uses, "analysis": exact}))
+
+    def charge(_number):
+        try:
+            with node.store.atomic():
+                node.charge(limited, 1, 1_000)
+        except PolicyRefusal as refusal:
+            return refusal.code
+        return "charged"
+
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(charge, range(100)))
+    assert (found.count("charged"), set(found)) == (10, {"charged", "bytes.exhausted"})
+    assert node.bytes_of(limited, node.now()) == 10_000
+    assert node.uses_of(limited) == 10
+
+
 def test_a_query_that_fails_afterwards_is_not_given_back(space, monkeypatch):
     space.agree("failed")
 
@@ -265,14 +289,19 @@ def test_a_dominated_group_is_held_back_and_a_join_refused(space):
     assert Fraction(answer.table["s"].to_pylist()[0]) == 58
 
 
-def test_rows_are_charged_by_what_the_plan_allows_and_stop_at_the_limit(space):
+def test_rows_are_charged_by_what_the_plan_allows_and_stop_at_the_limit(space, monkeypatch):
     digest = space.agree("counted")
     one = "SELECT sum(amount) AS s FROM sz-trade.counted"
     assert space.asker.explain(one, PURPOSE)["budget"]["rows"] == {"costs": 1, "limit": 3, "per": "month"}
+    assert space.asker.explain(one, PURPOSE)["budget"]["bytes"]["limit"] == 1_000_000
     # as many groups as a plan has room for
     assert refused(space, SINGLE.format("counted")) == "rows.exhausted"
-    for _ in range(2):
-        space.asker.query(one, PURPOSE)
+    space.asker.query(one, PURPOSE)
+    with monkeypatch.context() as patched:
+        patched.setattr("connector.answering.bytes_at_most", lambda _plan: 10)
+        with pytest.raises(BayspaceError) as larger:
+            space.asker.query(one.replace("AS s", "AS larger"), PURPOSE)
+    assert larger.value.code == "data.unanswerable"
     node = space.nodes[OWNER]
     agreement = node.agreement(digest, role="provider", peer=ASKER)
 

@@ -685,6 +685,7 @@ TIGHTEN = {
     "no federation": lambda p: p["analysis"].pop("federation", None),
     "more participants": lambda p: p["analysis"].get("federation", {}).update(minimum_participants=4),
     "beside one alone": lambda p: p["analysis"].get("federation", {}).update(participants=["role:bank"]),
+    "companions": lambda p: p["analysis"].get("federation", {}).update(participants=["other", "third"]),
     "rows": lambda p: p["analysis"].update(max_rows_per_identity=1),
     "masking": lambda p: p.update(masking={"note": "redact"}),
     "rows answered": lambda p: p.setdefault("uses", {}).update(rows=2),
@@ -727,6 +728,7 @@ UNKNOWN_USES = [
 
 def unknown(request):
     yield replace(request, kind="unheard-of")
+    yield replace(request, federation=FederationUse("unheard-of", 9))
     yield replace(request, join_operators=frozenset({"unheard-of"}))
     yield replace(request, protocol=replace(request.protocol, level=9))
     event = Disclosure(Party.RECEIVER, "unheard-of", gated=True)

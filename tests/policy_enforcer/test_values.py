@@ -54,7 +54,7 @@ VALUES = [
     ("analysis.join.operators", [[], ["and"], ["or", "and"]], [["xor"], ["and", "and"]]),
     ("analysis.join.required", ["asker"], ["owner", True]),
     ("analysis.dimensions", [[], ["列", "a b"]], [["a", "a"], ["a "], ["a\x7f"], ["a" * 129]]),
-    ("analysis.domains.d", [["a"], [True, 1], [0, "0", False]], [[], [1, 1], ["a", "a"], [1.5], [None]]),
+    ("analysis.domains.d", [["a"], [True, 1], [0, "0", False], list(range(10_000))], [[], [1, 1], ["a", "a"], [1.5], [None], list(range(10_001))]),
     ("analysis.filters.v", ["range", ["range", "null"]], [[], "ranges", ["range", "range"]]),
     ("analysis.measures.v", ["sum", ["sum", "avg"]], [[], "total", ["sum", "sum"]]),
     ("analysis.payload", [[], ["a"]], [["a", "a"]]),
