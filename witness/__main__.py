@@ -126,13 +126,20 @@ def _fsck(options: argparse.Namespace) -> int:
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from witness.server import ConfigInvalid, add_post_quantum_key, cosigner_vkeys, load, log_vkeys
+    from witness.server import (
+        ConfigInvalid,
+        add_post_quantum_key,
+        cosigner_vkeys,
+        load,
+        log_vkeys,
+        sm2_vkeys,
+    )
 
     try:
         config = load(options.config)
         if options.add_ml_dsa_44:
             add_post_quantum_key(config)
-        lines = [f"log {vkey}" for vkey in log_vkeys(config)]
+        lines = [f"log {vkey}" for vkey in (*log_vkeys(config), *sm2_vkeys(config))]
         lines += [f"cosigner {vkey}" for vkey in cosigner_vkeys(config)]
     except ConfigInvalid as error:
         return fail(USAGE, str(error))

@@ -16,10 +16,14 @@ from witness import cosignature, note
 from witness.encoding import EncodingError, b64, unb64
 from witness.keys import ED25519, PrivateKey
 from witness.merkle import HASH_SIZE
-from witness.note import TYPE_ED25519, Note, NoteInvalid, NoteSignature, VerifierKey
+from witness.note import TYPE_SM2, Note, NoteInvalid, NoteSignature, VerifierKey
+from witness.sm2 import Sm2PrivateKey
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 LARGEST_SIZE = 2**63 - 1  # what databases and other people's integers hold
+
+
+LogKey = PrivateKey | Sm2PrivateKey
 
 
 class CheckpointInvalid(ValueError):
@@ -59,24 +63,26 @@ def parse(text: str, *, extensions: bool = False) -> Checkpoint:
     return Checkpoint(lines[0], int(lines[1]), root)
 
 
-def sign(checkpoint: Checkpoint, *keys: PrivateKey, timestamp: int = 0) -> Note:
+def sign(checkpoint: Checkpoint, *keys: LogKey, timestamp: int = 0) -> Note:
     """The checkpoint signed by the log, whose keys are named like its origin.
 
-    Ed25519 signs the note itself (type 0x01); ML-DSA-44 signs as tlog-checkpoint recommends (type 0x06),
+    Ed25519 and SM2 sign the note itself; ML-DSA-44 signs as tlog-checkpoint recommends (type 0x06),
     which takes the time, in seconds since 1970.
     """
     text = str(checkpoint)
     return Note(text, tuple(_line(text, key, checkpoint.origin, timestamp) for key in keys))
 
 
-def _line(text: str, key: PrivateKey, origin: str, timestamp: int) -> NoteSignature:
-    if key.public.algorithm == ED25519:
+def _line(text: str, key: LogKey, origin: str, timestamp: int) -> NoteSignature:
+    if isinstance(key, Sm2PrivateKey) or key.public.algorithm == ED25519:
         return note.sign(text, key, origin)
     return cosignature.sign(text, key, origin, timestamp)
 
 
-def log_key(origin: str, key: PrivateKey) -> VerifierKey:
+def log_key(origin: str, key: LogKey) -> VerifierKey:
     """The verifier key of a log's signing key."""
+    if isinstance(key, Sm2PrivateKey):
+        return note.verifier_key(origin, key.public, TYPE_SM2)
     if key.public.algorithm == ED25519:
         return note.verifier_key(origin, key.public)
     return cosignature.cosigner_key(origin, key)
@@ -107,6 +113,6 @@ def open_checkpoint(
 
 def _signed_by(signed: Note, key: VerifierKey) -> bool:
     """Whether this key signed; raises NoteInvalid when its line is there and does not hold."""
-    if key.type != TYPE_ED25519:
+    if not key.signs_text:
         return cosignature.cosigned_at(signed, key) is not None
     return bool(signed.by(key)) and bool(note.verify(signed, [key]))

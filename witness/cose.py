@@ -112,7 +112,11 @@ def _log(protected: bytes, logs: Sequence[VerifierKey]) -> VerifierKey:
     """The log whose header this is: an unknown label in it might change the meaning, so none is allowed."""
     header = decode(protected)
     for log in logs:
-        if log.public.algorithm == ED25519 and header == _header(log.name, log.public):
+        if (
+            isinstance(log.public, PublicKey)
+            and log.public.algorithm == ED25519
+            and header == _header(log.name, log.public)
+        ):
             return log
     raise ReceiptInvalid("no accepted log made this receipt, or its header is not as we know it")
 

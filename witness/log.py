@@ -24,7 +24,7 @@ from pathlib import Path
 from witness import checkpoint as checkpoints
 from witness import cose, merkle, note, tiles
 from witness import leaf as leaves
-from witness.checkpoint import Checkpoint, CheckpointInvalid
+from witness.checkpoint import Checkpoint, CheckpointInvalid, LogKey
 from witness.database import Database, Row, Staged
 from witness.encoding import system_entropy
 from witness.files import Folder
@@ -33,6 +33,7 @@ from witness.leaf import Leaf
 from witness.merkle import ProofInvalid, leaf_hash
 from witness.note import Note, NoteInvalid, NoteSignature, VerifierKey
 from witness.policy import NONE, Policy
+from witness.sm2 import Sm2PrivateKey
 from witness.tlog_proof import TlogProof
 
 _PUBLISHED = "checkpoint"
@@ -61,7 +62,8 @@ class Log:
 
     folder: holds `public/` (the tiles and the checkpoint) and, by default, the database.
     keys: an Ed25519 key, and ML-DSA-44 beside it; a log may gain the second one later. clock:
-    milliseconds since 1970. database: SQLAlchemy URL. quorum: the policy that witnesses have to satisfy.
+    milliseconds since 1970. database: SQLAlchemy URL. quorum: the policy that witnesses have to satisfy. sm2:
+    a key for one more signature on each checkpoint, which may come and go.
     """
 
     def __init__(
@@ -73,9 +75,11 @@ class Log:
         database: str | None = None,
         quorum: Policy | None = None,
         step: Callable[[str], None] = _no_step,
+        sm2: Sm2PrivateKey | None = None,
     ) -> None:
         self.origin = note.check_name(origin)
-        self.vkeys: tuple[VerifierKey, ...] = tuple(checkpoints.log_key(origin, key) for key in keys.keys)
+        self._signing: tuple[LogKey, ...] = keys.keys if sm2 is None else (*keys.keys, sm2)
+        self.vkeys: tuple[VerifierKey, ...] = tuple(checkpoints.log_key(origin, key) for key in self._signing)
         self._keys, self._clock, self._step = keys, clock, step
         self._quorum = quorum if quorum is not None and quorum.quorum != NONE else None
         self.public, self._private = Folder(folder / "public"), Folder(folder)
@@ -255,7 +259,7 @@ class Log:
 
     def _sign(self, edge: tiles.Edge, now: int) -> Note:
         head = Checkpoint(self.origin, edge.size, edge.root)
-        return checkpoints.sign(head, *self._keys.keys, timestamp=now // 1000)
+        return checkpoints.sign(head, *self._signing, timestamp=now // 1000)
 
     def _finish(self, staged: Staged, entries: Sequence[bytes]) -> None:
         """From a batch that a crash left staged to a published one. May itself be repeated."""
@@ -387,7 +391,7 @@ class Log:
             self._publish_head(locked)
         if all(self._head.by(key) for key in self.vkeys):
             return
-        head = checkpoints.sign(self._own(str(self._head)), *self._keys.keys, timestamp=self._clock() // 1000)
+        head = checkpoints.sign(self._own(str(self._head)), *self._signing, timestamp=self._clock() // 1000)
         self._database.advance(str(self._head), str(head))
         self._step("signed again")
         self._publish_head(head)

@@ -18,7 +18,7 @@ from typing import Any
 from witness import canonical, dsse
 from witness.encoding import b64
 from witness.keys import KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
-from witness.note import NoteInvalid, parse_vkey
+from witness.note import TYPE_SM2, NoteInvalid, parse_vkey
 from witness.schema import HEX32, ID, LINE, TOKEN, Fields, FormatError, matching, present, text_list, utc
 
 PAYLOAD_TYPE = "application/vnd.bayspace.members.v1+json"
@@ -142,9 +142,11 @@ def _vkey(value: Any) -> str:
     if not isinstance(value, str):
         raise FormatError("participant.logs holds something other than a vkey")
     try:
-        parse_vkey(value)
+        key = parse_vkey(value)
     except NoteInvalid as error:
         raise FormatError(f"participant.logs: {error}") from error
+    if key.type == TYPE_SM2:  # who reads these versions need not know it: it stands in trust files
+        raise FormatError("participant.logs holds an SM2 key, which is for trust files")
     return value
 
 

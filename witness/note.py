@@ -7,7 +7,8 @@
 A parser of notes keeps every line and trusts none; `verify` returns the signatures of *known* keys, ignores
 lines of unknown keys as the specification demands, and refuses the whole note when a known key's line fails
 or none is known. Signature types: 0x01 (Ed25519), and the cosignatures 0x04 (Ed25519) and 0x06 (ML-DSA-44)
-of cosignature.py, which sign other bytes than the text.
+of cosignature.py, which sign other bytes than the text. SM2 has no number of its own, so its type is 0xff and
+a longer name; it signs the text as Ed25519 does.
 """
 
 import hashlib
@@ -17,15 +18,20 @@ from dataclasses import dataclass
 
 from witness.encoding import EncodingError, b64, unb64
 from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
+from witness.sm2 import SM2, Sm2PrivateKey, Sm2PublicKey
 
 TYPE_ED25519 = 0x01
 TYPE_COSIGNATURE_ED25519 = 0x04
 TYPE_COSIGNATURE_ML_DSA_44 = 0x06
+TYPE_SM2 = 0xFF
+_SM2_NAME = b"bayspace/sm2-sm3/v1"
 _ALGORITHM = {
     TYPE_ED25519: ED25519,
     TYPE_COSIGNATURE_ED25519: ED25519,
     TYPE_COSIGNATURE_ML_DSA_44: ML_DSA_44,
+    TYPE_SM2: SM2,
 }
+_OVER_THE_TEXT = frozenset({TYPE_ED25519, TYPE_SM2})
 MOST_SIGNATURES = 64
 LARGEST_NOTE = 1024 * 1024
 _DASH = "— "
@@ -42,18 +48,27 @@ class VerifierKey:
 
     name: str
     type: int
-    public: PublicKey
+    public: PublicKey | Sm2PublicKey
 
     @property
     def id(self) -> bytes:
         """SHA-256(name || 0x0A || type || public key)[:4]."""
-        return hashlib.sha256(self.name.encode() + b"\n" + bytes([self.type]) + self.public.raw).digest()[:4]
+        return hashlib.sha256(self.name.encode() + b"\n" + self._typed).digest()[:4]
+
+    @property
+    def signs_text(self) -> bool:
+        """Whether it signs a note's text, and not the other bytes of a cosignature."""
+        return self.type in _OVER_THE_TEXT
+
+    @property
+    def _typed(self) -> bytes:
+        return bytes([self.type]) + (_SM2_NAME if self.type == TYPE_SM2 else b"") + self.public.raw
 
     def __str__(self) -> str:
-        return f"{self.name}+{self.id.hex()}+{b64(bytes([self.type]) + self.public.raw)}"
+        return f"{self.name}+{self.id.hex()}+{b64(self._typed)}"
 
 
-def verifier_key(name: str, public: PublicKey, kind: int = TYPE_ED25519) -> VerifierKey:
+def verifier_key(name: str, public: PublicKey | Sm2PublicKey, kind: int = TYPE_ED25519) -> VerifierKey:
     """The verifier key of a name and public key. Raises NoteInvalid for an impossible name or type."""
     if _ALGORITHM.get(kind) != public.algorithm:
         raise NoteInvalid("a signature type that does not belong to the key's algorithm")
@@ -66,13 +81,19 @@ def parse_vkey(text: str) -> VerifierKey:
     _, _, encoded = rest.partition("+")
     try:
         material = unb64(encoded)
-        key = verifier_key(name, PublicKey(_ALGORITHM[material[0]], material[1:]), material[0])
+        key = verifier_key(name, _public(material[0], material[1:]), material[0])
         whole = str(key)
     except (EncodingError, IndexError, KeyError, KeyInvalid, UnicodeEncodeError) as error:
         raise NoteInvalid("not a verifier key of a known signature type") from error
     if whole != text:
         raise NoteInvalid("a verifier key whose id does not match")
     return key
+
+
+def _public(kind: int, raw: bytes) -> PublicKey | Sm2PublicKey:
+    if kind == TYPE_SM2:
+        return Sm2PublicKey(raw.removeprefix(_SM2_NAME))
+    return PublicKey(_ALGORITHM[kind], raw)
 
 
 def check_name(name: str) -> str:
@@ -135,17 +156,17 @@ def _line(line: str) -> NoteSignature:
     return NoteSignature(check_name(name), data[:4], data[4:])
 
 
-def sign(text: str, key: PrivateKey, name: str) -> NoteSignature:
-    """A plain Ed25519 signature line (type 0x01) over the text."""
-    vkey = verifier_key(name, key.public)
+def sign(text: str, key: PrivateKey | Sm2PrivateKey, name: str) -> NoteSignature:
+    """A plain signature line over the text: type 0x01 (Ed25519), or SM2."""
+    vkey = verifier_key(name, key.public, TYPE_SM2 if isinstance(key, Sm2PrivateKey) else TYPE_ED25519)
     return NoteSignature(vkey.name, vkey.id, key.sign(text.encode()))
 
 
 def verify(note: Note, known: Sequence[VerifierKey]) -> list[VerifierKey]:
-    """The known keys of type 0x01 that signed the note, at least one. Raises NoteInvalid."""
+    """The known keys that signed the note's text, at least one. Raises NoteInvalid."""
     signed = []
     for key in known:
-        if key.type != TYPE_ED25519:
+        if not key.signs_text:
             continue
         for line in note.by(key):
             try:

@@ -20,6 +20,7 @@ from witness.note import (
     TYPE_COSIGNATURE_ED25519,
     TYPE_COSIGNATURE_ML_DSA_44,
     TYPE_ED25519,
+    TYPE_SM2,
     Note,
     NoteInvalid,
     VerifierKey,
@@ -29,7 +30,7 @@ from witness.note import (
 NONE = "none"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _COUNT = re.compile(r"[1-9][0-9]{0,3}")
-_LOG_TYPES = frozenset({TYPE_ED25519, TYPE_COSIGNATURE_ML_DSA_44})
+_LOG_TYPES = frozenset({TYPE_ED25519, TYPE_COSIGNATURE_ML_DSA_44, TYPE_SM2})
 _WITNESS_TYPES = frozenset({TYPE_COSIGNATURE_ED25519, TYPE_COSIGNATURE_ML_DSA_44})
 
 

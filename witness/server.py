@@ -44,6 +44,8 @@ from witness.retention import Retention
 from witness.schema import ID, LINE, Fields, FormatError, matching
 from witness.sequencer import Sequencer
 from witness.service import MOST_CALLS_EACH, THREADS, Admission, Service
+from witness.sm2 import Sm2PrivateKey
+from witness.sm2_key import load as load_sm2_key
 from witness.tileserver import TileServer
 from witness.v1 import witness_pb2, witness_pb2_grpc
 from witness.verifiers import Verifiers
@@ -84,6 +86,7 @@ class WitnessConfig:
     quorum: Path | None = None
     metrics_listen: str | None = None
     retain_days: int | None = None
+    sm2_key: Path | None = None
 
     @property
     def operator_keys(self) -> tuple[PublicKey, ...]:
@@ -113,6 +116,11 @@ data = "data"
 
 # The keys that sign checkpoints (Ed25519 and ML-DSA-44, PEM, readable by the owner only).
 log_key = "log-key.pem"
+
+# One more signature on each checkpoint, SM2 with SM3, for those who need it (extra `sm2`): a key that
+# `openssl genpkey -algorithm SM2` made, readable by the owner only. `keys` prints its verifier key, for trust
+# files.
+# sm2_key = "sm2-key.pem"
 
 # mTLS: this witness's key and certificate, and the authority of the data space.
 tls_key = "tls-key.pem"
@@ -235,6 +243,7 @@ def _read(value: Any, base: Path) -> WitnessConfig:
             quorum=f.optional("quorum", path),
             metrics_listen=f.optional("metrics_listen", lambda name: f.text(name, LINE)),
             retain_days=f.optional("retain_days", f.integer),
+            sm2_key=f.optional("sm2_key", path),
         )
 
 
@@ -243,6 +252,21 @@ def _operator_key(text: str, base: Path) -> PublicKey:
         return PublicKey.from_pem(_file(base / text))
     algorithm, _, encoded = text.partition(":")
     return PublicKey(algorithm, unb64(encoded))
+
+
+def sm2_vkeys(config: WitnessConfig) -> tuple[str, ...]:
+    """The verifier key of the configured log's SM2 signature, for trust files; none without such a key."""
+    key = _sm2_key(config)
+    return () if key is None else (str(checkpoints.log_key(config.origin, key)),)
+
+
+def _sm2_key(config: WitnessConfig) -> Sm2PrivateKey | None:
+    if config.sm2_key is None:
+        return None
+    try:
+        return load_sm2_key(_secret(config.sm2_key, "sm2_key"))
+    except KeyInvalid as error:
+        raise ConfigInvalid(f"sm2_key: {config.sm2_key}: {error}") from error
 
 
 def cosigner_vkeys(config: WitnessConfig) -> tuple[str, ...]:
@@ -263,7 +287,7 @@ def open_log(config: WitnessConfig) -> Log:
     quorum = None if config.quorum is None else _policy(config.quorum)
     keys = _private_keys(config.log_key, "log_key")
     try:
-        return Log(config.data, config.origin, keys, _now, config.database, quorum)
+        return Log(config.data, config.origin, keys, _now, config.database, quorum, sm2=_sm2_key(config))
     except SchemaTooNew as error:
         raise ConfigInvalid(f"database: {error}") from error
     except OperationalError as error:
@@ -416,10 +440,15 @@ def _credentials(config: WitnessConfig) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
 
 
-def _private_keys(path: Path, what: str) -> PrivateKeys:
+def _secret(path: Path, what: str) -> bytes:
     pem = _file(path)
     if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigInvalid(f"{what}: {path} may be read by others; chmod 600 it")
+    return pem
+
+
+def _private_keys(path: Path, what: str) -> PrivateKeys:
+    pem = _secret(path, what)
     try:
         keys = PrivateKeys.from_pem(pem)
     except KeyInvalid as error:

@@ -21,6 +21,7 @@ from witness.keys import SIGNATURE_SIZES, KeyInvalid, PublicKey
 from witness.policy import Policy, PolicyInvalid
 from witness.policy import parse as parse_policy
 from witness.schema import ID, Fields, FormatError, items, utc
+from witness.sm2 import SM2
 
 FORMAT = "bayspace-trust/v1"
 NO_QUORUM = "quorum none"
@@ -103,7 +104,7 @@ def _requirements(value: Any) -> tuple[Requirement, ...]:
     for item in items(value, "require"):
         with Fields(item, "require") as f:
             requirement = Requirement(f.text("algorithm", ID), f.time("since"))
-        if requirement.algorithm not in SIGNATURE_SIZES:
+        if requirement.algorithm not in (*SIGNATURE_SIZES, SM2):
             raise FormatError("the trust file requires an algorithm that this version does not know")
         found.append(requirement)
     return tuple(found)
