@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import pyarrow as pa
@@ -306,23 +307,32 @@ def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[
     merged = replace(first, decisions={asked.prepared.plan.sender.dataset: asked.decision})
     demanded = max(obligations(inquiry.agreement.policy).witnesses for inquiry in asked.inquiries)
     found = single.explanation(node, merged, language)
+    participants = [_participant(node, inquiry, language) for inquiry in asked.inquiries]
     return {
         **found,
         "agreement": None,
+        "budget": min((one["budget"] for one in participants), key=_left),
         "learns": _learns(node, asked, language),
         "evidence": {**found["evidence"], "demanded": demanded},
         "federation": {
-            "participants": [_participant(node, inquiry, language) for inquiry in asked.inquiries],
+            "participants": participants,
             "own": _own_part(asked, language),
             "coalitions": _coalitions(node, asked, language),
-            "collusion": _COLLUSION[language],
+            "assumes": _ASSUMES[language],
             "why": _WHY[language],
             "protocols": _protocols(node, asked),
         },
     }
 
 
-_COLLUSION = {
+def _left(budget: dict[str, Any]) -> tuple[float, float]:
+    """How much a participant's budgets leave: the round needs all of them, so the tightest is shown."""
+    uses, privacy = budget["uses"]["left_after"], budget.get("privacy")
+    rho_left = float(privacy["left_after_rho"]) if privacy else inf
+    return inf if uses is None else uses, rho_left
+
+
+_ASSUMES = {
     "en": (
         "That holds for participants that follow the protocol and may study what they see. One that vanishes "
         "ends the round, which counts as a use at those who had started; asking again without it is a new "

@@ -138,7 +138,7 @@ def _federation(console: Console, found: Mapping[str, Any]) -> None:
     console.print("[bold]who learns what by working together[/]")
     for coalition in found["coalitions"]:
         console.print(f"  - {coalition['who']}: {coalition['learns']}", markup=False)
-    console.print(found["collusion"], markup=False)
+    console.print(found["assumes"], markup=False)
     console.print(found["why"], markup=False)
     for protocol in found["protocols"]:
         if "refused" in protocol:
