@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -224,10 +225,16 @@ def _policy(config: ConnectorConfig, description: Description, offer: str, file:
     if policy.dataset != f"{config.participant}.{offer}":
         raise ConfigError("dataset.policy", f"policies/{file} is not about {config.participant}.{offer}")
     check_columns(description.columns, policy, f"policies/{file}")
-    documents = references.read(config.policies_folder, policy)
-    transfer_lists.check(config.trust, policy, documents, utc_now())
-    consent.check(config.policies_folder, policy)
+    check_named(config, policy, utc_now())
     return text, policy
+
+
+def check_named(config: ConnectorConfig, policy: Policy, now: datetime) -> dict[str, str]:
+    """The documents that a policy names, lists verified. Raises `ConfigError`, for its consent set too."""
+    documents = references.read(config.policies_folder, policy)
+    transfer_lists.check(config.trust, policy, documents, now)
+    consent.check(config.policies_folder, policy)
+    return documents
 
 
 def check_columns(columns: Mapping[str, ColumnSpec | Column], policy: Policy, named: str) -> None:

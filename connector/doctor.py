@@ -19,7 +19,7 @@ from typing import Literal
 import grpc
 
 from compute.errors import BayspaceError, ConfigError
-from connector import datasets
+from connector import datasets, transfer_lists
 from connector.config import ConnectorConfig
 from connector.enrolment import load_members, pinned_operator
 from connector.evidence import checked_quorum, demanded_quorum
@@ -224,15 +224,15 @@ def _data(config: ConnectorConfig, _now: datetime) -> Iterator[Finding]:
                 )
 
 
-def _policies(config: ConnectorConfig, _now: datetime) -> Iterator[Finding]:
+def _policies(config: ConnectorConfig, now: datetime) -> Iterator[Finding]:
     with closing(Store.open(config.state_url)) as store:
         published = {offer.name: offer.policy_digest for offer in store.offers()}
     for path in sorted(config.datasets_folder.glob("*.yaml")):
         for offer, file in datasets.load(path).offers.items():
-            yield _policy(config, offer, file, published.get(offer))
+            yield _policy(config, offer, file, published.get(offer), now)
 
 
-def _policy(config: ConnectorConfig, offer: str, file: str, digest: str | None) -> Finding:
+def _policy(config: ConnectorConfig, offer: str, file: str, digest: str | None, now: datetime) -> Finding:
     add = "run `bayspace dataset add`"
     try:
         policy = policies.load((config.policies_folder / file).read_text(encoding="utf-8"), file)
@@ -240,10 +240,16 @@ def _policy(config: ConnectorConfig, offer: str, file: str, digest: str | None) 
         return Finding("policies", "fail", f"{offer}: policies/{file} cannot be read", "put it there")
     except PolicyError as error:
         return Finding("policies", "fail", f"{offer}: {error}", "run `bayspace policy lint`")
+    try:
+        named = datasets.check_named(config, policy, now)
+    except ConfigError as error:
+        return Finding("policies", "fail", f"{offer}: {error.sentence}", "put what it names in its place")
     if digest is None:
         return Finding("policies", "warn", f"{offer}: described but not published", add)
     if odrl.digest(policy).hex() != digest:
         return Finding("policies", "warn", f"{offer}: policies/{file} changed since it was published", add)
+    for ending in transfer_lists.ending(policy, named, now + EXPIRES_SOON):
+        return Finding("policies", "warn", f"{offer}: {ending}", "name the list that follows it")
     return Finding("policies", "ok", f"{offer}: policy {policy.policy} loads and is the one published")
 
 

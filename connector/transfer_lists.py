@@ -14,7 +14,7 @@ Refuses every form but that one, a signature of another key, a missing one, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -28,7 +28,7 @@ from policy_enforcer.explained import explained
 from policy_enforcer.facts import TransferList
 from policy_enforcer.model import Closed, Jurisdiction, Moment, Policy, Text, Word
 from policy_enforcer.moments import end_instant, first_instant, moment
-from policy_enforcer.references import LIST_WORDS, reference
+from policy_enforcer.references import LIST_WORDS, name_of, reference
 from policy_enforcer.transfer_lists import UNTRUSTED, category, named_lists
 from policy_enforcer.yamltree import parse as parse_yaml
 from witness import canonical, dsse
@@ -252,6 +252,13 @@ def check(trust: Trust, policy: Policy, documents: Mapping[str, str], now: datet
     members = load_members(trust)
     for word, one in named.items():
         verified(documents[one], members, now, word, early=True)
+
+
+def ending(policy: Policy, documents: Mapping[str, str], by: datetime) -> Iterator[str]:
+    """A sentence for each list that a policy names and that is out of force by then."""
+    for named, content in unverified(policy, documents).items():
+        if content.until is not None and by >= end_instant(content.until):
+            yield f"the list {name_of(named)} is in force until {content.until}"
 
 
 def verified(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from connector import config, datasets, doctor, enrolment, identity, space
+from connector import config, datasets, doctor, enrolment, identity, space, transfer_lists
 from connector.identity import utc_now
 from connector.records import Statement
 from connector.storage import Store
@@ -139,6 +139,35 @@ def test_a_list_that_holds_other_keys(made, tmp_path):
     space.enrol(folder, impostor.folder / "enrolment.json", replace_keys=True)
     enrolment.adopt_members(bank.trust, (folder / "members.json").read_bytes())
     _named(_troubles(bank), "members", "fail", "another certificate")
+
+
+def _of_policies(bank, now=None):
+    return {(f.check, f.status): f for f in doctor._policies(bank, now or utc_now())}
+
+
+def test_what_policies_name(made):
+    bank, folder = made
+    file, policy = bank.policies_folder / "lists" / "l.json", bank.policies_folder / "t.yaml"
+    file.parent.mkdir()
+    text = "list: l\nkind: whitelist\ntitle: x\njurisdiction: HK\nfrom: 2026-01-01\nuntil: 2026-12-31\n"
+    draft = transfer_lists.draft(text + "categories: [c]\n")
+    keys = identity.load_evidence_keys(bank.evidence_key_path)
+    signed = transfer_lists.sign(draft, "hk-bank", keys, int(utc_now().timestamp() * 1000))
+    transfer = f"transfer: {{whitelist: {transfer_lists.reference_of(signed)}}}\nanalysis:"
+    policy.write_text(POLICY.replace("analysis:", transfer))
+    _named(_of_policies(bank), "policies", "fail", "cannot be read")
+    file.write_bytes(signed.encode())
+    _named(_of_policies(bank), "policies", "fail", "role:list-issuer")
+    space.certify(folder, "hk-bank", ["role:list-issuer"])
+    store = Store.open(bank.state_url)
+    datasets.add(bank, store, "t")
+    store.close()
+    last = datetime(2026, 12, 31, 23, 59, tzinfo=UTC)
+    assert ("policies", "fail") not in _of_policies(bank, last)
+    _named(_of_policies(bank, last), "policies", "warn", "the list l is in force until 2026-12-31")
+    early = datetime(2026, 11, 30, tzinfo=UTC)
+    assert ("policies", "ok") in _of_policies(bank, early)
+    _named(_of_policies(bank, last + timedelta(days=1)), "policies", "fail", "was in force until")
 
 
 def test_data_and_policies_that_changed(made):
