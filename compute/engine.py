@@ -162,7 +162,13 @@ def _firewall(limits: Limits) -> Iterator[None]:
         raise DataError("data.memory", f"the local part needs more than its limit of {limit} MiB") from None
     except (duckdb.OutOfRangeException, duckdb.ConversionException):
         raise DataError("data.range", "a column holds values beyond its declared type or bounds") from None
-    except (duckdb.Error, pa.ArrowException):
+    except (
+        duckdb.Error,
+        pa.ArrowException,
+        OSError,
+    ):  # Arrow's streams pass all that went wrong on as OSError
+        if limits.stop is not None and limits.stop.is_set():
+            raise Unavailable("local.cancelled", "the query was cancelled") from None
         raise DataError("data.local", "the local part failed on this participant's own data") from None
 
 

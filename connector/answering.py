@@ -10,7 +10,8 @@ that ends, is suspended or runs out meanwhile ends the exchange at its next fram
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -88,7 +89,7 @@ class Answering:
                 self._node.telemetry.span(
                     "answer", opening.trace, exchange=opening.exchange, peer=self._asker
                 ) as span,
-                self._node.running(opening.exchange, terms.agreement),
+                self._node.running(opening.exchange, terms.agreement, self._interrupt),
             ):
                 self._decide(terms, prepared)
                 yield from self._answer(terms, prepared, span)
@@ -239,7 +240,7 @@ class Answering:
             with node.telemetry.span("answer again", span.traceparent):
                 summary = yield from self._again(admitted, self._kept, sealer)
         else:
-            with node.telemetry.span("local part", span.traceparent):
+            with node.telemetry.span("local part", span.traceparent), self._ending(admitted):
                 agreement = terms.agreement
                 local = node.own_input(prepared, agreement.full_name, agreement, self._interrupt)
                 audit = self._guarded(admitted)
@@ -292,6 +293,15 @@ class Answering:
             return lambda cells: guard.admit(members, leaving(members, cells))
         guard.admit(members, np.full(members.cells(), fill_value=True))
         return None
+
+    @contextmanager
+    def _ending(self, admitted: _Admitted) -> Iterator[None]:
+        """A local part that was interrupted because the agreement ended says so."""
+        try:
+            yield
+        except Unavailable:
+            self._in_force(admitted)
+            raise
 
     def _again(self, admitted: _Admitted, kept: AnswerRecord, sealer: Sealer) -> Role[Summary]:
         """What left in answer to this question leaves once more, from the dataset that is still agreed."""

@@ -579,6 +579,7 @@ class Negotiating:
             record = store.negotiation(negotiation)
             if record is not None and record.agreement is not None:
                 store.move_agreement(record.agreement, ["active", "suspended"], "terminated")
+                self._stopped(record.agreement)
 
     def _record_end(self, record: NegotiationRecord) -> None:
         """Have the peer sign the record of the end; what it does not sign stays one-sided and says so."""
@@ -616,6 +617,12 @@ class Negotiating:
             raise ConfigError("contract.state", "only an agreement in force can be suspended or resumed")
         before, after = ("active", "suspended") if suspended else ("suspended", "active")
         self._node.store.move_agreement(record.agreement, [before, after], after)
+        if suspended:
+            self._stopped(record.agreement)
+
+    def _stopped(self, agreement: str) -> None:
+        """Once that is written: what runs under the agreement is interrupted, and finds why."""
+        self._node.store.after_commit(lambda: self._node.stop_queries(agreement))
 
     def find(self, negotiation: str) -> NegotiationRecord:
         """By its id, or by the id of the agreement it led to; a unique beginning of either will do."""

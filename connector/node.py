@@ -110,6 +110,7 @@ class Node:
         self.store = Store.open(config.state_url)
         self.entropy: Entropy = system_entropy
         self._parsed: dict[tuple[str, int], Offered] = {}
+        self._stops: dict[str, tuple[str, threading.Event]] = {}  # exchange -> agreement, and what ends it
         self._shown: tuple[float, list[Offered]] = (-SHOWN_SECONDS, [])  # our catalogue, and when it was read
         self._members, self._kept = Members(config.seat.trust), ""
         self.peers = Peers(config.tls, config.space, self._members.current)
@@ -424,17 +425,28 @@ class Node:
         return f"dataset {offer.dataset}"
 
     @contextmanager
-    def running(self, exchange: str, agreement: Agreement) -> Iterator[None]:
-        """Register a query as running. Raises `PolicyRefusal` when too many run already."""
+    def running(self, exchange: str, agreement: Agreement, stop: threading.Event) -> Iterator[None]:
+        """Register a query as running. Raises `PolicyRefusal` when too many run already.
+
+        `stop` is set when its agreement ends or is suspended meanwhile.
+        """
         uses = agreement.policy.uses
         most = uses.max_concurrent if uses is not None and uses.max_concurrent is not None else UNLIMITED
         total = self.config.limits.maximum_joint_queries
         if not self.store.start_query(exchange, agreement.digest, most, total):
             raise _refused("uses.concurrent", "too many queries are running", rule="uses.max_concurrent")
+        self._stops[exchange] = (agreement.digest, stop)
         try:
             yield
         finally:
+            del self._stops[exchange]
             self.store.finish_query(exchange)
+
+    def stop_queries(self, agreement: str) -> None:
+        """Interrupt what this process computes under an agreement: before its next frame would end it."""
+        for digest, stop in tuple(self._stops.values()):
+            if digest == agreement:
+                stop.set()
 
     # --- computing ------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import pytest
 from compute.errors import DataError, PeerViolation, PolicyRefusal, QueryError
 from connector import datasets, inquiry
 from connector.negotiating import Negotiating
+from connector.node import Node
 from connector.opening import Opening
 from connector.transport import Headers
 
@@ -61,6 +62,30 @@ def test_an_end_stops_the_query_at_its_next_frame(build_space, monkeypatch, kind
         e.status == "open" for n in space.nodes.values() for e in n.store.exchanges() if e.kind == "query"
     )
     assert not space.nodes[OWNER].store.running()
+
+
+@pytest.mark.parametrize("end", ["terminated", "suspended"])
+def test_an_end_interrupts_what_the_owner_computes(fresh, monkeypatch, end):
+    """The local part does not run to its end first: it is stopped while it runs, and says why."""
+    agreement = fresh.agree("matched")
+    owner, real, waited = Negotiating(fresh.nodes[OWNER]), Node.own_input, []
+
+    def slow(self, prepared, dataset, agreed, interrupt):
+        if self.id != OWNER:
+            return real(self, prepared, dataset, agreed, interrupt)
+        if end == "terminated":
+            owner.terminate(agreement, "contract.terminated")
+        else:
+            owner.suspend(agreement, suspended=True)
+        waited.append(interrupt.wait(10))
+        return real(self, prepared, dataset, agreed, interrupt)
+
+    monkeypatch.setattr(Node, "own_input", slow)
+    with pytest.raises(PolicyRefusal) as refused:
+        fresh.asker.query(JOINT, PURPOSE)
+    assert refused.value.code == f"agreement.{end}"
+    assert waited == [True]
+    assert ends(fresh)[0] == ["query.intent", "query.failure"]
 
 
 def offer_for_a_day(space):
