@@ -92,6 +92,17 @@ def test_nobody_is_told_how_many_rows_consent_left_out(fresh):
     assert told[0] == told[1]
     assert told[0][2]["transfer"] == {"consent": "customers"}
 
+    # one withdraws, and the asker asks again: the difference would be that one's
+    guarded = "transfer: {consent: customers}\nanalysis:\n  differencing: {minimum_difference: 5}\n"
+    publish(fresh, {"analysis:\n": guarded})
+    fresh.agree("consented")
+    consent(fresh, everybody)
+    assert figures(fresh, ALONE)[0] > 0
+    consent(fresh, everybody[1:])
+    with pytest.raises(PolicyRefusal) as refused:
+        figures(fresh, ALONE)
+    assert refused.value.code == "gate.differencing"
+
 
 class Held:
     """A source of one batch."""
