@@ -76,8 +76,9 @@ def sums(options: argparse.Namespace) -> str:
     lines = [
         "## Federated sums",
         "",
-        "All parties in one process, one after the other; identities, participants and one measure of every cell. The",
-        "peers add the same three integers a cell under one key that somebody holds: no threshold, no flood, no gate.",
+        "All parties in one process, one after the other; identities, participants and one measure of every",
+        "cell. The peers add the same three integers a cell under one key that somebody holds: no threshold,",
+        "no flood, no gate.",
         "",
         "| participants | cells | by | wall s | CPU s | MB a participant | peak MB |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -3,7 +3,7 @@
     spu             SecretFlow's PSI between two processes, CSV to CSV: RR22 and ECDH over curve25519
     openmined-psi   OpenMined's PSI over P-256, both roles in one process
     phe             python-paillier: encrypt n integers, add the selected, decrypt
-    phe-sums        the same over participants: each encrypts three integers a cell under one key, all are added
+    phe-sums        over participants: each encrypts three integers a cell under one key, all are added
     tenseal-sums    the same with TenSEAL's BFV vectors: one key, nothing flooded
 
 Keys are n a side, 16-byte strings, shared as `--overlap` says. A peer that would run for minutes is measured
