@@ -1,0 +1,59 @@
+"""A rotation of evidence keys, on record: who signs with new keys says so in the log, and names the old ones.
+
+The record is the participant's own statement, signed with the new keys under the member list in which the
+operator gave it both; from then on an auditor of the log sees the change without asking anybody. Records from
+before stand on the member lists of their time and verify as ever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from connector.records import DONE, Statement, countersigned
+from connector.terms import milliseconds
+from witness.record import Data, Exchange, Party, Sensitive
+
+if TYPE_CHECKING:
+    from connector.node import Node
+
+EVENT, KIND, HOLDER = "key.rotation", "rotation", "holder"
+
+
+def record(node: Node) -> str | None:
+    """Keep the record of the rotation to our present keys; its exchange, or None when there is none to keep."""
+    exchange = _exchange(node)
+    if not node.evidence.witnesses or node.store.exchange(exchange) is not None:
+        return None
+    before = _ended(node)
+    if not before:
+        return None
+    clock = milliseconds(node.now())
+    sealed = Statement(
+        event=EVENT,
+        space=node.space,
+        members=node.members.digest,
+        exchange=Exchange(exchange, 0),
+        parties=(Party(node.id, HOLDER, node.key.public.ids, node.build, clock),),
+        outcome=DONE,
+        data=Data(digests={f"before-{n}": key for n, key in enumerate(before)}),
+        contract=None,
+        sensitive=Sensitive(),
+    ).seal(node.entropy)
+    with node.store.atomic():
+        node.store.open_exchange(exchange, None, node.id, HOLDER, KIND, "", node.entropy(32))
+        node.evidence.keep(exchange, sealed, countersigned(sealed, node.key, None, None), DONE.status)
+    return exchange
+
+
+def _ended(node: Node) -> list[str]:
+    """The ids of the keys that the member list gave us before the present ones, when those are in force."""
+    member = node.members.participant(node.id)
+    listed = {key.id for key in member.keys} if member is not None else set()
+    own = set(node.key.public.ids)
+    return sorted(listed - own) if own <= listed else []
+
+
+def _exchange(node: Node) -> str:
+    """One for each set of keys, so that it is recorded once."""
+    return hashlib.sha256("\n".join(["bayspace rotation v1", *node.key.public.ids]).encode()).hexdigest()[:32]
