@@ -21,7 +21,7 @@ EVENT, KIND, HOLDER = "key.rotation", "rotation", "holder"
 
 
 def record(node: Node) -> str | None:
-    """Keep the record of the rotation to our present keys; its exchange, or None when there is none to keep."""
+    """Keep the record of the rotation to our present keys; its exchange, or None without one."""
     exchange = _exchange(node)
     if not node.evidence.witnesses or node.store.exchange(exchange) is not None:
         return None
