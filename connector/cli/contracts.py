@@ -27,6 +27,29 @@ def request(offer: Offer, terms: Terms = None, config: Config = Path(), json: Js
     _contract(config, json, "request", participant=participant, offer=name, terms=_text(terms))
 
 
+@contracts.command()
+def draft(
+    offer: Offer,
+    out: Annotated[Path, typer.Option(help="write to this file")],
+    config: Config = Path(),
+) -> None:
+    """Write an offer's terms as YAML, to be changed and requested with --terms."""
+    from compute.errors import ConfigError
+    from connector import connect
+    from policy_enforcer import odrl, write
+
+    participant, name = _named(offer)
+    with connect(configuration(config)) as space:
+        found = [o for o in space.catalogue(participant)[0] if o.name == name]
+    if not found:
+        raise ConfigError("offer.unknown", f"{participant} offers nothing named {name!r}")
+    if out.exists():
+        raise ConfigError("file.exists", f"{out} is there already")
+    out.write_text(write.to_yaml(odrl.from_odrl(found[0].policy)), encoding="utf-8")
+    say(f"terms of {offer} written to {out}")
+    say(f"next: change them, then bayspace contract request {offer} --terms {out}")
+
+
 @contracts.command("offer")
 def offer_(
     offer: Annotated[str, typer.Argument(help="the offer's name")],
