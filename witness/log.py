@@ -15,9 +15,10 @@ refuses further appends: only a restart, which checks everything, may go on.
 """
 
 import fcntl
+import itertools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from witness.tlog_proof import TlogProof
 
 _PUBLISHED = "checkpoint"
 _WITNESSED = "witnessed"
+REMEMBERED = 2**15
 
 
 class LogRefused(RuntimeError):
@@ -92,6 +94,7 @@ class Log:
         self._appending = threading.Lock()
         self._published = threading.Condition()
         self._broken = self._refused = False
+        self._lately: dict[bytes, None] = {}  # digests, oldest first
         try:
             self._head, self._edge, self._bundle = self._recover()
             self._witnessed = self._recover_witnessed()
@@ -241,7 +244,17 @@ class Log:
                 self._broken = True
                 known |= self._record(list(fresh.values()))
                 self._broken = self._refused
+            self._remember(known)
         return [known[s.digest] for s in batch]
+
+    def recorded_lately(self, digest: bytes) -> bool:
+        """Whether memory has it: both parties submit each envelope, one soon after the other."""
+        return digest in self._lately
+
+    def _remember(self, digests: Iterable[bytes]) -> None:
+        self._lately |= dict.fromkeys(digests)
+        for digest in list(itertools.islice(self._lately, max(0, len(self._lately) - REMEMBERED))):
+            del self._lately[digest]
 
     def _record(self, fresh: Sequence[Submission]) -> dict[bytes, int]:
         first = self._size

@@ -335,7 +335,7 @@ def _serve(
         confirmed = None if quorum is None else quorum.confirmed.is_set
         verifiers = Verifiers()
         running.callback(verifiers.close)
-        admission = Admission(registry, log.database, verifiers, _now)
+        admission = Admission(registry, log, verifiers, _now)
         service = Service(log, sequencer, admission, identify, confirmed)
         door = Doorkeeper(identify, Places(MOST_CALLS_EACH, THREADS))
         server, port = _grpc_server(service, door, _credentials(config), config.grpc_listen)

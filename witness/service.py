@@ -59,24 +59,25 @@ class Admission:
     """Decides whether a submission may be recorded."""
 
     registry: Registry
-    database: Database
+    log: Log
     verifiers: Verifiers
     clock: Clock
 
     def check(self, peer: str, asked: Sequence[Submission], timeout: float) -> list[Verdict]:
         """Of each submission, in order, why it may not be recorded; None when it may. Raises TimeoutError.
 
-        What is recorded already was checked then, and is not checked again.
+        What is recorded already was checked then: lately, and it is not checked again; or long ago, and it
+        is not refused for a key that has run out since.
         """
-        verdicts: list[Verdict] = [_form(submission) for submission in asked]
-        well_formed = [submission for submission, wrong in zip(asked, verdicts, strict=True) if not wrong]
-        known = self.database.indexes([submission.digest for submission in well_formed])
-        fresh = [n for n, s in enumerate(asked) if verdicts[n] is None and s.digest not in known]
+        verdicts = [_form(submission) for submission in asked]
+        fresh = [n for n, s in enumerate(asked) if not verdicts[n] and not self.log.recorded_lately(s.digest)]
         found = self.verifiers.verdicts(
             [asked[n].envelope for n in fresh], peer, self.registry.lists(), self.clock(), timeout
         )
+        refused = {asked[n].digest for n, verdict in zip(fresh, found, strict=True) if verdict}
+        known = self.log.database.indexes(list(refused)) if refused else {}
         for n, verdict in zip(fresh, found, strict=True):
-            verdicts[n] = verdict
+            verdicts[n] = None if asked[n].digest in known else verdict
         return verdicts
 
 

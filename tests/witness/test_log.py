@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from witness import checkpoint, leaf, merkle, note, tlog_proof
+from witness import log as log_module
 from witness.database import Database, LockLost
 from witness.files import Folder
 from witness.keys import ML_DSA_44, PrivateKey, PrivateKeys
@@ -412,3 +413,10 @@ def test_files_stay_in_their_folder(tmp_path):
     folder.write("a/b/c", b"1", mode=0o600)
     assert folder.read("a/b/c") == b"1"
     assert (tmp_path / "f/a/b/c").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_remembers_the_newest_of_what_it_recorded(log, monkeypatch):
+    monkeypatch.setattr(log_module, "REMEMBERED", 3)
+    batch = [Submission(bytes([n]) * 32, b"%d" % n, bytes(32)) for n in range(4)]
+    log.append(batch)
+    assert [log.recorded_lately(s.digest) for s in batch] == [False, True, True, True]

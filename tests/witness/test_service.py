@@ -35,10 +35,11 @@ from witness import (
     service,
     tiles,
     tlog_proof,
+    verifiers,
 )
 from witness.client import WitnessClient, WitnessDishonest, WitnessRejected, WitnessUnavailable
 from witness.keys import PrivateKey, PrivateKeys
-from witness.log import LogRefused
+from witness.log import Log, LogRefused
 from witness.v1 import witness_pb2 as pb
 from witness.v1 import witness_pb2_grpc
 
@@ -390,6 +391,20 @@ def still_waits(call):
     with contextlib.suppress(grpc.FutureTimeoutError):
         return call.exception(timeout=0.3) is None
     return True
+
+
+def test_what_is_recorded_is_neither_checked_nor_refused_again(running, space, monkeypatch):
+    envelope, other = signed(space), signed(space)
+    with running.client() as client:
+        assert client.submit([(envelope, TAG)])[0].index == 0
+        checked = []
+        monkeypatch.setattr(verifiers, "verdict", lambda data, *_: checked.append(data) or ("key", "no more"))
+        assert client.submit([(envelope, TAG)])[0].index == 0
+        assert checked == []
+        monkeypatch.setattr(Log, "recorded_lately", lambda *_: False)  # as after a restart
+        answers = client.submit([(other, TAG), (envelope, TAG)])
+        assert [answer.index for answer in answers] == [None, 0]
+        assert checked == [other, envelope]
 
 
 def test_many_callers_at_once(running, space):
