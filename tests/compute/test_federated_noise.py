@@ -122,6 +122,17 @@ def test_a_minimum_counts_with_noise(noise: NoiseDemand) -> None:
     assert min(total.identities) < 0 < max(total.identities)
 
 
+def test_noise_larger_than_any_sum_of_rows_has_its_place() -> None:
+    demands = replace(DEMANDS, noise=NoiseDemand("discrete-gaussian", 1))
+    question = prepared(BY_SECTOR, demands, protocol="he_sum")
+    side, (figure,) = question.plan.sender, question.plan.sender.partials
+    part = contributed(question, NOBODY, demands)
+    largest = max(map(abs, part.measures[0]))
+    assert side.rows_bound < largest <= pooling.bound(side, figure, 1) < pooling.bound(side, figure, 3)
+    parameters = pooling.threshold_parameters(side, len(LABELS))
+    assert parameters.t // 2 > side.rows_bound + 64 * figure.tail  # as many participants as there may be
+
+
 def test_totals_below_zero_are_possible_under_noise_alone() -> None:
     gate = TotalGate(5, 2)
     assert gate.released(Shape(3, 1, noisy=True), [-3, 0, 6, 3, 3, 3]) == [False, False, True]
