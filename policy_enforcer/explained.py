@@ -106,11 +106,14 @@ def _own_words(details: Any) -> Finding:
 
 
 def _pattern(details: Any) -> Finding:
-    return (
-        "policy.bad-value",
-        "this is not a name of the kind needed",
-        f"Must match {details['ctx']['pattern']}",
-    )
+    pattern = details["ctx"]["pattern"]
+    hint = f"Must match {pattern}"
+    if pattern.endswith(_DIGEST):
+        hint = "Write name@SHA-256, as `bayspace list show` or `bayspace template digest` prints it."
+    return "policy.bad-value", "this is not a name of the kind needed", hint
+
+
+_DIGEST = "@[0-9a-f]{64}$"
 
 
 def _too_few(_details: Any) -> Finding:

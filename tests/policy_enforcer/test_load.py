@@ -204,6 +204,9 @@ def test_lists_load_and_a_low_risk_catalogue_needs_a_white_list_to_exempt_from(i
     named = "gba-2026@" + "0" * 64
     for words in (f"whitelist: {named}", f"negative_list: {named}", f"whitelist: {named}, low_risk: {named}"):
         load(invoices_text.replace("grade_at_most: 2", words))
+    (problem,) = found(invoices_text.replace("grade_at_most: 2", "whitelist: gba-2026"))
+    assert (problem.code, problem.path) == ("policy.bad-value", "transfer.whitelist")
+    assert "bayspace list show" in problem.suggestion
     alone = invoices_text.replace("grade_at_most: 2", f"low_risk: {named}, negative_list: {named}")
     assert [(p.code, p.path) for p in found(alone)] == [("policy.contradiction", "transfer.low_risk")]
 
