@@ -40,7 +40,7 @@ def test_federation_runs_over_eight_connectors() -> None:
 
 @pytest.mark.deep
 def test_two_logs_cosign_each_other_and_nothing_counts_without() -> None:
-    command = [sys.executable, str(FLIGHTS.parent / "cosigning" / "run.py"), "--rows", "500"]
+    command = [sys.executable, str(FLIGHTS.parent / "cosigning" / "run.py"), "--rows", "1000"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=170)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("  answered: ") == 2
