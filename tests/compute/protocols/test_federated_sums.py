@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from compute import federation as f
 from compute.errors import PeerViolation, QueryError
 from compute.federation import Contribution, Entry, Member, Roster, Shape, TotalGate, Totals
-from compute.frames import Frame
+from compute.frames import Frame, Receive
 from compute.protocols import he_sum, masked_sum, protocol_named
 from compute.protocols.base import run_round
 from compute.threshold import Parameters
@@ -143,6 +143,56 @@ def test_thirty_two_participants(scheme: str) -> None:
     contributions = [contribution(shape, rng, 1000) for _ in range(32)]
     round_ = Round(scheme, 32, shape)
     assert round_.run(contributions) == expected(shape, round_.gate, contributions)
+
+
+# --- a participant that vanishes -----------------------------------------------------------------------
+
+
+def _vanishing(role: Any, kind: str) -> Iterator[Any]:
+    """A role that sends nothing from its first frame of this kind on, and waits for what never comes."""
+    item = next(role)
+    while not (isinstance(item, Frame) and item.kind == kind):
+        item = role.send((yield item))
+    role.close()
+    while True:
+        yield Receive("nothing")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "n", "kind"),
+    [
+        *(("masked_sum", 3, kind) for kind in ("round-key", "counts", "release")),
+        ("masked_sum", 32, "counts"),
+        *(("he_sum", 3, kind) for kind in ("commitment", "part", "counts-c0", "counts-share", "measures-c0")),
+        ("he_sum", 2, "release"),
+        pytest.param("he_sum", 32, "release", marks=pytest.mark.deep),
+    ],
+)
+def test_a_participant_that_vanishes_leaves_no_totals_with_anybody(scheme: str, n: int, kind: str) -> None:
+    round_ = Round(scheme, n, Shape(1, 1))
+    roles = [round_.participant(i, Contribution((1,), ((1,),))) for i in range(n)]
+    roles[1] = _vanishing(roles[1], kind)
+    answered, seen = [], []
+
+    def watched() -> Iterator[Any]:
+        answered.append((yield from round_.coordinator()))
+
+    def sending(role: Any) -> Iterator[Any]:
+        item = next(role)
+        while True:
+            if isinstance(item, Frame) and item.kind == "counts":
+                seen.append(item.body)
+            try:
+                item = role.send((yield item))
+            except StopIteration as end:
+                return end.value
+
+    with pytest.raises(PeerViolation) as error:
+        run_round([watched() for _ in range(n)], [sending(role) for role in roles])
+    assert error.value.code == "peer.silent"
+    assert not answered
+    if len(seen) == n - 1:  # what the others sent is noise without its mask
+        assert f.integers(f.added(seen)) != [n - 1, n - 1]
 
 
 # --- a coordinator that deviates ------------------------------------------------------------------------
