@@ -35,7 +35,7 @@ from connector.contract import Agreement
 from connector.inquiry import Inquiry
 from connector.meeting import Meeting, Place, named
 from connector.node import Node, Offered
-from connector.references import template_of
+from connector.references import template_of, transfer_of
 from connector.terms import Terms
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
@@ -311,6 +311,7 @@ def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[
     return {
         **found,
         "agreement": None,
+        "transfer": {},
         "budget": min((one["budget"] for one in participants), key=_left),
         "learns": _learns(node, asked, language),
         "evidence": {**found["evidence"], "demanded": demanded},
@@ -378,6 +379,7 @@ def _participant(node: Node, inquiry: Inquiry, language: Language) -> dict[str, 
         "minimum_participants": federation.minimum_participants if federation else None,
         "beside": list(federation.participants) if federation and federation.participants else None,
         "protection": _protection(policy, language),
+        "transfer": transfer_of(inquiry.agreement),
         "budget": single.budget(node, inquiry),
     }
 

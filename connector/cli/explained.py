@@ -107,18 +107,20 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     console.print(f"evidence: {found['evidence']['demanded']} witness(es) demanded, configured: {witnesses}")
 
 
-def _transfer(console: Console, stated: Mapping[str, Any]) -> None:
+def _transfer(console: Console, stated: Mapping[str, Any], whose: str = "") -> None:
     """Basis and filing as declared; what lists and consent do; nothing where the policy says nothing."""
     for word in ("basis", "filing"):
         if word in stated:
-            console.print(f"transfer {word}: {stated[word]} (declared by the owner)", markup=False)
+            console.print(f"{whose}transfer {word}: {stated[word]} (declared by the owner)", markup=False)
     for word in ("whitelist", "negative_list", "low_risk"):
         if word in stated:
             one = stated[word]
             when = f"from {one['from']}" + (f" until {one['until']}" if "until" in one else "")
-            console.print(f"{word}: {one['id']} of {one['issuer']}, {when}: {one['title']}", markup=False)
+            line = f"{whose}{word}: {one['id']} of {one['issuer']}, {when}: {one['title']}"
+            console.print(line, markup=False)
     if "consent" in stated:
-        console.print(f"consent: only rows of identities in the owner's set {stated['consent']}")
+        line = f"{whose}consent: only rows of identities in the owner's set {stated['consent']}"
+        console.print(line, markup=False)
 
 
 def _federation(console: Console, found: Mapping[str, Any]) -> None:
@@ -133,6 +135,8 @@ def _federation(console: Console, found: Mapping[str, Any]) -> None:
     console.print(parts)
     for protection, names in protected.items():
         console.print(f"  {', '.join(names)}: {protection}", markup=False)
+    for part in found["participants"]:
+        _transfer(console, part["transfer"], f"{part['participant']}: ")
     if found["own"] is not None:
         console.print(found["own"]["sentence"], markup=False)
     console.print("[bold]who learns what by working together[/]")

@@ -259,6 +259,8 @@ def test_explain_says_who_learns_what_by_colluding_with_whom(shared: Federation)
     assert found["federation"]["participants"][0]["protection"] == (
         "its part goes into totals with at least 2 participants; of at least 5 identities in all"
     )
+    assert found["transfer"] == {}
+    assert [part["transfer"] for part in found["federation"]["participants"]] == [{}] * len(BANKS)
     assert "每个参与方" in json_of(shared.asker.explain(BY_REGION, PURPOSE, "zh")["learns"])
     assert [shared.uses(bank) for bank in BANKS] == before
 
