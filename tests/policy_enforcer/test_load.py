@@ -585,19 +585,18 @@ def test_what_bounds_identities_names_them(invoices_text, word):
 
 
 @pytest.mark.parametrize(
-    ("participants", "loads"),
+    ("least", "participants", "loads"),
     [
-        ("[hk-bank, mo-bank]", True),
-        ("[hk-bank]", False),
-        ("[sz-trade, hk-bank]", False),  # the owner is one of the three anyway
-        ('[hk-bank, "role:bank"]', True),  # of a role there may be any number
-        ('["role:bank"]', True),
+        (3, "[hk-bank, mo-bank]", True),
+        (3, "[hk-bank]", False),
+        (3, "[sz-trade, hk-bank]", False),  # the owner is one of the three anyway
+        (4, '[hk-bank, "role:bank"]', True),  # of a role there may be any number
+        (4, '["role:bank"]', True),
     ],
 )
-def test_a_federation_names_enough_who_may_stand_beside(invoices_text, participants, loads):
-    words = (
-        f"federation: {{name: loans, scope: local, minimum_participants: 3, participants: {participants}}}"
-    )
+def test_a_federation_names_enough_who_may_stand_beside(invoices_text, least, participants, loads):
+    named = f"minimum_participants: {least}, participants: {participants}"
+    words = f"federation: {{name: loans, scope: local, {named}}}"
     problems = [(p.code, p.path) for p in found(with_words(invoices_text, words))]
     assert problems == ([] if loads else [("policy.contradiction", "analysis.federation.participants")])
 
