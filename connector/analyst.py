@@ -97,7 +97,8 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
         if command.action == "statements":
             return self._statements.kept(negotiating.find(which))
         if command.action == "transfers":
-            return transfers(node.store, negotiating.find(which).agreement if which else None)
+            agreement = negotiating.find(which).agreement if which else None
+            return [] if which and agreement is None else transfers(node.store, agreement)
         if command.action == "list":
             found = node.store.negotiations()
         elif command.action in actions:

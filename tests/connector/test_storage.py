@@ -96,8 +96,7 @@ def test_a_loss_that_does_not_fit_is_not_spent_in_part(store):
     assert store.lost("a", "q") == store.lost("b", "p") == 0
 
 
-def test_the_first_schema_gains_what_came_since(tmp_path):
-    url = f"sqlite:///{tmp_path / 'old.db'}"
+def test_the_first_schema_gains_what_came_since(url):
     Store.open(url).close()
     with create_engine(url).begin() as connection:
         since = " ".join(statement for made in storage._MIGRATIONS.values() for statement in made)

@@ -151,6 +151,10 @@ def test_what_ran_is_listed_with_where_it_stands(used):
             "COMPLETED",
             *["TERMINATED"] * (len(found) - 2),
         ]
+    asked = space.asker.contract("request", participant=OWNER, offer="open")[0]["negotiation"]
+    assert space.asker.contract("transfers", agreement=asked) == []  # nothing is agreed there
+    assert len(space.asker.contract("transfers")) >= 2
+    space.asker.contract("terminate", agreement=asked)
     ended = space.owner.contract("transfers", agreement=agreement)[2:]
     assert all(one["code"] for one in ended)
 
