@@ -14,7 +14,7 @@ from witness.encoding import format_time
 from witness.verify import Verified, VerifiedItem
 
 # Events after which more must follow; a bundle that ends there leaves out what came of it.
-_BEGUN = frozenset({"contract.request", "query.intent"})
+_BEGUN = frozenset({"contract.request", "contract.offer", "contract.acceptance", "query.intent"})
 _CHINESE = {
     "commitment": "所打开的内容不是记录当初承诺的内容。",
     "key": "签名密钥不属于该参与方,或在记录时无效。",
