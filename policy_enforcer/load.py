@@ -5,7 +5,7 @@ Refuses whatever it does not understand: a policy is loaded whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from pydantic import ValidationError
 
@@ -13,6 +13,7 @@ from policy_enforcer import check
 from policy_enforcer.explained import explained
 from policy_enforcer.model import Policy
 from policy_enforcer.problems import Path, PolicyError, Problem, closest
+from policy_enforcer.transfer_lists import named_lists
 from policy_enforcer.yamltree import Tree, parse
 
 
@@ -24,13 +25,22 @@ def load(text: str, source: str = "policy") -> Policy:
     return policy
 
 
-def lint(text: str, columns: Collection[str] | None = None) -> tuple[Problem, ...]:
-    """Errors and warnings, in the order of the text. `columns`: the dataset's, to find misspelt ones."""
+def lint(
+    text: str,
+    columns: Collection[str] | None = None,
+    categories: Mapping[str, str | None] | None = None,
+) -> tuple[Problem, ...]:
+    """Errors and warnings, in the order of the text.
+
+    columns: the dataset's, to find misspelt ones; categories: theirs, which lists of the law go by.
+    """
     policy, problems = _read(text)
     if policy is not None:
         tree = parse(text)
         problems += [_placed(finding, tree, warning=True) for finding in check.warnings(policy)]
         problems += [_placed(finding, tree) for finding in _missing_columns(policy, columns)]
+        unsorted = _uncategorised(policy, categories or {})
+        problems += [_placed(finding, tree, warning=True) for finding in unsorted]
     return tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
 
 
@@ -56,6 +66,13 @@ def _missing_columns(policy: Policy, columns: Collection[str] | None) -> Iterato
     for path, column in _named_columns(policy):
         if column not in columns and column != "*":
             yield "policy.unknown-column", path, "the dataset has no such column", closest(column, columns)
+
+
+def _uncategorised(policy: Policy, categories: Mapping[str, str | None]) -> Iterator[check.Finding]:
+    for path, column in _named_columns(policy) if named_lists(policy) else ():
+        if column in categories and categories[column] is None:
+            sentence = "the column has no category, so no list lets it leave"
+            yield "policy.advice", path, sentence, "Add `category` to it in the dataset's description."
 
 
 def _named_columns(policy: Policy) -> Iterator[tuple[Path, str]]:

@@ -163,7 +163,8 @@ def lint(
     from policy_enforcer import load
 
     columns = None if dataset is None else _described(dataset)
-    problems = load.lint(_read(file), columns)
+    categories = {name: column.category for name, column in (columns or {}).items()}
+    problems = load.lint(_read(file), columns, categories)
     if json:
         print_json([asdict(problem) for problem in problems])
     else:

@@ -204,6 +204,12 @@ def test_lists_load_and_a_low_risk_catalogue_needs_a_white_list_to_exempt_from(i
     named = "gba-2026@" + "0" * 64
     for words in (f"whitelist: {named}", f"negative_list: {named}", f"whitelist: {named}, low_risk: {named}"):
         load(invoices_text.replace("grade_at_most: 2", words))
+    listed = invoices_text.replace("grade_at_most: 2", f"whitelist: {named}")
+    columns = dict.fromkeys(("company_id", "industry", "quarter", "amount", "year", "due"), "trade")
+    assert lint(listed, columns, columns) == ()
+    assert lint(invoices_text, columns, {**columns, "amount": None}) == ()
+    told = lint(listed, columns, {**columns, "year": None, "elsewhere": None})
+    assert [(p.path, p.warning) for p in told] == [("analysis.filters.year", True)]
     (problem,) = found(invoices_text.replace("grade_at_most: 2", "whitelist: gba-2026"))
     assert (problem.code, problem.path) == ("policy.bad-value", "transfer.whitelist")
     assert "bayspace list show" in problem.suggestion
