@@ -126,8 +126,9 @@ class Note:
         return self.text + "\n" + "".join(map(str, self.signatures))
 
     def by(self, key: VerifierKey) -> tuple[NoteSignature, ...]:
-        """The lines that name this key."""
-        return tuple(s for s in self.signatures if (s.name, s.key_id) == (key.name, key.id))
+        """The lines that name this key; the same line counts once, however often a stranger repeats it."""
+        found = (s for s in self.signatures if (s.name, s.key_id) == (key.name, key.id))
+        return tuple(dict.fromkeys(found))
 
 
 def parse(text: str) -> Note:

@@ -17,7 +17,9 @@ from connector.records import Statement
 from connector.storage import Store
 from connector.witnesses import init_witness, load_witness, witness_seat
 from witness import dsse
+from witness.cosignature import cosigner_key
 from witness.encoding import system_entropy
+from witness.keys import PrivateKey
 from witness.record import PAYLOAD_TYPE, Data, Exchange, Outcome, Party, Sensitive
 from witness.server import serve
 
@@ -222,9 +224,17 @@ def test_a_witness_that_answers(made, tmp_path):
     file = bank.folder / config.FILE
     file.write_text(file.read_text() + f'\n[[witness]]\nid = "witness-a"\naddress = "127.0.0.1:{port[0]}"\n')
     findings = [f for f in doctor.examine(config.load(file)) if f.check == "witness"]
+    # Another operator's witness is demanded, and nobody has asked it to cosign.
+    other = cosigner_key("other.example/w", PrivateKey.from_seed(b"o" * 32))
+    (bank.folder / "quorum.policy").write_text(f"witness o {other}\nquorum o\n")
+    plain = file.read_text()
+    file.write_text(f'{plain}\n[evidence]\nquorum = "quorum.policy"\n')
+    uncosigned = _troubles(config.load(file))
+    file.write_text(plain)
     stop.set()
     thread.join()
     assert [f.status for f in findings] == ["ok"]
+    _named(uncosigned, "witness", "fail", "lacks the cosignatures")
     _named(_troubles(config.load(file)), "witness", "fail", "does not answer")
 
 

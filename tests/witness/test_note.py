@@ -58,6 +58,14 @@ def test_same_name_and_other_id_is_an_unknown_key():
         checkpoint.open_checkpoint(note.Note(signed.text, (other,)), [LOG_VKEY])
 
 
+def test_a_line_that_is_repeated_is_verified_once(monkeypatch):
+    signed, verified = checkpoint.sign(HEAD, LOG), []
+    monkeypatch.setattr(type(LOG.public), "verify", lambda *_: verified.append(1))
+    crowd = note.Note(signed.text, signed.signatures * 60)
+    checkpoint.open_checkpoint(crowd, [LOG_VKEY])
+    assert len(verified) == 1
+
+
 def test_a_known_keys_wrong_line_refuses_the_note():
     signed = checkpoint.sign(HEAD, LOG)
     wrong = note.NoteSignature(LOG_VKEY.name, LOG_VKEY.id, b"x" * 64)
