@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import rfc8785
@@ -125,9 +126,13 @@ def split(data: bytes) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """The asker's end of the exchange with one participant of the roster."""
+    """The asker's end of the exchange with one participant of the roster.
+
+    `shared` gives what the first exchange makes of the round's totals to all others.
+    """
 
     roster: Roster
+    shared: Callable[[Callable[[], Any]], Any] = lambda make: make()
 
 
 @dataclass(frozen=True, slots=True)

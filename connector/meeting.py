@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -42,7 +43,7 @@ class Meeting:
         self._steps: list[_Step] = []
         self._calls: list[Any] = []
         self._failure: tuple[int, BaseException] | None = None
-        self._answer: pa.Table | None = None
+        self._shared: dict[str, Any] = {}
         self._cancelled = False
 
     def called(self, call: Any) -> None:
@@ -124,12 +125,12 @@ class Meeting:
         who = ", ".join(late) if self._failure is None else self._participants[self._failure[0]]
         raise Unavailable(FAILED, f"{who} did not get as far as the others, so nothing was released")
 
-    def shared(self, make: Callable[[], pa.Table]) -> pa.Table:
-        """What `make` gives the first who asks; the same for all others."""
+    def shared(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives the first who asks for this; the same for all others."""
         with self._changed:
-            if self._answer is None:
-                self._answer = make()
-            return self._answer
+            if name not in self._shared:
+                self._shared[name] = make()
+            return self._shared[name]
 
     def failed_elsewhere(self, place: int) -> bool:
         """Did the round fail in another exchange first?"""
@@ -149,12 +150,14 @@ class Place:
 
     def seat(self, entry: Entry) -> Seat:
         """This exchange's seat, once every participant has accepted: the roster is frozen here."""
-        return Seat(Roster.parse(self.together("roster", rfc8785.dumps(asdict(entry)), _listed)))
+        roster = Roster.parse(self.together("roster", rfc8785.dumps(asdict(entry)), _listed))
+        return Seat(roster, partial(self._meeting.shared, "cells"))
 
     def answer(self, make: Callable[[], pa.Table]) -> pa.Table:
         """The round's answer, once nobody can fail any more that would have kept it from being one."""
         self.together("end", b"", joined)
-        return self._meeting.shared(make)
+        answer: pa.Table = self._meeting.shared("answer", make)
+        return answer
 
     def blamed(self, code: str) -> str:
         """The code this exchange fails with: not its own where it only went down with the round."""

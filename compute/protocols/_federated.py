@@ -42,7 +42,10 @@ def protocol(
 
     def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
         assert own is None
-        return answered(context, (yield from coordinator(context.plan, seat(context).roster)))
+        ours = seat(context)
+        totals = yield from coordinator(context.plan, ours.roster)
+        made: Cells = ours.shared(lambda: answered(context, totals))
+        return made
 
     def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
         part = own_part(context, own, gate)
