@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from policy_enforcer.describe import MatrixRow, matrix
 from policy_enforcer.disclosure import Level
-from policy_enforcer.model import ANY, Policy, Transfer, plain
+from policy_enforcer.model import ANY, Federation, Policy, Transfer, plain
 from policy_enforcer.moments import end_instant, first_instant
 from policy_enforcer.obligations import obligations
 
@@ -46,6 +46,7 @@ def diff(old: Policy, new: Policy) -> Diff:
             sentence = f"{label}: {show(old)} becomes {show(new)}"
             (result.allowed if becomes > was else result.forbidden).append(sentence)
     _compare_named(result, old, new)
+    _compare_companions(result, old.analysis.federation, new.analysis.federation)
     result.other += [f"{label} changes" for label, part in _OTHERS.items() if part(old) != part(new)]
     return result
 
@@ -72,6 +73,13 @@ def _compare_choice(
     elif old is not None and new is not None:
         result.allowed += [f"{label} {name}" for name in sorted(set(new) - set(old))]
         result.forbidden += [f"{label} {name}" for name in sorted(set(old) - set(new))]
+
+
+def _compare_companions(result: Diff, old: Federation | None, new: Federation | None) -> None:
+    """Who may stand beside the dataset, where both versions take part in a federation."""
+    if old is not None and new is not None:
+        label = "standing beside it in a federation:"
+        _compare_choice(result, f"{label} anybody but", label, old.participants, new.participants)
 
 
 # -- grants: what a column, function or kind may be used for
@@ -218,7 +226,9 @@ _OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
         "analysis.dominance": lambda p: p.analysis.dominance,
         "analysis.suppressions": lambda p: p.analysis.suppressions,
         "analysis.noise": lambda p: p.analysis.noise,
-        "analysis.federation": lambda p: p.analysis.federation,
+        "analysis.federation": lambda p: (
+            p.analysis.federation and p.analysis.federation.model_copy(update={"participants": None})
+        ),
         "analysis.differencing": lambda p: p.analysis.differencing,
         "analysis.templates": lambda p: p.analysis.templates,
         "analysis.max_rows_per_identity": lambda p: p.analysis.max_rows_per_identity,

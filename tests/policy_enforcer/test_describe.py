@@ -10,6 +10,7 @@ from policy_enforcer.disclosure import Disclosure, Fact, Party
 from policy_enforcer.explain import sentence
 from policy_enforcer.facts import TransferList
 from policy_enforcer.load import load
+from policy_enforcer.model import Federation
 from policy_enforcer.obligations import obligations
 from policy_enforcer.transfer_lists import category
 
@@ -224,6 +225,23 @@ def test_diff(invoices_text, invoices, change):
     back = diff(new, invoices)
     assert len(back.allowed) == len(forbidden)
     assert len(back.forbidden) == len(allowed)
+
+
+def test_diff_of_who_stands_beside_in_a_federation(invoices):
+    def beside(*names):
+        words = {"name": "loans", "scope": "local", "minimum_participants": 2}
+        federation = Federation(**words, participants=names or None)
+        return invoices.model_copy(
+            update={"analysis": invoices.analysis.model_copy(update={"federation": federation})}
+        )
+
+    anybody, two, one = beside(), beside("a", "b"), beside("a")
+    assert diff(anybody, two).forbidden == ["standing beside it in a federation: anybody but a, b"]
+    assert diff(two, anybody).allowed == ["standing beside it in a federation: anybody but a, b"]
+    assert diff(one, two).allowed == ["standing beside it in a federation: b"]
+    assert diff(two, one).forbidden == ["standing beside it in a federation: b"]
+    assert not any(found.other for found in (diff(anybody, two), diff(one, two)))
+    assert diff(invoices, one).allowed == ["taking part in the federation loans"]
 
 
 REFERENCE, ANOTHER = "gba@" + "1" * 64, "gba@" + "2" * 64
