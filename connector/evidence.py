@@ -262,12 +262,12 @@ class Evidence:
         except Unavailable:  # erased before it was delivered: there is nothing left to deliver
             self._store.mark_rejected(item.exchange, item.sequence, item.witness)
             return True
+        self._uncosigned.discard(item.witness)
         try:
             recorded = witness.client.submit([(delivery.envelope, delivery.tag)])[0]
             if recorded.rejection is not None:
                 raise recorded.rejection
             proof = witness.client.await_proof(delivery.envelope, delivery.tag)
-            self._uncosigned.discard(item.witness)
         except (WitnessUnavailable, WitnessRejected, WitnessDishonest) as error:
             if isinstance(error, Uncosigned):
                 self._uncosigned.add(item.witness)
