@@ -635,7 +635,8 @@ TIGHTEN = {
     ),
     "functions": lambda p: p["analysis"].update(scalar_functions=p["analysis"]["scalar_functions"][1:]),
     "payload": lambda p: p["analysis"].update(payload=p["analysis"].get("payload", [])[1:]),
-    "no join": lambda p: p["analysis"].pop("join", None),
+    # one that requires the asker's data refuses what stands alone: taking it away permits that
+    "no join": lambda p: "required" in p["analysis"].get("join", {}) or p["analysis"].pop("join", None),
     "join column": lambda p: (
         p["analysis"].get("join", {}).update(columns=["company"])
         if p["analysis"].get("join", {}).get("columns", ["x"]) != ["note"]
