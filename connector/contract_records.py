@@ -115,7 +115,7 @@ class Records:
         kept = [e for e in self._kept(exchange) if e.digest == sealed.digest]
         if not kept:
             return None
-        return self._own_signature(kept[0]) or self.signature(sealed)  # b"": erased since
+        return self._own_signature(kept[0]) or self.signature(sealed)
 
     def confirmation(self, negotiation: str) -> bytes:
         """Our signature over the last record, where the peer wrote it: its reply may have been lost."""
@@ -140,9 +140,11 @@ class Records:
         node.evidence.keep(exchange, sealed, envelope, status, openings)
 
     def _own_signature(self, kept: EvidenceRecord) -> bytes:
-        if kept.envelope is None:
+        """As it was made; nothing where the record is erased or our keys are others since."""
+        envelope, own = dsse.parse(kept.envelope) if kept.envelope else None, self._node.key.public
+        if envelope is None or not {key.id for key in own.keys} <= {s.keyid for s in envelope.signatures}:
             return b""
-        return signature_in(dsse.parse(kept.envelope), self._node.key.public)
+        return signature_in(envelope, own)
 
     # --- inside ---------------------------------------------------------------------------------------
 

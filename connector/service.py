@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,6 +41,8 @@ from connector.v1 import (
     query_pb2,
     query_pb2_grpc,
 )
+
+_log = logging.getLogger(__name__)
 
 THREADS = 64
 ANALYST_THREADS = 16
@@ -164,9 +167,16 @@ class Server:
         Negotiating(self._node).recover()
         self._node.evidence.start()
         self._server.start()
-        threading.Thread(target=Negotiating(self._node).resume, name="contracts", daemon=True).start()
+        threading.Thread(target=self._resume, name="contracts", daemon=True).start()
         for service in _SERVICES:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def _resume(self) -> None:
+        """Send what peers did not confirm, while calls are answered already."""
+        try:
+            Negotiating(self._node).resume()
+        except Exception as error:  # noqa: BLE001  it can be done by hand; a person sees it in `contract list`
+            _log.error("contracts cannot be resumed now: %s", type(error).__name__)
 
     def stop(self, grace: float) -> None:
         """Refuse new calls, give running ones `grace` seconds, then cancel them."""

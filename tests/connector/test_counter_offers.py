@@ -13,6 +13,8 @@ from compute.errors import ConfigError, PeerViolation, PolicyRefusal, Unavailabl
 from connector.contract import Agreement
 from connector.contract_records import Records
 from connector.negotiating import Negotiating
+from connector.opening import SignedRecord
+from connector.records import countersigned, reopen
 from connector.transitions import CONSUMER, NEGOTIATION, PROVIDER, TRANSFER, Message, State
 from connector.v1 import negotiation_pb2 as pb
 from witness import dsse
@@ -239,6 +241,19 @@ def test_a_message_twice_moves_once(shared, monkeypatch):
     owner.terminate(negotiation, "contract.terminated")
     assert states(shared, negotiation) == ["TERMINATED"] * 2
     assert [len(chain) for chain in chains(shared, negotiation)] == [5] * 2
+
+
+def test_a_repeated_message_is_answered_although_its_record_was_erased(shared, monkeypatch):
+    owner, asker, sent = Negotiating(shared.nodes[OWNER]), Negotiating(shared.nodes[ASKER]), []
+    real = Negotiating._send
+    monkeypatch.setattr(Negotiating, "_send", lambda *call: sent.append(call[-1]) or real(*call))
+    negotiation = asker.request(OWNER, "open").id
+    assert owner.on_request(ASKER, sent[0]) == owner.on_request(ASKER, sent[0])
+    assert shared.nodes[OWNER].store.erase_evidence(negotiation, 0)
+    sealed, _ = reopen(SignedRecord.parse(sent[0].record))
+    key, theirs = shared.nodes[ASKER].key, shared.nodes[ASKER].key_of(OWNER)
+    assert countersigned(sealed, key, theirs, owner.on_request(ASKER, sent[0]))
+    asker.terminate(negotiation, "contract.terminated")
 
 
 @pytest.mark.parametrize("who", [OWNER, ASKER])
