@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -195,3 +196,24 @@ def test_a_peer_cannot_pile_up_requests(fresh, owner, asker, monkeypatch):
     assert refused.value.code == "contract.waiting"
     owner.approve(first.id)
     assert asker.request(OWNER, "matched").state == "REQUESTED"
+
+
+@pytest.mark.deep
+def test_a_connector_that_starts_sends_what_was_not_confirmed(fresh, asker, owner, monkeypatch):
+    with monkeypatch.context() as lost:
+        losing_replies(lost, "Request")
+        with pytest.raises(Unavailable):
+            asker.request(OWNER, "matched")
+    node = fresh.nodes[ASKER]
+    (negotiation,) = node.store.negotiations()
+    assert node.store.unsent(negotiation.id)
+    fresh.clients[ASKER].close()
+    fresh.servers[ASKER].stop(0)
+    node.close()
+    fresh.start(ASKER)
+    store, late = fresh.nodes[ASKER].store, time.monotonic() + 20
+    while store.unsent():
+        assert time.monotonic() < late
+        time.sleep(0.05)
+    assert kept(fresh.nodes[OWNER], negotiation.id) == kept(fresh.nodes[ASKER], negotiation.id)
+    assert owner.approve(negotiation.id).state == "FINALIZED"
