@@ -119,10 +119,10 @@ def _secrets(
 
 
 def _cost(plan: Plan) -> Cost:
-    """A pad for every pair and vector, about 100 MB a second."""
+    """A pad for every pair and vector, about 200 MB a second."""
     shape, n = pooling.shape(plan), len(plan.federation)
     size = f.WORD_BYTES * (shape.counted + shape.measured)
-    return Cost(0.05 + n * n * (0.0004 + size / 1e8), n * (size + f.WORD_BYTES * shape.counted))
+    return Cost(0.05 + n * n * (0.0004 + size / 2e8), n * (size + f.WORD_BYTES * shape.counted))
 
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
