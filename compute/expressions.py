@@ -35,6 +35,7 @@ class Bound:
     sides: frozenset[str]  # the dataset whose columns it reads; empty: constants only
     columns: frozenset[ColumnRef]
     nullable: bool = True
+    exact: str = ""  # of integer arithmetic, the same as a HUGEINT: `sql` is NULL beyond 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,17 @@ class Scalar:
         common = reduce(self._common, present) if present else INT64
         return [self._as(op, common) for op in operands], common
 
+    def compared(self, operands: Sequence[Operand]) -> list[str]:
+        """The operands' SQL in one type. Sums and products are compared at full size, so none is lost."""
+        parts, common = self.align(operands)
+        exact = [operand.exact if isinstance(operand, Bound) else "" for operand in operands]
+        if not any(exact):
+            return parts
+        wide = common.duckdb
+        if common == INT64 or common.kind == "decimal":
+            wide = f"DECIMAL(38,{common.scale})" if common.scale else "HUGEINT"
+        return [f"TRY_CAST({x or part} AS {wide})" for x, part in zip(exact, parts, strict=True)]
+
     def _temporal(self, operand: Operand) -> Operand:
         """Text next to a date is read as a date."""
         if isinstance(operand, Constant) and isinstance(operand.value, str):
@@ -247,6 +259,12 @@ class Scalar:
         columns = frozenset[ColumnRef]().union(*(b.columns for b in bounds))
         literal = any(isinstance(op, Constant) or not op.columns for op in operands)
         self._notes.compared(columns, how, literal=literal, column=len(bounds) > 1)
+
+
+def _huge(operand: Operand, sql: str) -> str:
+    """A whole number as a HUGEINT."""
+    exact = operand.exact if isinstance(operand, Bound) else ""
+    return exact or f"CAST({sql} AS HUGEINT)"
 
 
 def _short(kind: Type) -> bool:
@@ -372,8 +390,10 @@ def _negative(scalar: Scalar, node: exp.Expr) -> Operand:
     if isinstance(operand, Constant):
         assert isinstance(operand.value, int | Decimal)
         return Constant(-operand.value if isinstance(operand.value, int) else operand.value.copy_negate())
-    sql = f"TRY(-{operand.sql})" if operand.type == INT64 else f"(-{operand.sql})"
-    return scalar.applied("arithmetic", replace(operand, sql=sql, nullable=True))
+    whole = operand.type == INT64
+    sql = f"TRY(-{operand.sql})" if whole else f"(-{operand.sql})"
+    exact = f"(-{_huge(operand, operand.sql)})" if whole else ""
+    return scalar.applied("arithmetic", replace(operand, sql=sql, nullable=True, exact=exact))
 
 
 # --- arithmetic
@@ -399,7 +419,8 @@ def _arithmetic(scalar: Scalar, node: exp.Expr) -> Operand:
     combined = scalar.combine(sql, kind, (a, b), nullable=True)
     if kind == INT64 or kind.precision == 38:
         scalar.overflowing(combined)
-    return scalar.applied("arithmetic", combined)
+    exact = f"TRY({_huge(a, left)} {sign} {_huge(b, right)})" if kind == INT64 else ""
+    return scalar.applied("arithmetic", replace(combined, exact=exact))
 
 
 _SIGNS: dict[type[exp.Expr], str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*"}
@@ -501,7 +522,7 @@ def _comparison(scalar: Scalar, node: exp.Expr) -> Bound:
 
 
 def _compared(scalar: Scalar, operands: Sequence[Operand], operator: str) -> str:
-    (left, right), _ = scalar.align(operands)
+    left, right = scalar.compared(operands)
     return f"({left} {operator} {right})"
 
 
@@ -519,7 +540,7 @@ _COMPARISONS: dict[type[exp.Expr], tuple[str, str]] = {
 
 def _between(scalar: Scalar, node: exp.Expr) -> Bound:
     operands = tuple(scalar.operand(node.args[part]) for part in ("this", "low", "high"))
-    (value, low, high), _ = scalar.align(operands)
+    value, low, high = scalar.compared(operands)
     result = scalar.combine(f"({value} BETWEEN {low} AND {high})", BOOL, operands)
     scalar.compare(operands, "range")
     return result
@@ -532,7 +553,7 @@ def _membership(scalar: Scalar, node: exp.Expr) -> Bound:
     if any(isinstance(member, Bound) for member in members):
         raise scalar.refuse("membership", "IN takes a list of literals")
     operands = (scalar.operand(node.this), *members)
-    (value, *listed), _ = scalar.align(operands)
+    value, *listed = scalar.compared(operands)
     result = scalar.combine(f"({value} IN ({', '.join(listed)}))", BOOL, operands)
     scalar.compare(operands, "membership")
     return result
@@ -637,7 +658,7 @@ def _abs(scalar: Scalar, node: exp.Expr) -> Bound:
     bound = scalar.bound(node.this)
     if not bound.type.numeric:
         raise scalar.refuse("type", "a number is needed here")
-    return scalar.applied("abs", replace(bound, sql=f"TRY(abs({bound.sql}))", nullable=True))
+    return scalar.applied("abs", replace(bound, sql=f"TRY(abs({bound.sql}))", nullable=True, exact=""))
 
 
 def _text_function(name: str) -> Callable[[Scalar, exp.Expr], Bound]:

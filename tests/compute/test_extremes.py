@@ -66,6 +66,12 @@ def test_wide_decimals_are_clamped_and_summed_exactly(ask, precision, scale, edg
     assert WIDE.scaleb(got[0], scale) == min(largest, top) + small
 
 
+@pytest.mark.parametrize("condition", ["x * 4 > 0", "x + x > 1.5", "-(x + x) BETWEEN -2e19 AND -2"])
+def test_comparisons_lose_no_row_to_a_sum_or_product_beyond_64_bits(ask, condition):
+    counted = f"count(*) FILTER (WHERE {condition})"
+    assert ask(counted, Column("x", "int64"), pa.int64(), [MOST, LEAST, 1, None]) == [2]
+
+
 @pytest.mark.parametrize("figure", ["sum(s.x * s.x)", "sum(s.x * r.x)", "sum(s.x * s.x) - sum(r.x)"])
 def test_a_sum_over_a_join_that_could_exceed_38_digits_is_refused_before_anything_runs(figure):
     columns = (Column("k", "int64", key=()), Column("x", "int64", bounds=(str(LEAST), str(MOST))))
