@@ -43,7 +43,7 @@ def choose(draft: Plan, infos: Sequence[DatasetInfo], protocols: Sequence[Protoc
         except QueryError as refusal:
             refusals.append(refusal)
     if not candidates:
-        raise refusals[0]
+        raise _too_large(refusals[0])
     return min(candidates, key=lambda pair: (pair[0].cost(pair[1]).seconds, pair[0].name))
 
 
@@ -80,6 +80,15 @@ def _unweighted(able: Sequence[Protocol], infos: Sequence[DatasetInfo], draft: P
         f"an aggregate reads {draft.asker}'s own columns, which needs {names} at disclosure level "
         f"{needed!r}; too strict: {strict}. Ask for an offer at that level, or aggregate columns of "
         f"{draft.sender.dataset} and group by your own",
+    )
+
+
+def _too_large(refusal: QueryError) -> QueryError:
+    if refusal.code != "plan.selection-sum-does-not-fit":
+        return refusal
+    return QueryError(
+        refusal.code,
+        f"{refusal.sentence}; ask for fewer aggregates at a time, or for tighter bounds of what they read",
     )
 
 

@@ -395,6 +395,8 @@ def _refuse_argument(node: exp.Expr, name: str, value: object) -> None:
         raise QueryError("query.construct", f"{what} is not available; write {instead}")
     if isinstance(node, exp.Join):
         raise QueryError("query.join", _JOINS)
+    if isinstance(node, exp.Count):
+        raise QueryError("query.construct", "COUNT takes one column, or *; count others by themselves")
     if isinstance(node, exp.Order):
         raise QueryError("query.construct", "ORDER BY inside an aggregate is not available; leave it out")
     what = f"{name.strip('_').upper().replace('_', ' ')} in {type(node).__name__.upper()}"

@@ -84,6 +84,17 @@ def test_a_sum_over_a_join_that_could_exceed_38_digits_is_refused_before_anythin
     assert prepare("SELECT sum(s.x), sum(r.x) FROM sz.t s JOIN hk.t r ON s.k = r.k", "hk", infos)
 
 
+def test_sums_that_no_parameters_hold_are_refused_with_what_works():
+    columns = (Column("k", "int64", key=()), Column("x", "int64", bounds=(str(LEAST), str(MOST))))
+    infos = {
+        f"{who}.t": DatasetInfo(who, "t", columns, MANY, 10, "00" * 32, Level.RECEIVER)
+        for who in ("sz", "hk")
+    }
+    ask = "SELECT corr(s.x, r.x) FROM sz.t s JOIN hk.t r ON s.k = r.k"
+    with pytest.raises(QueryError, match="fewer aggregates at a time"):
+        prepare(ask, "hk", infos)
+
+
 def test_a_sum_of_decimals_that_no_bound_holds_is_refused_rather_than_rounded(ask):
     column, data = Column("x", "decimal(38,2)"), pa.decimal128(38, 2)
     assert ask("avg(x)", column, data, [Decimal("1.50")]) == [1.5]

@@ -191,6 +191,7 @@ ADVICE = {
     "SELECT sum(DISTINCT i.days) FROM {join}": "group by",
     "SELECT sum(i.days ORDER BY i.days) FROM {join}": "leave it out",
     "SELECT sum(i.days > 3) FROM {join}": "FILTER",
+    "SELECT count(i.days, c.score) FROM {join}": "one column",
     "SELECT i.paid AS x, c.active AS x, count(*) FROM {join} GROUP BY ALL ORDER BY x": "alias",
     "SELECT sum(i.days) % 7 FROM {join}": "floor(",
 }
