@@ -191,7 +191,11 @@ def regress(console: Console, monitor: Space, pooled: pa.Table) -> Answer:
     loans = pooled.filter(pc.greater(pooled["overdue_days"], 0))
     names = ("overdue_days", "rate", "principal")
     y, *xs = (loans[name].cast(pa.float64()).to_numpy() for name in names)
-    expected = np.linalg.lstsq(np.column_stack([np.ones(len(y)), *xs]), y, rcond=None)[0]
+    columns = np.column_stack([np.ones(len(y)), *xs])
+    unit = np.abs(columns).max(
+        axis=0
+    )  # floats lose eight digits where columns differ a million times in size
+    expected = np.linalg.lstsq(columns / unit, y, rcond=None)[0] / unit
     if row["n"] != len(y) or not np.allclose([row[c] for c in _TERMS], expected, rtol=1e-9):
         raise DemoFailed("the line differs from that of the pooled rows")
     for term in _TERMS:
