@@ -134,9 +134,7 @@ class DataSpace:
     witness_stop: threading.Event = field(default_factory=threading.Event)
     witness_thread: threading.Thread | None = None
 
-    def publish(
-        self, name: str, dataset: str, table: pa.Table, text: str, policies: dict[str, str]
-    ) -> None:
+    def publish(self, name: str, dataset: str, table: pa.Table, text: str, policies: dict[str, str]) -> None:
         """Add a table with its description and its policies, by offer, to a participant's datasets."""
         settings = config.load(self.folder / name)
         (settings.folder / "data").mkdir(exist_ok=True)
