@@ -128,6 +128,8 @@ class Asked:
         """The lines of the known keys, all of which hold: one false witness must not spoil the others'."""
         try:
             signed = note.parse(f"{head.text}\n{body.decode()}")
+            if signed.text != head.text:  # a body that goes on with the text: its line is of another checkpoint
+                raise NoteInvalid("its lines are not on this checkpoint")
             # One line of a key: a note has room for so many only, and a witness could fill it with its own.
             times = {key: at for key in self._keys if (at := cosigned_at(signed, key))}
             lines = [signed.by(key)[0] for key in times]
@@ -215,8 +217,9 @@ class Quorum:
         if not self._round(head):
             return PAUSE
         self.confirmed.set()
-        while self._log.head == head and not self._thread.stopping:
+        while self._log.head == head and not self._thread.stopping and not self.contradicted.is_set():
             self._log.wait_published(head, timeout=0.5)
+            self._hear_late_answers()
         return 0.0
 
     def _round(self, head: Note) -> bool:
@@ -254,6 +257,9 @@ class Quorum:
             return []
         except (WitnessRefused, OSError) as error:
             self._note_silence(name, str(error))
+            return []
+        except Exception as error:  # noqa: BLE001  whatever one witness brings about, the others' lines count
+            self._note_silence(name, f"its answer could not be used ({type(error).__name__})")
             return []
         self._silent.pop(name, None)
         return lines

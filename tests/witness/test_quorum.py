@@ -150,10 +150,22 @@ def without_a_clock(_method, _path, body):
     )
 
 
+def on_a_longer_text(_method, _path, body):
+    text = body.decode().partition("\n\n")[2].partition("\n\n")[0] + "\n"
+    line = cosignature.sign(f"{text}\nx\n", keys_of("a").keys[1], "a.example/w", NOW // 1000)
+    return Reply(200, "text/plain", f"x\n\n{line}".encode())
+
+
+def unforeseen(*_):
+    raise ValueError("unforeseen")
+
+
 @pytest.mark.parametrize(
     "lie",
     [
         lying_signature,
+        on_a_longer_text,
+        unforeseen,
         without_a_clock,
         lambda *_: Reply(200, "text/plain", b""),
         lambda *_: Reply(200, "text/plain", b"\xff"),
@@ -266,6 +278,34 @@ def test_a_fork_of_one_size_is_proved_by_the_witness(open_log, town, tmp_path):
     assert alarms[0].proved
     assert all(database.forks()[0].proved for database in town.databases if database.forks())
     assert any(database.forks() for database in town.databases)
+
+
+def test_a_contradiction_that_comes_after_the_quorum_stops_the_log_at_once(open_log, town, monkeypatch):
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    late, cosign, alarms = threading.Event(), quorum_.Asked.cosign, []
+
+    def slow(asked, head):
+        if asked is not asking_c:
+            return cosign(asked, head)
+        late.wait(10)
+        raise quorum_.Contradicted(str(log.head))
+
+    monkeypatch.setattr(quorum_.Asked, "cosign", slow)
+    quorum = Quorum(log, town.policy, lambda: NOW, town.connect, alarms.append)
+    asking_c = quorum._asked["http://c.example"]
+    quorum.start()
+    try:
+        log.wait(3, 10)
+        assert quorum.confirmed.wait(5)
+        assert not quorum.contradicted.is_set()
+        late.set()  # nothing more is signed
+        assert quorum.contradicted.wait(3)
+    finally:
+        quorum.close()
+    assert len(alarms) == 1
+    with pytest.raises(LogRefused):
+        log.append(some(1, 99))
 
 
 def test_ones_own_operator_never_counts(open_log, space):
