@@ -217,8 +217,9 @@ class Asking:
             sid, intent.digest, stated.data.commitments.get("release", ""), opener.digests(before), figures
         )
         release = self._checked(outcome, expected)
-        yield Frame("receipt", signature(release, self._node.key))
+        # Kept first: an owner that has the receipt may repeat this answer, which we allow by our own record.
         self._keep(release, outcome.signature)
+        yield Frame("receipt", signature(release, self._node.key))
         self._stated = figures
         opening = yield from receive("key", 64)
         return sealed, opener.open(opening, stated.data.commitments["release"])

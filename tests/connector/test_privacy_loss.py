@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from compute.errors import BayspaceError, PeerViolation, PolicyRefusal
+from compute.errors import BayspaceError, PeerViolation, PolicyRefusal, Unavailable
+from compute.protocols.base import Frame
 from connector import config, datasets
+from connector.asking import Asking
 from connector.receipts import trust_file
 from connector.storage import AnswerRecord, Store
 from witness.verify import verify_files
@@ -170,6 +173,39 @@ def test_a_joint_question_is_computed_noised_and_charged_again(space):
     agreement = owner.agreement(digest, role="provider", peer=ASKER)
     assert first != second
     assert owner.losses_of(agreement, owner.now())[0] == 200_000_000
+
+
+def test_an_asker_that_died_after_its_receipt_gets_the_answer_when_it_asks_again(space, monkeypatch):
+    """What the owner keeps for a receipt, the asker has a record of, however it died."""
+    digest, (owner, asker) = space.agree("repeated"), (space.nodes[OWNER], space.nodes[ASKER])
+    real = Asking._exchange_receipt
+
+    def dying(self, *given):
+        role, arrived = real(self, *given), None
+        while True:
+            item = role.send(arrived)
+            arrived = yield item
+            if isinstance(item, Frame) and item.kind == "receipt":
+                until = time.monotonic() + 10
+                while owner.evidence.is_open(self._terms.opening.exchange) and time.monotonic() < until:
+                    time.sleep(0.01)
+                raise Unavailable("peer.gone", "killed")
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Asking, "_exchange_receipt", dying)
+        killed.setattr(Asking, "_failed", lambda *_: None)  # whoever is dead writes nothing more
+        killed.setattr(asker.store, "close_exchange", lambda *_: False)
+        with pytest.raises(Unavailable):
+            space.asker.query(SINGLE.format("repeated"), PURPOSE)
+    asker.recover()
+    assert space.evidence(ASKER)[-1] == ["query.intent", "query.release", "query.failure"]
+    assert space.evidence(OWNER)[-1] == ["query.intent", "query.release"]
+    answer = space.asker.query(SINGLE.format("repeated"), PURPOSE)
+    assert answer.table["industry"].to_pylist() == ["none", "retail", "steel"]
+    agreement = owner.agreement(digest, role="provider", peer=ASKER)
+    for node in (owner, asker):
+        assert node.losses_of(agreement, node.now())[0] == 100_000_000
+    assert verify_files(answer.receipt.bundle, trust_file(asker.config)).items
 
 
 def test_an_owner_cannot_repeat_what_it_never_answered(space, monkeypatch):
