@@ -45,11 +45,12 @@ class Registry:
             data = self._file.read_bytes()
         except OSError:
             return
-        self._seen = (status.st_mtime_ns, status.st_size)
         try:
             self._add(data)
         except (MembersInvalid, dsse.EnvelopeInvalid) as error:
             _log.warning("the member list file is refused: %s", error)
+        # Only now: what the database could not keep, perhaps a revocation, is taken up at the next look.
+        self._seen = (status.st_mtime_ns, status.st_size)
 
     def _add(self, data: bytes) -> None:
         new = self._verify(data)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from witness import members
 from witness.database import Database
@@ -57,3 +58,18 @@ def test_what_is_refused_changes_nothing(opened, space):
         file.write_bytes(bad)
         assert versions(registry) == [1]
     assert registry.lists() == (space.members,)
+
+
+def test_a_list_that_the_database_could_not_keep_is_taken_up_at_the_next_look(opened, space, monkeypatch):
+    open_, file = opened
+    registry = open_()
+    file.write_bytes(space.member_envelope.to_bytes())
+
+    def locked(*_):
+        raise OperationalError("INSERT", {}, Exception("database is locked"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "add_members", locked)
+        with pytest.raises(OperationalError):
+            registry.lists()
+    assert versions(registry) == versions(open_()) == [1]
