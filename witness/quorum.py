@@ -128,7 +128,7 @@ class Asked:
         """The lines of the known keys, all of which hold: one false witness must not spoil the others'."""
         try:
             signed = note.parse(f"{head.text}\n{body.decode()}")
-            if signed.text != head.text:  # a body that goes on with the text: its line is of another checkpoint
+            if signed.text != head.text:  # the body goes on with the text: its line is of another
                 raise NoteInvalid("its lines are not on this checkpoint")
             # One line of a key: a note has room for so many only, and a witness could fill it with its own.
             times = {key: at for key in self._keys if (at := cosigned_at(signed, key))}
