@@ -143,6 +143,7 @@ class Member:
     expected: tuple[str, ...]  # the participants the plan names, in order
     sign: Sign
     verify: Verify
+    contributing: Callable[[], None]  # before anything about the rows leaves; may refuse
 
     @property
     def participant(self) -> str:

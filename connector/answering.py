@@ -174,13 +174,14 @@ class Answering:
         self._terms = replace(terms, plan=prepared.plan, repeats=first)
         return self._terms, prepared
 
-    @staticmethod
-    def _asked(agreement: Agreement, opening: Opening) -> DatasetInfo:
+    def _asked(self, agreement: Agreement, opening: Opening) -> DatasetInfo:
         """What the query asks about: the agreement's dataset, or the federation that it is a part of."""
         if not opening.federation:
             return agreement.dataset
         if Part(agreement.full_name, agreement.dataset.rows_bound) not in opening.federation:
             raise PeerViolation("peer.federation", "the federation does not hold our dataset as it is")
+        if any(part.participant == self._asker for part in opening.federation):
+            raise PeerViolation("peer.federation", "the asker stands among those that protect each other")
         name = sqltext.parse(opening.sql).sources[0].dataset.casefold()
         return pooling.pooled(name, agreement.dataset, opening.federation)
 
@@ -365,7 +366,15 @@ class Answering:
             return None
         entry = admitted.terms.entry(admitted.sid)
         names = tuple(part.participant for part in parts)
-        return Member(entry, names, self._node.key.sign, self._verified)
+        return Member(
+            entry, names, self._node.key.sign, self._verified, lambda: self._contributing(admitted.terms)
+        )
+
+    def _contributing(self, terms: Terms) -> None:
+        """From here on the asker may learn totals that we are in, whatever becomes of the round."""
+        store, opening = self._node.store, terms.opening
+        with store.atomic():
+            companions.note(store, terms.agreement, opening.federation, opening.exchange)
 
     def _verified(self, participant: str, message: bytes, signed: bytes) -> None:
         """Raise `PeerViolation` unless all of the participant's evidence keys signed the message."""
@@ -393,7 +402,6 @@ class Answering:
         envelope = countersigned(sealed, node.key, node.key_of(self._asker), receipt)
         self._in_force(admitted)
         with node.store.atomic():
-            companions.note(node.store, terms.agreement, terms.opening.federation, terms.opening.exchange)
             node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [sealer.evidence])
             self._keep_answer(terms, sealed, sealer, summary)
         self._recorded(sealed)

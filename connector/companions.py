@@ -1,9 +1,10 @@
-"""Who stands beside our rows: a federation that was answered keeps its participants, under one agreement.
+"""Who stands beside our rows: a federation that we were in keeps its participants, under one agreement.
 
-Two answers over different participants give, by subtraction, what some of them hold: of the one that vanished
-before a round was asked again, everything. So once we gave the key to a release, questions over any other set
-are refused until the asker has a new agreement, which is its owner's consent to the new company. Under noise
-each part is protected by itself, and nothing is refused. docs/decisions/one-company-per-agreement.md
+Two rounds over different participants give, by subtraction, what some of them hold: of the one that vanished
+before a round was asked again, everything. The asker may have a round's totals as soon as our vector has
+left, whatever becomes of the round. So from then on questions over any other set are refused until the asker
+has a new agreement, which is its owner's consent to the new company. Under noise each part is protected by
+itself, and nothing is refused. docs/decisions/one-company-per-agreement.md
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ CHANGED = "federation.participants-changed"
 
 
 def check(store: Store, agreement: Agreement, parts: Sequence[Part]) -> None:
-    """Raise `PolicyRefusal` where an answer over other participants was released under this agreement."""
+    """Raise `PolicyRefusal` where we were in a round with other participants under this agreement."""
     if not parts or agreement.policy.analysis.noise is not None:
         return
     if any(earlier.asker_side != _names(parts) for earlier in store.compared(_ledger(agreement))):
@@ -30,8 +31,8 @@ def check(store: Store, agreement: Agreement, parts: Sequence[Part]) -> None:
                     Reason(
                         CHANGED,
                         "analysis.federation",
-                        "an answer over other participants was released under this agreement, and both "
-                        "together would give what some of them hold",
+                        "this dataset was in a round with other participants under this agreement, and both "
+                        "rounds together would give what some of them hold",
                         allowed="the same participants, or a new agreement",
                     ),
                 )
@@ -40,7 +41,7 @@ def check(store: Store, agreement: Agreement, parts: Sequence[Part]) -> None:
 
 
 def note(store: Store, agreement: Agreement, parts: Sequence[Part], exchange: str) -> None:
-    """Keep who took part, in the transaction that releases. Raises as `check`: two rounds may end at once."""
+    """Keep who takes part, before our vector leaves. Raises as `check`: two rounds may run at once."""
     if parts:
         store.take_turn(_ledger(agreement))
         check(store, agreement, parts)

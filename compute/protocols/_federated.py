@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 
 from compute import pooling
-from compute.errors import PeerViolation
+from compute.errors import PeerViolation, QueryError
 from compute.federation import Contribution, Member, Roster, Seat, TotalGate, Totals
 from compute.frames import Role
 from compute.inputs import Cells, Context, Entropy, Gate, LocalInput, Summary
 from compute.plan import Plan, Side
-from compute.protocols._release import noised
+from compute.protocols._release import RELEASE_BYTES, noised
 from compute.protocols.base import Cost, Protocol
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
@@ -66,6 +66,15 @@ def protocol(
         receiver=receiver,
         sender=sender,
     )
+
+
+def check_release(size: int) -> None:
+    """Raise `QueryError` for a plan whose vectors of measures no release can carry."""
+    if size > RELEASE_BYTES:
+        raise QueryError(
+            "plan.sums-too-large",
+            "the figures of all cells are more than one answer may hold; ask for fewer of either",
+        )
 
 
 def seat(context: Context) -> Seat:

@@ -49,6 +49,7 @@ def participant(
     roster = yield from f.receive_roster(member)
     part = _Part.fresh(parameters, shape, roster, entropy)
     agreed = _Agreed.of(part, (yield from f.disclosed(member, SCHEME, roster, part.shown)))
+    member.contributing()
     c0, share = agreed.contributed(0, own.counted())
     yield from send_blob("counts-c0", c0)
     yield from send_blob("counts-share", share)
@@ -173,7 +174,9 @@ def _cost(plan: Plan) -> Cost:
 
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
-    return pooling.threshold_parameters(sender, maximum_cells).canonical()
+    parameters = pooling.threshold_parameters(sender, maximum_cells)
+    federated.check_release(parameters.ciphertext_bytes(len(sender.partials) * maximum_cells))
+    return parameters.canonical()
 
 
 PROTOCOL = federated.protocol(

@@ -45,6 +45,7 @@ def participant(member: Member, shape: Shape, own: Contribution, entropy: Entrop
     """A participant's side: returns which cells it filled."""
     roster = yield from f.receive_roster(member)
     masks = yield from _agreed(member, roster, entropy)
+    member.contributing()
     yield from send_blob("counts", masks.masked("counts", f.words(own.counted())))
     totals = yield from receive_blob("totals", f.WORD_BYTES * shape.counted)
     released = TotalGate.of(roster).released(shape, f.integers(totals))
@@ -126,6 +127,7 @@ def _cost(plan: Plan) -> Cost:
 
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
+    federated.check_release(f.WORD_BYTES * len(sender.partials) * maximum_cells)
     return {}
 
 

@@ -156,7 +156,7 @@ def test_a_round_under_noise(protocol: str) -> None:
     for i, entry in enumerate(entries):
         base = Context(bytes(32), question.plan, seeded(i), lambda *_: None, 1)
         receivers.append(role.receiver(replace(base, federated=Seat(roster)), None))
-        member = Member(entry, names, lambda m: m[:32], lambda *_: None)
+        member = Member(entry, names, lambda m: m[:32], lambda *_: None, lambda: None)
         own = aggregate(question.plan.sender, LOANS, demands, people(LABELS[0], 400), Limits(threads=1))
         senders.append(role.sender(replace(base, federated=member), own, lambda counts: counts >= 1))
     answers, _ = run_round(receivers, senders)

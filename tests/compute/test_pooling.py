@@ -107,11 +107,18 @@ def _answer(
     for i, table in enumerate(tables):
         base = Context(bytes(32), plan, os.urandom, lambda *_: None, 1)
         receivers.append(protocol.receiver(replace(base, federated=Seat(roster)), None))
-        member = Member(entries[i], tuple(names), lambda m: m[:32], lambda *_: None)
+        member = Member(entries[i], tuple(names), lambda m: m[:32], lambda *_: None, lambda: None)
         own = aggregate(plan.sender, LOANS, replace(DEMANDS, identity=identity), table, Limits(threads=1))
         senders.append(protocol.sender(replace(base, federated=member), own, lambda c: c >= local))
     cells, _ = run_round(receivers, senders)
     return finish(plan, cells[0]), cells[0]
+
+
+@pytest.mark.parametrize("name", ["masked_sum", "he_sum"])
+def test_figures_that_no_release_carries_are_refused_before_anything_is_charged(name: str) -> None:
+    plan = _prepared("SELECT region, sum(overdue) AS s FROM federation.loans GROUP BY region").plan
+    with pytest.raises(QueryError, match=r"plan\.sums-too-large"):
+        protocol_named(name).parameters(None, plan.sender, 2**23)
 
 
 def _pooled(sql: str, tables: Sequence[pa.Table]) -> list[tuple[Any, ...]]:

@@ -159,6 +159,10 @@ HOSTILE = {
     f"SELECT count(DISTINCT i.industry) FROM {JOIN}": "query.count-distinct",
     f"SELECT sum(i.big) FROM {JOIN}": "query.bounds-missing",
     f"SELECT avg(i.loose) FROM {JOIN}": "query.bounds-missing",
+    "SELECT avg((loose - 3) * 1e37) FROM sz-trade.invoices": "query.bounds-missing",
+    "SELECT sum(coalesce(-(loose * 2), 0)) FROM sz-trade.invoices": "query.bounds-missing",
+    "SELECT var_pop(CASE WHEN paid THEN loose / 3 END) FROM sz-trade.invoices": "query.measure",
+    "SELECT var_pop(if(paid, loose, loose + days)) FROM sz-trade.invoices": "query.bounds-missing",
 }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -18,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from compute import federation
-from compute.errors import PolicyRefusal, QueryError, Unavailable
+from compute.errors import BayspaceError, PeerViolation, PolicyRefusal, QueryError, Unavailable
+from compute.pooling import Part
 from compute.protocols import masked_sum
 from compute.protocols.base import Frame
 from connector import answering, config, connect, datasets, meeting, space
@@ -27,6 +29,7 @@ from connector.node import Node
 from connector.receipts import trust_file
 from connector.service import Server
 from connector.storage import Store
+from connector.transport import Headers
 from connector.v1 import analyst_pb2
 from connector.witnesses import init_witness, load_witness, witness_seat
 from witness import dsse
@@ -461,11 +464,28 @@ def test_a_local_minimum_holds_for_each_participants_own_cells(tmp_path: Path) -
         }
 
 
-def test_participants_that_refuse_or_differ(tmp_path: Path) -> None:
-    """One is used up; without it, once it was in an answer, the others answer under new agreements only."""
+def test_an_asker_does_not_stand_among_those_that_protect_each_other(shared: Federation) -> None:
+    node = shared.nodes["sz-bank"]
+    (record,) = node.store.agreements(role="provider", state="active")
+    agreement = node.known_agreement(record.id, role="provider", peer=ASKER)
+    parts = (Part(agreement.full_name, agreement.dataset.rows_bound), Part(f"{ASKER}.loans", 1))
+    role = answering.Answering(node, ASKER, Headers(), threading.Event())
+    with pytest.raises(PeerViolation, match=r"peer\.federation"):
+        role._asked(agreement, SimpleNamespace(federation=parts, sql=BY_REGION))
+
+
+def test_participants_that_refuse_or_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An asker that ends a round when it has the totals asks no other participants under its agreements."""
+
+    def cut() -> None:
+        raise PeerViolation("peer.cut", "the totals are all that this asker wanted")
+
     changes = {"mo_bank": {"uses": 1}}
     with running(tmp_path, **changes) as made:
-        made.asker.query(BY_REGION, PURPOSE)
+        with monkeypatch.context() as patched:
+            patched.setattr(masked_sum, "receive_release", cut)
+            with pytest.raises(BayspaceError):
+                made.asker.query(BY_REGION, PURPOSE)
         with pytest.raises(PolicyRefusal) as refused:
             made.asker.query(BY_REGION, PURPOSE)
         (reason,) = refused.value.decision.because

@@ -70,7 +70,7 @@ class Round:
 
     def member(self, i: int) -> Member:
         entry = self.roster.entries[i]
-        return Member(entry, tuple(self.names), _sign(entry.participant), _verify)
+        return Member(entry, tuple(self.names), _sign(entry.participant), _verify, lambda: None)
 
     def participant(self, i: int, own: Contribution, member: Member | None = None) -> Any:
         entropy, member = _entropy(f"{self.seed}/{i}"), member or self.member(i)
