@@ -26,7 +26,7 @@ from witness.sequencer import Busy, Sequencer
 from witness.tlog_proof import TlogProof
 from witness.v1 import witness_pb2 as pb
 from witness.v1 import witness_pb2_grpc
-from witness.verifiers import Verdict, Verifiers
+from witness.verifiers import Overloaded, Verdict, Verifiers
 
 _log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
                 code_pb2.INVALID_ARGUMENT, "batch", f"A batch has 1 to {LARGEST_BATCH} submissions."
             )
         asked = [Submission(_digest(s.envelope), s.envelope, s.tag) for s in request.submissions]
-        with _in_time():
+        with _taken_in():
             verdicts = self._admission.check(peer, asked, _patience(context))
         admitted = [s for s, wrong in zip(asked, verdicts, strict=True) if wrong is None]
         indexes = iter(self._record(peer, admitted, context) if admitted else ())
@@ -197,10 +197,8 @@ class Service(witness_pb2_grpc.WitnessServicer):
                 code_pb2.UNAVAILABLE, "quorum", "The quorum has not confirmed this log since its start."
             )
         try:
-            with _in_time():
+            with _taken_in():
                 return self._sequencer.submit(admitted, peer).result(_patience(context))
-        except Busy as error:
-            raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "The witness is busy; try again.") from error
         except LogRefused as error:
             _log.exception("the log refused an append")
             raise Refusal(code_pb2.UNAVAILABLE, "log", "The log does not take entries now.") from error
@@ -257,9 +255,12 @@ def _rejection(wrong: tuple[str, str]) -> pb.Rejection:
 
 
 @contextmanager
-def _in_time() -> Iterator[None]:
+def _taken_in() -> Iterator[None]:
+    """Refuses what comes on top of too much that waits, and what was not done in time."""
     try:
         yield
+    except (Busy, Overloaded) as error:
+        raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "The witness is busy; try again.") from error
     except FutureTimeout as error:
         raise Refusal(code_pb2.DEADLINE_EXCEEDED, "slow", "Not recorded in time; submit again.") from error
 

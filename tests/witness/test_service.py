@@ -371,6 +371,16 @@ def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
                 assert time.monotonic() < deadline
 
 
+def test_too_many_records_to_check_are_refused_as_busy(running, space, monkeypatch):
+    monkeypatch.setattr(verifiers, "MOST_WAITING_EACH", 0)
+    request = pb.SubmitBatchRequest(
+        submissions=[pb.Submission(envelope=signed(space), tag=TAG)] * verifiers.FEWEST
+    )
+    with running.channel(urn("hk-bank")) as channel, pytest.raises(grpc.RpcError) as caught:
+        witness_pb2_grpc.WitnessStub(channel).SubmitBatch(request, timeout=5)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def test_one_member_has_its_share_of_waiting_and_no_more(running):
     """An entry far beyond the log is waited for until the call's deadline."""
     request = pb.AwaitProofRequest(index=10**6)

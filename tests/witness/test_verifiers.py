@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from witness import members, verifiers
-from witness.verifiers import FEWEST, Verifiers, verdict
+from witness.verifiers import FEWEST, Overloaded, Verifiers, verdict
 
 
 @pytest.fixture
@@ -61,6 +62,47 @@ def test_processes_that_keep_dying_admit_nothing(checking, space, monkeypatch):
     monkeypatch.setattr(verifiers, "_started", lambda _lists: Dying())
     with pytest.raises(RuntimeError, match="dead"):
         checking.verdicts([b"{}"] * FEWEST, "hk-bank", (space.members,), space.now, 1)
+
+
+class Stuck:
+    """A pool whose processes have the first chunk of all in hand, and never end it."""
+
+    def __init__(self):
+        self.chunks = []
+
+    def submit(self, *_):
+        self.chunks.append(Future())
+        if len(self.chunks) == 1:
+            self.chunks[0].set_running_or_notify_cancel()
+        return self.chunks[-1]
+
+    def shutdown(self, **_):
+        pass
+
+
+def test_calls_that_expired_leave_nothing_behind_and_keep_nobody_out(checking, space, monkeypatch):
+    monkeypatch.setattr(verifiers, "CHUNK", 4)
+    monkeypatch.setattr(verifiers, "MOST_WAITING_EACH", 10)
+    pool = Stuck()
+    monkeypatch.setattr(verifiers, "_started", lambda _lists: pool)
+
+    lists = (space.members,)
+
+    def ask(peer):
+        checking.verdicts([b"{}"] * FEWEST, peer, lists, space.now, 0)
+
+    with pytest.raises(TimeoutError):
+        ask("hk-bank")
+    for _ in range(3):  # its first chunk is under way, and counts: four and eight are too many
+        with pytest.raises(Overloaded):
+            ask("hk-bank")
+        with pytest.raises(TimeoutError):
+            ask("sz-trade")
+    assert [chunk.cancelled() for chunk in pool.chunks] == [False, *[True] * (len(pool.chunks) - 1)]
+    pool.chunks[0].set_result([None] * 4)
+    with pytest.raises(TimeoutError):
+        ask("hk-bank")
+    assert not checking._waiting
 
 
 ORPHANS = """
