@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from policy_enforcer.describe import MatrixRow, matrix
 from policy_enforcer.disclosure import Level
-from policy_enforcer.model import ANY, Federation, Policy, Transfer, plain
+from policy_enforcer.model import ANY, Federation, Policy, Transfer, Uses, plain
 from policy_enforcer.moments import end_instant, first_instant
 from policy_enforcer.obligations import obligations
 
@@ -45,6 +45,8 @@ def diff(old: Policy, new: Policy) -> Diff:
         if was != becomes:
             sentence = f"{label}: {show(old)} becomes {show(new)}"
             (result.allowed if becomes > was else result.forbidden).append(sentence)
+    for word in ("rows", "bytes"):
+        _compare_answers(result, word, old.uses, new.uses)
     _compare_named(result, old, new)
     _compare_companions(result, old.analysis.federation, new.analysis.federation)
     result.other += [f"{label} changes" for label, part in _OTHERS.items() if part(old) != part(new)]
@@ -181,6 +183,19 @@ _LIMITS: Mapping[str, Limit] = MappingProxyType(
 )
 
 
+# -- how much may be answered: comparable where both versions count over the same period
+
+
+def _compare_answers(result: Diff, word: str, old: Uses | None, new: Uses | None) -> None:
+    was, becomes = (getattr(uses, word, None) for uses in (old, new))
+    periods = {uses.per for uses in (old, new) if uses is not None}
+    if was is not None and becomes is not None and len(periods) > 1:
+        result.other.append(f"uses.{word} changes")
+    elif was != becomes:
+        sentence = f"uses.{word}: {was or 'any number'} becomes {becomes or 'any number'}"
+        (result.allowed if _most(becomes) > _most(was) else result.forbidden).append(sentence)
+
+
 # -- consent and lists: naming one limits, naming another may go either way
 
 
@@ -215,8 +230,6 @@ _OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
         "dataset": lambda p: p.dataset,
         "when.elapsed": lambda p: p.when and p.when.elapsed,
         "uses.count": _allowance,
-        "uses.rows": lambda p: (p.uses.rows, p.uses.per) if p.uses and p.uses.rows is not None else None,
-        "uses.bytes": lambda p: (p.uses.bytes, p.uses.per) if p.uses and p.uses.bytes is not None else None,
         "transfer (declared)": lambda p: (p.transfer or Transfer()).model_copy(
             update=dict.fromkeys(("grade_at_most", *_NAMED))
         ),

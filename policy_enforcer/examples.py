@@ -242,7 +242,8 @@ def _gates(example: Example) -> frozenset[str]:
     """Those of single-domain, joint and federated protocols."""
     alone = not example.join and not example.beside
     more = {"minimum-participants"} if example.beside else {"dominance"} if alone else set[str]()
-    return frozenset({"minimum-identities", "noise", *more})
+    guarded = {"differencing"} if example.kind == "aggregate" and not example.beside else set[str]()
+    return frozenset({"minimum-identities", "noise", *more, *guarded})
 
 
 def _columns(example: Example) -> tuple[ColumnUse, ...]:

@@ -5,12 +5,12 @@ import itertools
 import pytest
 
 from policy_enforcer.describe import matrix
-from policy_enforcer.diff import diff
+from policy_enforcer.diff import Diff, diff
 from policy_enforcer.disclosure import Disclosure, Fact, Party
 from policy_enforcer.explain import sentence
 from policy_enforcer.facts import TransferList
 from policy_enforcer.load import load
-from policy_enforcer.model import Federation
+from policy_enforcer.model import Federation, Uses
 from policy_enforcer.obligations import obligations
 from policy_enforcer.transfer_lists import category
 
@@ -87,6 +87,7 @@ CHANGES = [
     ("elapses", "until: 2027-12-31", "until: 2027-12-31, elapsed: P1M", [], [], ["when.elapsed changes"]),
     ("other uses", "count: 200", "count: 300", [], [], ["uses.count changes"]),
     ("more at once", "max_concurrent: 2", "max_concurrent: 3", ["concurrent queries: 2 becomes 3"], [], []),
+    ("rows", "count: 200", "count: 200, rows: 9", [], ["uses.rows: any number becomes 9"], []),
     ("lower grade", "grade_at_most: 2", "grade_at_most: 0", [], ["grade of a column: 2 becomes 0"], []),
     (
         "looser level",
@@ -242,6 +243,19 @@ def test_diff_of_who_stands_beside_in_a_federation(invoices):
     assert diff(two, one).forbidden == ["standing beside it in a federation: b"]
     assert not any(found.other for found in (diff(anybody, two), diff(one, two)))
     assert diff(invoices, one).allowed == ["taking part in the federation loans"]
+
+
+@pytest.mark.parametrize("word", ["rows", "bytes"])
+def test_diff_of_what_may_be_answered(invoices, word):
+    def limited(**uses):
+        return invoices.model_copy(update={"uses": Uses(count=200, max_concurrent=2, **uses)})
+
+    few, more = limited(**{word: 5, "per": "month"}), limited(**{word: 50, "per": "month"})
+    assert diff(few, more) == Diff(allowed=[f"uses.{word}: 5 becomes 50"])
+    assert diff(more, few) == Diff(forbidden=[f"uses.{word}: 50 becomes 5"])
+    daily = diff(few, limited(**{word: 50, "per": "day"}))
+    assert (daily.allowed, daily.forbidden) == ([], [])
+    assert f"uses.{word} changes" in daily.other
 
 
 REFERENCE, ANOTHER = "gba@" + "1" * 64, "gba@" + "2" * 64

@@ -92,6 +92,17 @@ def test_what_an_example_leaves_out_is_as_the_policy_wants_it(invoices_text):
     assert [outcome.actual for outcome in found] == [frozenset()]
 
 
+def test_differencing_is_held_by_what_gates_alone_and_joint(invoices_text):
+    asked = "measure: {amount: sum}, expect: permit}"
+    text = f"tests: [{{name: one, {asked}, {{name: two, join: company_id, {asked}]"
+    guarded = load(
+        invoices_text.replace(
+            "  identity: company_id", "  differencing: {minimum_difference: 10}\n  identity: company_id"
+        )
+    )
+    assert [outcome.actual for outcome in outcomes(guarded, text)] == [frozenset(), frozenset()]
+
+
 def test_examples_with_sql_are_kept_for_the_connector(invoices):
     (example,) = parse_examples('tests: [{name: one, sql: "SELECT 1", expect: [column.use-unknown]}]')
     assert (example.sql, example.expect) == ("SELECT 1", ("column.use-unknown",))
