@@ -7,7 +7,7 @@ same SQL over the pooled rows. Only what was released comes in; nothing here see
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Context, Decimal
 from fractions import Fraction
 from typing import Any
@@ -19,7 +19,7 @@ from compute.errors import DataError
 from compute.histograms import quantile
 from compute.inputs import Cells
 from compute.plan import Figure, Histogram, Plan, Total
-from compute.regression import LINEAR
+from compute.regression import LINEAR, Fit, fitted
 from compute.regression import figure as regression
 from compute.types import Type, parse_type
 
@@ -40,7 +40,7 @@ def finish(plan: Plan, cells: Cells, limits: Limits | None = None) -> pa.Table:
         columns = _quantiles(plan, plan.histogram, cells, dimensions)
     else:
         columns = {name: table[name] for name in (*dimensions, "identities")}
-        columns |= {figure.name: _column(figure, table) for figure in plan.figures}
+        columns |= _figures(plan.figures, table)
     outputs = [
         f"CAST({output.sql} AS {parse_type(output.type).duckdb}) AS x{i}"
         for i, output in enumerate(plan.outputs)
@@ -91,18 +91,28 @@ def answer_schema(plan: Plan) -> pa.Schema:
     return pa.schema([(output.name, parse_type(output.type).arrow) for output in plan.outputs])
 
 
-def _column(figure: Figure, table: pa.Table) -> pa.Array:
-    """One figure for every cell."""
+def _figures(figures: Sequence[Figure], table: pa.Table) -> dict[str, pa.Array]:
+    """Every figure for every cell; those of one line read the same fits, so a cell is solved once."""
+    lines = {figure.totals for figure in figures if figure.function.startswith(LINEAR)}
+    fits = {totals: [fitted(sums) for sums in _rows(totals, table)] for totals in lines}
+    return {figure.name: _column(figure, table, fits) for figure in figures}
+
+
+def _column(figure: Figure, table: pa.Table, fits: Mapping[tuple[Total, ...], Sequence[Fit]]) -> pa.Array:
     kind = parse_type(figure.type)
     if figure.function == "value":
         return table[figure.totals[0].partials[0]].cast(kind.arrow)
-    totals = [_totals(total, table) for total in figure.totals]
-    function = _function(figure.function)
-    return pa.array([_typed(function(*values), kind) for values in zip(*totals, strict=True)], kind.arrow)
+    if figure.function.startswith(LINEAR):
+        what = figure.function.removeprefix(LINEAR)
+        values = [regression(what, fit) for fit in fits[figure.totals]]
+    else:
+        values = [FUNCTIONS[figure.function](*sums) for sums in _rows(figure.totals, table)]
+    return pa.array([_typed(value, kind) for value in values], kind.arrow)
 
 
-def _function(name: str) -> Function:
-    return regression(name.removeprefix(LINEAR)) if name.startswith(LINEAR) else FUNCTIONS[name]
+def _rows(totals: Sequence[Total], table: pa.Table) -> Iterator[tuple[Exact, ...]]:
+    """What a function takes, cell by cell."""
+    return zip(*(_totals(total, table) for total in totals), strict=True)
 
 
 def _totals(total: Total, table: pa.Table) -> list[Exact]:

@@ -8,10 +8,9 @@ in one place. Where the sums determine no line, the column `fit` says why and th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from itertools import combinations_with_replacement
 
 Exact = Fraction | int
@@ -39,24 +38,18 @@ def pairs(regressors: int) -> list[tuple[int, int]]:
     return list(combinations_with_replacement(range(regressors + 2), 2))
 
 
-def figure(what: str) -> Callable[..., str | Exact | float | None]:
-    """The function of the sums: "fit", "r2", "coefficient:i" or "error:i", where 0 is the intercept."""
+def figure(what: str, fit: Fit) -> str | Exact | float | None:
+    """One of a line's columns: "fit", "r2", "coefficient:i" or "error:i", where 0 is the intercept."""
     name, _, place = what.partition(":")
-
-    def function(*sums: Exact) -> str | Exact | float | None:
-        fit = fitted(sums)
-        if name == "fit":
-            return fit.verdict
-        if name == "r2":
-            return fit.r2
-        found: Sequence[Exact | float] = fit.coefficients if name == "coefficient" else fit.errors
-        return found[int(place)] if found else None
-
-    return function
+    if name == "fit":
+        return fit.verdict
+    if name == "r2":
+        return fit.r2
+    found: Sequence[Exact | float] = fit.coefficients if name == "coefficient" else fit.errors
+    return found[int(place)] if found else None
 
 
-@lru_cache(maxsize=256)
-def fitted(sums: tuple[Exact, ...]) -> Fit:
+def fitted(sums: Sequence[Exact]) -> Fit:
     """The line of one cell: solves X'X b = X'y without rounding."""
     gram = _gram(sums)
     size, rows = len(gram) - 1, sums[0]

@@ -124,6 +124,13 @@ def test_it_is_least_squares_over_the_pooled_rows_of_each_group() -> None:
         assert np.isclose(row["r2"], r2, rtol=1e-9)
 
 
+def test_a_cell_is_solved_once_for_all_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[Sequence[Any]] = []
+    monkeypatch.setattr("compute.finish.fitted", lambda sums: solved.append(sums) or regression.fitted(sums))
+    found = answer(prepared(THREE), [table(seed, rows) for seed, rows in ((1, 60), (2, 41), (3, 0))])
+    assert len(solved) == len(found) == 2
+
+
 def test_with_one_column_it_is_the_line_of_duckdb() -> None:
     tables = [table(seed, 50) for seed in (4, 5)]
     rows = pa.concat_tables(tables)  # noqa: F841  DuckDB reads it
