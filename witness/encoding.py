@@ -8,6 +8,7 @@ import base64
 import binascii
 import os
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -61,6 +62,11 @@ def unhex(text: str, size: int) -> bytes:
     if len(text) != 2 * size or not _HEX.fullmatch(text):
         raise EncodingError(f"not {size} bytes of lower-case hexadecimal")
     return bytes.fromhex(text)
+
+
+def system_clock() -> int:
+    """Milliseconds since 1970, by this machine's clock."""
+    return time.time_ns() // 1_000_000
 
 
 def format_time(milliseconds: int) -> str:

@@ -39,9 +39,8 @@ class Retention:
         erased = 0
         while not self._thread.stopping:
             old = self._database.kept(before, STEP)
-            erased += self._database.erase(
-                old
-            )  # with nothing to erase: finishes what could not be finished before
+            # With nothing to erase, this finishes what could not be finished before.
+            erased += self._database.erase(old)
             if not old:
                 break
         if erased:

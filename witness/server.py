@@ -9,7 +9,6 @@ import os
 import re
 import stat
 import threading
-import time
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from witness.cosignature import cosigner_key
 from witness.cosigner import Cosigner
 from witness.database import SchemaTooNew
 from witness.door import Doorkeeper, PeerIdentity, Places, certificate_identity
-from witness.encoding import EncodingError, b64, system_entropy, unb64
+from witness.encoding import EncodingError, b64, system_clock, system_entropy, unb64
 from witness.files import Folder
 from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys, PublicKey
 from witness.log import Log, LogRefused, sqlite_url
@@ -287,7 +286,9 @@ def open_log(config: WitnessConfig) -> Log:
     quorum = None if config.quorum is None else _policy(config.quorum)
     keys = _private_keys(config.log_key, "log_key")
     try:
-        return Log(config.data, config.origin, keys, _now, config.database, quorum, sm2=_sm2_key(config))
+        return Log(
+            config.data, config.origin, keys, system_clock, config.database, quorum, sm2=_sm2_key(config)
+        )
     except SchemaTooNew as error:
         raise ConfigInvalid(f"database: {error}") from error
     except OperationalError as error:
@@ -335,7 +336,7 @@ def _serve(
         confirmed = None if quorum is None else quorum.confirmed.is_set
         verifiers = Verifiers()
         running.callback(verifiers.close)
-        admission = Admission(registry, log, verifiers, _now)
+        admission = Admission(registry, log, verifiers, system_clock)
         service = Service(log, sequencer, admission, identify, confirmed)
         door = Doorkeeper(identify, Places(MOST_CALLS_EACH, THREADS))
         server, port = _grpc_server(service, door, _credentials(config), config.grpc_listen)
@@ -383,7 +384,9 @@ def _cosigner(config: WitnessConfig, log: Log) -> Cosigner | None:
             raise ConfigInvalid("cosigner_name, cosigner_key and cosigns are set together or not at all")
         return None
     try:
-        return Cosigner(name, _private_keys(key, "cosigner_key"), _policy(cosigns), log.database, _now)
+        return Cosigner(
+            name, _private_keys(key, "cosigner_key"), _policy(cosigns), log.database, system_clock
+        )
     except PolicyInvalid as error:
         raise ConfigInvalid(f"{cosigns}: {error}") from error
 
@@ -392,13 +395,13 @@ def _quorum(config: WitnessConfig, log: Log) -> Quorum | None:
     if config.quorum is None or not log.needs_quorum:
         return None
     try:
-        return Quorum(log, _policy(config.quorum), _now)
+        return Quorum(log, _policy(config.quorum), system_clock)
     except PolicyInvalid as error:
         raise ConfigInvalid(f"{config.quorum}: {error}") from error
 
 
 def _retention(config: WitnessConfig, log: Log) -> Retention | None:
-    return None if config.retain_days is None else Retention(log.database, config.retain_days, _now)
+    return None if config.retain_days is None else Retention(log.database, config.retain_days, system_clock)
 
 
 def _policy(path: Path) -> Policy:
@@ -470,7 +473,3 @@ def _address(listen: str) -> tuple[str, int]:
     if not port.isdecimal():
         raise ConfigInvalid(f"http_listen: {listen} is not host:port")
     return host.strip("[]"), int(port)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

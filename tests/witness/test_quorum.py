@@ -12,7 +12,7 @@ from cryptography import x509
 
 from tests.witness.test_service import TAG, Running, authority, signed, urn
 from witness import __main__ as command
-from witness import checkpoint, cosignature, members, note, policy, server, tlog_proof
+from witness import checkpoint, cosignature, encoding, members, note, policy, server, tlog_proof
 from witness import quorum as quorum_
 from witness.checks import VerificationFailed
 from witness.cosigner import Cosigner
@@ -390,7 +390,7 @@ def free_ports(count):
 
 
 def test_shenzhen_and_hong_kong_cosign_each_other(space, authority, tmp_path, capsys):
-    space.now = server._now()
+    space.now = encoding.system_clock()
     space.members = members.successor(None, "gba", space.participants(), space.now - 1000)
     space.member_envelope = members.sign(space.members, [space.operator])
     cities = [

@@ -26,6 +26,7 @@ from witness import __main__ as command
 from witness import (
     checkpoint,
     dsse,
+    encoding,
     leaf,
     members,
     merkle,
@@ -175,7 +176,7 @@ class Running:
 
 @pytest.fixture
 def running(space, authority, tmp_path):
-    space.now = server._now()
+    space.now = encoding.system_clock()
     space.members = members.successor(None, "gba", space.participants(), space.now - 1000)
     space.member_envelope = members.sign(space.members, [space.operator])
     witness = Running(space, authority, tmp_path / "witness")
@@ -517,7 +518,7 @@ def test_a_lying_witness_is_not_believed(running, space, authority):
 def test_a_new_member_list_takes_effect_and_a_bad_one_does_not(running, space):
     file = running.folder / "members.json"
     remaining = [p for p in space.participants() if p.id != "sz-trade"]
-    second = members.successor(space.members, "gba", remaining, server._now() - 1)
+    second = members.successor(space.members, "gba", remaining, encoding.system_clock() - 1)
     stranger = PrivateKey.from_seed(b"s" * 32)
     with running.client() as client:
         for bad in (b"not a list", members.sign(second, [stranger]).to_bytes()):

@@ -14,7 +14,6 @@ import json
 import logging
 import re
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -38,6 +37,7 @@ from witness.console.index import Index
 from witness.console.pages import Asked, NotFound, Page, Pages, WrongRequest, plain, table
 from witness.console.words import LANGUAGES, preferred, words
 from witness.database import Database
+from witness.encoding import system_clock
 from witness.server import WitnessConfig, database_url
 
 _log = logging.getLogger(__name__)
@@ -276,7 +276,7 @@ def _loopback(host: str) -> bool:
 def run(config: WitnessConfig, listen: str, hosts: Sequence[str], ready: Callable[[str], None]) -> None:
     """Serves the console until it is interrupted. Raises SchemaOther, OSError, ValueError."""
     host, _, port = listen.rpartition(":")
-    console = Console(config, lambda: time.time_ns() // 1_000_000)
+    console = Console(config, system_clock)
     app = application(console, hosts_of(listen, hosts))
     settings = uvicorn.Config(
         app, host.strip("[]"), int(port), log_level="warning", access_log=False, server_header=False

@@ -5,7 +5,6 @@ Refuses arguments that are not of their form (`WrongRequest`) and answers nothin
 """
 
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from witness.console.health import Standing
 from witness.console.index import Filter, Index
 from witness.database import Database
 from witness.dsse import EnvelopeInvalid
-from witness.encoding import b64, format_time
+from witness.encoding import b64, format_time, system_clock
 from witness.leaf import parse as parse_leaf
 from witness.members import Participant
 from witness.merkle import ProofInvalid, verify_inclusion
@@ -133,7 +132,7 @@ class Pages:
             "space": config.space,
             "participant": config.participant,
             "origin": config.origin,
-            "now": format_time(_now()),
+            "now": format_time(system_clock()),
             "alarm_count": len(self._standing.alarms()),
             "indexed": self._index.size,
             "sequenced": self._database.count(),
@@ -141,7 +140,7 @@ class Pages:
 
     def overview(self, _asked: Asked) -> Page:
         """Figures, standing and the latest records."""
-        now = _now()
+        now = system_clock()
         start = now - now % HOUR - 23 * HOUR
         hours = self._index.hours(start, HOUR)
         latest = self._index.records(Filter(), 12)
@@ -434,7 +433,3 @@ def _timed(values: dict[str, Any]) -> dict[str, Any]:
 
 def _seconds(at: int | None) -> str | None:
     return None if at is None else format_time(at * 1000)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
