@@ -363,9 +363,6 @@ class Aggregates(Joining):
         if not _unchanged(node):
             sentence = f"in {part}: {unbounded.sentence}; {_BESIDE_THE_AGGREGATE}"
             raise QueryError("query.bounds-missing", sentence) from None
-        if not _unchanged(node):
-            sentence = f"in {part}: {unbounded.sentence}; {_BESIDE_THE_AGGREGATE}"
-            raise QueryError("query.bounds-missing", sentence) from None
         self._notes.aggregated(bound.columns, _POLICY_WORDS[function])
         value = f"CAST({bound.sql} AS DOUBLE)"
         value = value if keep is None else f"CASE WHEN {keep.sql} THEN {value} END"
@@ -383,31 +380,6 @@ def aggregates_in(node: exp.Expr) -> list[exp.Expr]:
     return [
         n for n in node.find_all(*AGGREGATES, exp.Anonymous) if isinstance(n, AGGREGATES) or regressing(n)
     ]
-
-
-_BESIDE_THE_AGGREGATE = (
-    "without them arithmetic in an aggregate could overflow, which tells how large the largest value is: "
-    "aggregate the column itself and calculate with the result, as in AVG(x) * 2 - 1"
-)
-
-
-def _unchanged(node: exp.Expr | None) -> bool:
-    """Does the expression only choose between values as they are in columns, or in the text?
-
-    INVARIANT: the asker cannot scale what is added up in floating point. By a factor of its choice a sum
-    would overflow or not, and the factor at which it begins to is the largest value.
-    """
-    if isinstance(node, exp.Paren | exp.Neg):
-        return _unchanged(node.this)
-    if isinstance(node, exp.Coalesce):
-        return all(map(_unchanged, (node.this, *node.expressions)))
-    if isinstance(node, exp.Case | exp.If):
-        branches = [node] if isinstance(node, exp.If) else node.args["ifs"]
-        default = node.args.get("false" if isinstance(node, exp.If) else "default")
-        return all(_unchanged(branch.args["true"]) for branch in branches) and (
-            default is None or _unchanged(default)
-        )
-    return isinstance(node, exp.Column | exp.Literal | exp.Null)
 
 
 _BESIDE_THE_AGGREGATE = (
