@@ -130,13 +130,16 @@ class Records:
         exchange: str,
         sealed: Sealed,
         peer: str,
-        theirs: bytes,
+        theirs: bytes | None,
         status: str | None = None,
         openings: tuple[Opening, ...] = (),
     ) -> None:
-        """Keep a record with both signatures; without the peer's it is one-sided and says so."""
+        """Keep a record with both signatures. `theirs` is None for an end that the peer did not sign.
+
+        Raises `PeerViolation` for a signature that does not hold, as an empty one does not.
+        """
         node = self._node
-        envelope = countersigned(sealed, node.key, node.key_of(peer), theirs or None)
+        envelope = countersigned(sealed, node.key, node.key_of(peer), theirs)
         node.evidence.keep(exchange, sealed, envelope, status, openings)
 
     def _own_signature(self, kept: EvidenceRecord) -> bytes:

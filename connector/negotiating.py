@@ -17,7 +17,7 @@ from typing import Any, cast
 from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
 from connector import datasets, proposals, references
 from connector.contract import Agreement, Proposal
-from connector.contract_records import ACCEPTANCE, OFFER, REQUEST, Records
+from connector.contract_records import ACCEPTANCE, AGREEMENT, OFFER, REQUEST, Records
 from connector.node import Node
 from connector.opening import SignedRecord
 from connector.records import countersigned, reopen
@@ -33,7 +33,7 @@ EXCHANGE_KEY_BYTES = 32
 MOST_WAITING_REQUESTS = 32
 """Negotiations that a peer opened and that wait for our people: each is rows and a record, free for it."""
 MOST_PROPOSALS = 20
-"""Versions of the terms in one negotiation: each is kept for ever."""
+"""Versions of the terms in one negotiation: each is kept, for ever unless who opened it ends it unagreed."""
 FEWEST_DIGITS = 8
 NO_TRACE = "0" * 32
 
@@ -163,7 +163,7 @@ class Negotiating:
         for found in self._node.store.exchanges(status="open"):
             record = self._node.store.negotiation(found.id)
             if record is not None and record.state == State.TERMINATED.value:
-                self._keep_end(record, self._sealed_end(record), b"")
+                self._keep_end(record, self._sealed_end(record), None)
 
     def resume(self) -> None:
         """Once peers can be reached: what a crash or a lost reply left half done is sent again."""
@@ -187,8 +187,9 @@ class Negotiating:
         if message.policy_digest != offered.policy_digest:
             raise ConfigError("contract.policy-changed", "the offer's policy has changed: read it again")
         name = f"{self._node.id}.{message.offer}"
-        own = proposals.received(self._node, name, message.proposal) if message.proposal else None
-        published = Version(PROVIDER, proposals.of_offer(offered), published=True)
+        terms = proposals.of_offer(offered)
+        own = proposals.received(self._node, name, message.proposal, terms) if message.proposal else None
+        published = Version(PROVIDER, terms, published=True)
         return self._on_opening(peer, message, [published, *_version(CONSUMER, own)], Message.REQUEST)
 
     def on_offer(self, peer: str, message: pb.ContractOffer) -> bytes:
@@ -198,7 +199,7 @@ class Negotiating:
             return signed
         if known is not None:
             return self._on_terms(known, message, Message.OFFER)
-        proposal = proposals.received(self._node, f"{peer}.{message.offer}", message.proposal)
+        proposal = proposals.received(self._node, f"{peer}.{message.offer}", message.proposal, None)
         return self._on_opening(peer, message, [*_version(PROVIDER, proposal)], Message.OFFER)
 
     def on_accept(self, peer: str, message: pb.ContractAcceptance) -> bytes:
@@ -275,6 +276,7 @@ class Negotiating:
         with self._node.store.atomic():
             self._ended(record.id, message.code)
             self._keep_end(record, sealed, theirs)
+            self._forget(record)
         return self._records.signature(sealed)
 
     def on_suspend(self, peer: str, negotiation: str, *, suspended: bool) -> None:
@@ -382,6 +384,10 @@ class Negotiating:
             raise PeerViolation("contract.malformed", "an exchange key is 32 bytes")
         state = NEGOTIATION.after(None, kind, author)
         with store.atomic():
+            if (signed := self._records.signed_before(negotiation, message.record)) is not None:
+                return signed  # the same message came twice at once
+            if store.exchange(negotiation) is not None:  # a query's, say: it is no id for another one
+                raise PeerViolation("contract.unknown", "this negotiation is not the caller's")
             self._open(negotiation, role, peer, message.offer, message.exchange_key, versions, state)
             record = self._of(peer, negotiation, role)
             expected = self._turn(_EVENTS[kind], record, versions[-1].proposal, peer)
@@ -396,7 +402,9 @@ class Negotiating:
         record = self._confirmed(record, message.confirmation)
         NEGOTIATION.after(State(record.state), kind, author)
         self._check_versions(record)
-        proposal = proposals.received(self._node, self._full_name(record), message.proposal)
+        ours = self._on_the_table(record, record.role)
+        last = ours[-1] if ours else None
+        proposal = proposals.received(self._node, self._full_name(record), message.proposal, last)
         expected = self._turn(_EVENTS[kind], record, proposal, record.peer)
         sealed, theirs = self._records.received(message.record, expected)
         with self._node.store.atomic():
@@ -448,18 +456,18 @@ class Negotiating:
         embedded = getattr(message, "proposal", b"")
         return Proposal.parse(embedded) if embedded else self._on_the_table(record)[-1]
 
-    def _on_the_table(self, record: NegotiationRecord) -> list[Proposal]:
-        """Every version of the terms, the one that counts last."""
-        return [Proposal.parse(kept.document) for kept in self._node.store.proposals(record.id)]
+    def _on_the_table(self, record: NegotiationRecord, author: str = "") -> list[Proposal]:
+        """Every version of the terms, or one side's, the one that counts last."""
+        kept = self._node.store.proposals(record.id)
+        return [Proposal.parse(one.document) for one in kept if author in ("", one.author)]
 
     def _full_name(self, record: NegotiationRecord) -> str:
         return f"{self._records.roles(record).provider}.{record.offer}"
 
     def _check_waiting(self, opened: NegotiationRecord) -> None:
         """Raise `Unavailable` when the peer has opened too many, this one included."""
-        alike = (opened.role, opened.peer, opened.state)
-        waiting = [n for n in self._node.store.negotiations() if (n.role, n.peer, n.state) == alike]
-        if len(waiting) > MOST_WAITING_REQUESTS:
+        waiting = self._node.store.count_negotiations(opened.role, opened.peer, opened.state)
+        if waiting > MOST_WAITING_REQUESTS:
             sentence = f"{opened.peer} has too many requests waiting for an answer here"
             raise Unavailable("contract.waiting", sentence)
 
@@ -590,22 +598,33 @@ class Negotiating:
             record=self._records.signed(sealed),
             confirmation=self._records.confirmation(record.id),
         )
+        theirs: bytes | None
         try:
             theirs = self._send(record.peer, "Terminate", message).signature
             countersigned(sealed, self._node.key, self._node.key_of(record.peer), theirs)
         except BayspaceError:
-            theirs = b""
+            theirs = None
         self._keep_end(record, sealed, theirs)
 
     def _sealed_end(self, record: NegotiationRecord) -> Sealed:
         code = record.code or "contract.terminated"
         return self._records.termination(record, code, self._node.id).seal(self._node.entropy)
 
-    def _keep_end(self, record: NegotiationRecord, sealed: Sealed, theirs: bytes) -> None:
+    def _keep_end(self, record: NegotiationRecord, sealed: Sealed, theirs: bytes | None) -> None:
         """Close the exchange with this record, unless the peer's record of the same end came first."""
         with self._node.store.atomic():
             if self._node.evidence.is_open(record.id):
                 self._records.keep(record.id, sealed, record.peer, theirs, "terminated")
+
+    def _forget(self, record: NegotiationRecord) -> None:
+        """What the peer opened and ended, and nobody agreed to, keeps digests of its terms, not their bytes.
+
+        It no longer counts as waiting: opening and ending in turn would fill our disk otherwise.
+        """
+        events = [kept.event for kept in self._node.store.evidence(record.id)]
+        opening = REQUEST if record.role == PROVIDER else OFFER
+        if events[0] == opening and AGREEMENT not in events:
+            self._node.store.drop_proposals(record.id)
 
     def _moved(self, negotiation: str, before: State, after: State, **fields: Any) -> None:
         """Move, or raise `ConfigError` when somebody else moved it meanwhile."""

@@ -44,15 +44,33 @@ def drafted(node: Node, full_name: str, text: str, known: list[Proposal]) -> Pro
     return proposal
 
 
-def received(node: Node, full_name: str, document: bytes) -> Proposal:
-    """A peer's terms. Raises `PeerViolation`, and `ConfigError` for what cannot be agreed here."""
+def received(node: Node, full_name: str, document: bytes, ours: Proposal | None) -> Proposal:
+    """A peer's terms. Raises `PeerViolation`, and `ConfigError` for what cannot be agreed here.
+
+    `ours`: our last word on the same table. About our own offer a peer's terms name its consent set and no
+    other: which sets there are is not a peer's to find out.
+    """
     proposal = Proposal.parse(document)
+    if proposal.policy.owner == node.id:
+        _check_consent(proposal, ours)
     try:
         references.checked(proposal.policy, proposal.documents)
     except ConfigError as error:
         raise PeerViolation("contract.differs", f"the terms: {error.sentence}") from None
     check(node, full_name, proposal)
     return proposal
+
+
+def _check_consent(proposal: Proposal, ours: Proposal | None) -> None:
+    if ours is None or _consent(proposal) != _consent(ours):
+        raise ConfigError(
+            "contract.terms", "the proposed policy changes the consent set, which is its owner's"
+        )
+
+
+def _consent(proposal: Proposal) -> str | None:
+    transfer = proposal.policy.transfer
+    return None if transfer is None else transfer.consent
 
 
 def check(node: Node, full_name: str, proposal: Proposal) -> None:
@@ -81,25 +99,32 @@ def _check_own(node: Node, offer: str, proposal: Proposal) -> None:
 
 
 def shown(node: Node, record: NegotiationRecord) -> list[dict[str, Any]]:
-    """Everything that was on the table, each version with what it changes in the one before."""
-    versions = [(kept, Proposal.parse(kept.document).policy) for kept in node.store.proposals(record.id)]
+    """Everything that was on the table, each version with what it changes in the one before.
+
+    Of one whose document is not kept the digest alone is shown.
+    """
+    versions = [(kept, _policy(kept)) for kept in node.store.proposals(record.id)]
     before = [None, *(policy for _, policy in versions)]
     return [
         _shown(node, record, kept, policy, old) for (kept, policy), old in zip(versions, before, strict=False)
     ]
 
 
+def _policy(kept: ProposalRecord) -> Policy | None:
+    return Proposal.parse(kept.document).policy if kept.document else None
+
+
 def _shown(
-    node: Node, record: NegotiationRecord, kept: ProposalRecord, policy: Policy, old: Policy | None
+    node: Node, record: NegotiationRecord, kept: ProposalRecord, policy: Policy | None, old: Policy | None
 ) -> dict[str, Any]:
-    changes = None if old is None else asdict(diff(old, policy))
+    changes = None if old is None or policy is None else asdict(diff(old, policy))
     return {
         "sequence": kept.sequence,
         "author": node.id if kept.author == record.role else record.peer,
-        "policy": policy.policy,
+        "policy": None if policy is None else policy.policy,
         "policy_digest": kept.policy_digest,
         "published": kept.published,
         "changes": changes,
-        "text": write.to_yaml(policy),
+        "text": None if policy is None else write.to_yaml(policy),
         "at": kept.at,
     }

@@ -122,9 +122,9 @@ def check_clock(ours: int, theirs: int) -> None:
 def countersigned(
     sealed: Sealed, own: PrivateKeys, peer: PublicKeys | None, peer_signature: bytes | None
 ) -> dsse.Envelope:
-    """The envelope of `sealed` with our signatures and, when there are any, the peer's, all verified.
+    """The envelope of `sealed` with our signatures and, unless that is None, the peer's, all verified.
 
-    Raises `PeerViolation` when the peer's signature does not hold.
+    Raises `PeerViolation` when the peer's signature does not hold; an empty one is none that holds.
     """
     envelope = dsse.sign(PAYLOAD_TYPE, sealed.payload, own.keys)
     if peer is None or peer_signature is None:

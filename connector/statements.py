@@ -193,6 +193,8 @@ class Statements:
         sealed, theirs = self._records.received(message.record, expected)
         opening, store = (Opening(KIND, message.salt, message.statement),), self._node.store
         with store.atomic():
+            if store.exchange(exchange) is not None:  # a query's, say: it is no id for another one
+                raise PeerViolation("contract.unknown", "this exchange is not the caller's to open")
             store.open_exchange(
                 exchange, agreement.digest, peer, CONSUMER, KIND, NO_TRACE, message.exchange_key
             )

@@ -576,6 +576,13 @@ class Store:
         query = select(_negotiations).order_by(_negotiations.c.at, _negotiations.c.id)
         return self._all(NegotiationRecord, query)
 
+    def count_negotiations(self, role: str, peer: str, state: str) -> int:
+        """How many with this peer stand in this state, where we have this role."""
+        columns = _negotiations.c
+        where = (columns.role == role, columns.peer == peer, columns.state == state)
+        with self._reading() as connection:
+            return int(connection.execute(select(func.count()).where(*where)).scalar() or 0)
+
     def move_negotiation(
         self,
         negotiation: str,
@@ -614,6 +621,10 @@ class Store:
         """Everything that was on the table, in order."""
         query = select(_proposals).where(_proposals.c.negotiation == negotiation)
         return self._all(ProposalRecord, query.order_by(_proposals.c.sequence))
+
+    def drop_proposals(self, negotiation: str) -> None:
+        """Forget the documents of everything that was on the table; their digests stay."""
+        self._run(update(_proposals).where(_proposals.c.negotiation == negotiation).values(document=b""))
 
     def put_unsent(self, negotiation: str, method: str, body: bytes) -> None:
         """Keep a message until it is confirmed, instead of the one that was kept before."""

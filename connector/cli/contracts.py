@@ -128,7 +128,7 @@ def terms_(contract: Contract, config: Config = Path(), json: Json = False) -> N
         return
     for version in versions:
         _version(version)
-    if versions:
+    if versions and versions[-1]["text"] is not None:
         say(versions[-1]["text"].rstrip("\n"))
 
 
@@ -152,7 +152,8 @@ def terminate(contract: Contract, config: Config = Path(), json: Json = False) -
 
 def _version(version: dict[str, Any]) -> None:
     own = ", the offer's own" if version["published"] else ""
-    say(f"{version['sequence']}. {version['author']}: {version['policy']}{own}")
+    policy = version["policy"] or "terms that are not kept: who asked for them ended it"
+    say(f"{version['sequence']}. {version['author']}: {policy}{own}")
     say(f"   digest {version['policy_digest']}")
     changes = version["changes"]
     if changes is None:
