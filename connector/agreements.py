@@ -14,8 +14,6 @@ from connector.references import transfer_of
 from connector.storage import AgreementRecord, NegotiationRecord
 from connector.terms import moment
 from connector.transitions import NEGOTIATION, Message, State
-from policy_enforcer.model import Policy
-from policy_enforcer.moments import end_instant, later
 from witness import dsse
 from witness.keys import SignatureInvalid
 
@@ -54,7 +52,7 @@ def _details(node: Node, record: NegotiationRecord, found: AgreementRecord) -> d
     agreement = Agreement.parse(found.document)
     return {
         "agreed_at": moment(agreement.agreed_at).isoformat(),
-        "ends": ends(agreement),
+        "ends": None if agreement.ends is None else agreement.ends.isoformat(),
         "uses": node.uses_of(agreement),
         "policy": agreement.policy.policy,
         "documents": dict(agreement.documents),
@@ -62,21 +60,6 @@ def _details(node: Node, record: NegotiationRecord, found: AgreementRecord) -> d
         "templates": list(agreement.policy.analysis.templates),
         "signatures": _signatures(node, record, agreement),
     }
-
-
-def ends(agreement: Agreement) -> str | None:
-    """The first instant at which nothing is answered under it any more; None: its policy sets no end."""
-    moments = _ends(agreement.policy, agreement.agreed_at)
-    return min(moments) if moments else None
-
-
-def _ends(policy: Policy, agreed_at: int) -> list[str]:
-    when, found = policy.when, []
-    if when is not None and when.until is not None:
-        found.append(end_instant(when.until))
-    if when is not None and when.elapsed is not None:
-        found.append(later(moment(agreed_at), when.elapsed))
-    return [end.isoformat() for end in sorted(found)[:1]]
 
 
 def _signatures(node: Node, record: NegotiationRecord, agreement: Agreement) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import rfc8785
@@ -19,6 +20,7 @@ from compute.dataset import DatasetInfo
 from compute.errors import ConfigError, PeerViolation
 from policy_enforcer import odrl
 from policy_enforcer.model import Policy
+from policy_enforcer.moments import end_instant, later
 from policy_enforcer.problems import PolicyError
 from witness import canonical
 from witness.schema import HEX16, ID, Fields, FormatError
@@ -87,6 +89,11 @@ class Agreement:
         return f"{self.provider}.{self.offer}"
 
     @property
+    def ends(self) -> datetime | None:
+        """The first instant at which nothing is answered under it any more; None: its policy sets no end."""
+        return end_of(self.policy, self.agreed_at)
+
+    @property
     def policy_digest(self) -> bytes:
         """SHA-256 over the policy's canonical ODRL form."""
         return odrl.digest(self.policy)
@@ -151,6 +158,16 @@ class Agreement:
             agreed_at=f.integer("agreed_at"),
             documents={} if documents is None else _texts(documents),
         )
+
+
+def end_of(policy: Policy, agreed_at: int) -> datetime | None:
+    """When an agreement of that time (ms since 1970) under this policy ends; None: never by itself."""
+    when, ends = policy.when, []
+    if when is not None and when.until is not None:
+        ends.append(end_instant(when.until))
+    if when is not None and when.elapsed is not None:
+        ends.append(later(datetime.fromtimestamp(agreed_at / 1000, UTC), when.elapsed))
+    return min(ends, default=None)
 
 
 def unacceptable(error: PolicyError) -> ConfigError:

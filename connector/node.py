@@ -132,6 +132,7 @@ class Node:
     def recover(self) -> None:
         """At start-up: queries of a process that died have failed, new keys are in use; evidence says so."""
         self.store.clear_running()
+        self.store.forget_answers()
         rotation.record(self)
         for found in self.store.exchanges(status="open"):
             if found.kind == "query":

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from compute.errors import ConfigError
+from compute.federation import joined, split
 from compute.plan import Plan
 from connector import consent
 from connector.contract import Agreement
@@ -34,7 +35,7 @@ MOST_BYTES = 1 << 20
 MOST_KEPT = 64 << 20
 """All of them together: the oldest go first."""
 
-_LENGTH_BYTES = 8
+_NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 def repeatable(plan: Plan) -> bool:
@@ -77,23 +78,20 @@ def keep(
 
     In the transaction that keeps the release record. `counts`: cells released and suppressed.
     """
-    body = b"".join(len(frame).to_bytes(_LENGTH_BYTES, "big") + frame for frame in frames)
+    body = joined(frames)
     if len(body) <= MOST_BYTES:
-        until = deleted_at(agreement.policy, now)
+        until = deleted_at(agreement, now)
         store.keep_answer(question, agreement.digest, first, body, counts, until, MOST_KEPT)
 
 
 def frames_of(answer: AnswerRecord) -> list[bytes]:
     """The release frames of a kept answer."""
-    found, at = [], 0
-    while at < len(answer.body):
-        start = at + _LENGTH_BYTES
-        at = start + int.from_bytes(answer.body[at:start], "big")
-        found.append(answer.body[start:at])
-    return found
+    return split(answer.body)
 
 
-def deleted_at(policy: Policy, now: datetime) -> datetime | None:
-    """When the policy has results deleted; None: when the agreement ends."""
-    ends = [later(now, duty.after) for duty in policy.duties if isinstance(duty, DeleteDuty)]
-    return min(ends, default=None)
+def deleted_at(agreement: Agreement, now: datetime) -> datetime | None:
+    """When the policy has results deleted, at most when the agreement runs out; None: when it is ended."""
+    ends = [later(now, duty.after) for duty in agreement.policy.duties if isinstance(duty, DeleteDuty)]
+    if agreement.ends is not None:
+        ends.append(agreement.ends)
+    return min((end for end in ends if end < _NEVER), default=None)

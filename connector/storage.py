@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -54,6 +55,9 @@ from connector.identity import utc_now
 from witness.encoding import format_time, system_entropy
 
 T = TypeVar("T")
+
+BUSY_SECONDS = 30  # that a connection waits for another
+ERASE_TRIES, ERASE_PAUSE = 20, 0.1
 
 # --- records ------------------------------------------------------------------------------------------
 
@@ -133,7 +137,7 @@ class UnsentRecord:
 
 @dataclass(frozen=True, slots=True)
 class AgreementRecord:
-    """A signed agreement. `state` is active, suspended, terminated or expired."""
+    """A signed agreement. `state` is active, suspended or terminated; that it ran out its policy says."""
 
     id: str
     role: str
@@ -194,7 +198,7 @@ class AnswerRecord:
     released: int
     suppressed: int
     size: int
-    until: str | None  # when it is deleted; None: when the agreement ends
+    until: str | None  # when it is deleted; None: when the agreement is terminated
     at: str
 
     def __repr__(self) -> str:
@@ -355,7 +359,7 @@ _outbox = _table(
     refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
 )
 _members = _table("members", _text("digest"), _int("version"), _blob("envelope"), key=["digest"])
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _MIGRATIONS: dict[int, tuple[str, ...]] = {
     2: (
         (
@@ -398,6 +402,7 @@ _MIGRATIONS: dict[int, tuple[str, ...]] = {
             "PRIMARY KEY (question))"
         ),
     ),
+    6: ("DELETE FROM answers",),  # kept beyond their agreement's end, and in another form
 }
 """Statements that lead from the version before to the one they are listed under."""
 
@@ -409,6 +414,17 @@ _CHARGE = text(
 _OVERFLOWING = text(
     "DELETE FROM answers WHERE question IN (SELECT question FROM (SELECT question, "
     'sum("size") OVER (ORDER BY at DESC, question) AS kept FROM answers) AS newest WHERE kept > :most)'
+)
+
+_KEEP_ANSWER = text(
+    'INSERT INTO answers (question, agreement, exchange, digest, body, released, suppressed, "size", until, '
+    "at) VALUES (:question, :agreement, :exchange, :digest, :body, :released, :suppressed, :size, :until, "
+    ":at) ON CONFLICT (question) DO NOTHING"
+)
+
+_KEEP_MEMBERS = text(
+    "INSERT INTO members (digest, version, envelope) VALUES (:digest, :version, :envelope) "
+    "ON CONFLICT (digest) DO NOTHING"
 )
 
 _TURN = text(
@@ -770,15 +786,17 @@ class Store:
         until: datetime | None,
         most: int,
     ) -> None:
-        """Keep an answer, unless one is kept; of all the newest, with `most` bytes together."""
+        """Keep an answer, unless one is kept; of all the newest, with `most` bytes together.
+
+        Of two at once the first is kept. What has had its time is forgotten.
+        """
         ends = None if until is None else _written(until)
         size = len(body) + len(question)
         record = AnswerRecord(question, agreement, *first, body, *counts, size, ends, self._now())
-        with self._writing() as connection:
-            known = select(_answers.c.question).where(_answers.c.question == question)
-            if connection.execute(known).first() is None:
-                self._insert(connection, _answers, record)
-                connection.execute(_OVERFLOWING, {"most": most})
+        with self.atomic():
+            self.forget_answers()
+            if self._run(_KEEP_ANSWER, **asdict(record)):
+                self._run(_OVERFLOWING, most=most)
 
     def answer(self, question: str) -> AnswerRecord | None:
         """What was answered to a question, once what has had its time is forgotten."""
@@ -786,8 +804,8 @@ class Store:
         return self._first(AnswerRecord, select(_answers).where(_answers.c.question == question))
 
     def forget_answers(self) -> None:
-        """Delete what has had its time, and what was answered under an agreement that has ended."""
-        ended = select(_agreements.c.id).where(_agreements.c.state.in_(("terminated", "expired")))
+        """Delete what has had its time, and what was answered under an agreement that was terminated."""
+        ended = select(_agreements.c.id).where(_agreements.c.state == "terminated")
         over = (_answers.c.until <= self._now()) | _answers.c.agreement.in_(ended)
         with self._reading() as connection:
             found = connection.execute(select(_answers.c.question).where(over).limit(1)).first()
@@ -893,16 +911,35 @@ class Store:
         with self._reading() as connection:
             return [_unsealed(dict(row._mapping)) for row in connection.execute(query)]  # noqa: SLF001
 
-    def erase_evidence(self, exchange: str, sequence: int) -> bool:
-        """Destroy a record's key: its content is gone, its digest and proofs stay. False when it was."""
-        where = (_evidence_keys.c.exchange == exchange, _evidence_keys.c.sequence == sequence)
+    def erase_evidence(self, exchange: str) -> int:
+        """Destroy the keys of an exchange's records, and its kept answer; how many keys there were.
+
+        The contents are gone then; digests and proofs stay. Raises `ConfigError` when the keys are deleted
+        but not overwritten yet: erasing once more ends it.
+        """
         if getattr(self._current, "connection", None) is not None:
             raise AssertionError("erasing empties the write-ahead log, which an open transaction holds")
-        erased = self._run(delete(_evidence_keys).where(*where)) == 1
-        if self._engine.dialect.name == "sqlite":  # the write-ahead log holds the key until it is emptied
-            with closing(self._engine.raw_connection()) as connection:
-                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+        with self.atomic():
+            self._run(delete(_answers).where(_answers.c.exchange == exchange))
+            erased = self._run(delete(_evidence_keys).where(_evidence_keys.c.exchange == exchange))
+        if self._engine.dialect.name == "sqlite":
+            self._empty_write_ahead_log()
         return erased
+
+    def _empty_write_ahead_log(self) -> None:
+        """It holds deleted keys until then. In short tries: while a reader stops it, writers wait too."""
+        with closing(self._engine.raw_connection()) as raw, closing(raw.cursor()) as cursor:
+            cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000 // ERASE_TRIES}")
+            try:
+                for _ in range(ERASE_TRIES):
+                    busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                    if not busy:
+                        return
+                    time.sleep(ERASE_PAUSE)
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+        why = "deleted keys are still in the write-ahead log, which another program reads: erase once more"
+        raise ConfigError("evidence.erase-unfinished", why)
 
     def outbox(self, *, status: str = "pending", witness: str | None = None) -> list[OutboxRecord]:
         """What witnesses have still to be told (or, by status, have confirmed), oldest first."""
@@ -942,10 +979,7 @@ class Store:
 
     def keep_members(self, digest: str, version: int, envelope: bytes) -> None:
         """Keep a signed member list: the receipts of its time need it for ever."""
-        with self._writing() as connection:
-            known = connection.execute(select(_members.c.digest).where(_members.c.digest == digest)).first()
-            if known is None:
-                connection.execute(insert(_members).values(digest=digest, version=version, envelope=envelope))
+        self._run(_KEEP_MEMBERS, digest=digest, version=version, envelope=envelope)
 
     def member_lists(self) -> list[tuple[str, bytes]]:
         """Digest and envelope of every member list kept, oldest first."""
@@ -1036,7 +1070,9 @@ def _engine(url: str) -> Engine:
     if not where.database or where.database == ":memory:":
         raise ConfigError("state.unusable", "the state must outlive the process: state.url names no file")
     _own_file(Path(where.database))
-    engine = create_engine(where, hide_parameters=True, connect_args={"timeout": 30}, max_overflow=-1)
+    engine = create_engine(
+        where, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS}, max_overflow=-1
+    )
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine

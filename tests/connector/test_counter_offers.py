@@ -249,7 +249,7 @@ def test_a_repeated_message_is_answered_although_its_record_was_erased(shared, m
     monkeypatch.setattr(Negotiating, "_send", lambda *call: sent.append(call[-1]) or real(*call))
     negotiation = asker.request(OWNER, "open").id
     assert owner.on_request(ASKER, sent[0]) == owner.on_request(ASKER, sent[0])
-    assert shared.nodes[OWNER].store.erase_evidence(negotiation, 0)
+    assert shared.nodes[OWNER].store.erase_evidence(negotiation)
     sealed, _ = reopen(SignedRecord.parse(sent[0].record))
     key, theirs = shared.nodes[ASKER].key, shared.nodes[ASKER].key_of(OWNER)
     assert countersigned(sealed, key, theirs, owner.on_request(ASKER, sent[0]))

@@ -99,7 +99,7 @@ def test_only_the_committed_document_is_opened(shared, paper) -> None:
     with pytest.raises(ConfigError) as caught:
         documents.open_(issuer, "0" * 32, PAPER)
     assert caught.value.code == "document.unknown"
-    assert issuer.store.erase_evidence(issued.exchange, 0)
+    assert issuer.store.erase_evidence(issued.exchange)
     with pytest.raises(ConfigError) as caught:
         documents.open_(issuer, issued.exchange, PAPER)
     assert caught.value.code == "evidence.erased"

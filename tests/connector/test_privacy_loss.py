@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from fractions import Fraction
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import text
 
 from compute.errors import BayspaceError, PeerViolation, PolicyRefusal, Unavailable
 from compute.protocols.base import Frame
@@ -197,7 +199,10 @@ def test_an_asker_that_died_after_its_receipt_gets_the_answer_when_it_asks_again
         killed.setattr(asker.store, "close_exchange", lambda *_: False)
         with pytest.raises(Unavailable):
             space.asker.query(SINGLE.format("repeated"), PURPOSE)
+    asker.store.keep_answer("over", digest, ("", ""), b"", (0, 0), datetime(2020, 1, 1, tzinfo=UTC), 1000)
     asker.recover()
+    with asker.store._reading() as connection:
+        assert not connection.execute(text("SELECT 1 FROM answers WHERE question = 'over'")).all()
     assert space.evidence(ASKER)[-1] == ["query.intent", "query.release", "query.failure"]
     assert space.evidence(OWNER)[-1] == ["query.intent", "query.release"]
     answer = space.asker.query(SINGLE.format("repeated"), PURPOSE)

@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import text
 
 from connector import repeats
+from connector.contract import end_of
 from connector.storage import Store
 from policy_enforcer.load import load
 
@@ -37,7 +39,8 @@ def store(tmp_path, clock):
 
 
 def agreement(policy=POLICY, digest="a" * 64):
-    return SimpleNamespace(digest=digest, policy=load(policy))
+    made = load(policy)
+    return SimpleNamespace(digest=digest, policy=made, ends=end_of(made, int(NOW.timestamp() * 1000)))
 
 
 def keep(store, question, made, frames=(b"one", b"", b"two"), exchange="1" * 32):
@@ -70,6 +73,21 @@ def test_without_such_a_duty_it_is_deleted_with_the_agreement(store, clock):
     assert store.answer("q")
     store.move_agreement("a" * 64, ["suspended"], "terminated")
     assert store.answer("q") is None
+
+
+@pytest.mark.parametrize("when", ["{elapsed: PT12H}", "{until: '2026-11-22T12:00:00Z', elapsed: P2D}"])
+def test_it_is_deleted_when_the_agreement_runs_out_and_nobody_asks(store, clock, when):
+    keep(store, "q", agreement(f"{POLICY}when: {when}\n"))
+    assert store.answer("q").until == "2026-11-22T12:00:00.000Z"
+    clock.now = NOW + timedelta(hours=12)
+    keep(store, "another", agreement())
+    with store._reading() as connection:
+        assert connection.execute(text("SELECT question FROM answers")).scalars().all() == ["another"]
+
+
+def test_what_ends_after_all_dates_that_can_be_written_is_kept(store):
+    keep(store, "q", agreement(POLICY[: POLICY.index("duties")] + "when: {until: 9999-12-31}\n"))
+    assert store.answer("q").until is None
 
 
 def test_large_answers_and_the_oldest_of_many_are_not_kept(store, clock, monkeypatch):

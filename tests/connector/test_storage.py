@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from time import sleep
 
 import pytest
@@ -198,14 +199,65 @@ def test_erasing_destroys_the_content_and_keeps_digest_and_proof(store, url, tmp
     assert (kept.envelope, kept.disclosures) == (b"envelope text", b"[disclosed]")
     with store._reading() as connection:
         key = connection.execute(text("SELECT key FROM evidence_keys")).scalar()
-    assert store.erase_evidence("e1", 0)
-    assert not store.erase_evidence("e1", 0)
+    assert store.erase_evidence("e1") == 1
+    assert store.erase_evidence("e1") == 0
     (erased,) = store.evidence("e1")
     assert (erased.envelope, erased.disclosures, erased.digest) == (None, None, "d0")
     assert store.receipts("e1")[0].proof == b"proof"
     for file in tmp_path.iterdir():
         assert b"envelope text" not in file.read_bytes()
         assert bytes(key) not in file.read_bytes()
+
+
+def test_what_a_reader_keeps_in_the_write_ahead_log_is_not_called_erased(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path / 'state.sqlite'}"
+    monkeypatch.setattr(storage, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(storage, "ERASE_TRIES", 2)
+    with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
+        _exchange(store)
+        store.add_evidence("e1", 0, "release", "d0", b"envelope text", b"[]")
+        with other._reading() as connection:
+            connection.execute(text("SELECT * FROM evidence_keys")).all()
+            with pytest.raises(ConfigError) as unfinished:
+                store.erase_evidence("e1")
+        assert unfinished.value.code == "evidence.erase-unfinished"
+        assert store.erase_evidence("e1") == 0
+        assert (tmp_path / "state.sqlite-wal").stat().st_size == 0
+
+
+def test_of_two_equal_answers_or_lists_at_once_one_is_kept(store, url):
+    with closing(Store.open(url)) as other, ThreadPoolExecutor(1) as pool:
+        with store.atomic():
+            store.keep_answer("q", "a", ("e1", "d"), b"first", (1, 0), None, 1000)
+            store.keep_members("m", 1, b"first")
+
+            def second():
+                with other.atomic():
+                    other.keep_answer("q", "a", ("e2", "d"), b"second", (1, 0), None, 1000)
+                    other.keep_members("m", 1, b"second")
+
+            waiting = pool.submit(second)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.3)
+        waiting.result(10)
+        assert other.answer("q").body == b"first"
+        assert other.member_lists() == [("m", b"first")]
+
+
+def test_answers_of_the_version_before_are_forgotten(url):
+    with closing(Store.open(url)) as store:
+        store.keep_answer("q", "a", ("e1", "d"), b"", (1, 0), None, 1000)
+    with create_engine(url).begin() as connection:
+        connection.execute(text("UPDATE schema_version SET version = 5"))
+    with closing(Store.open(url)) as store:
+        assert store.answer("q") is None
+
+
+def test_an_erased_exchange_leaves_no_kept_answer(store):
+    _exchange(store)
+    store.keep_answer("q", "a", ("e1", "d"), b"body", (1, 0), None, 1000)
+    store.erase_evidence("e1")
+    assert store.answer("q") is None
 
 
 def test_negotiation_moves_only_from_the_states_given(store):
