@@ -32,15 +32,46 @@ MOST_SUM = 10**38 - 1
 """Single-domain sums travel as decimal128(38, 0)."""
 
 
-def demanded(draft: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
-    """The draft under the policy of `info`, the sender's dataset. Raises `QueryError`."""
-    plan = counting(draft) if demands.minimum_identities > 1 else draft
-    return _noised(plan, info, demands) if demands.noise is not None else plan
+def demanded(
+    draft: Plan,
+    info: DatasetInfo,
+    demands: Obligations,
+    bucketed: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    *,
+    pooled: bool = False,
+) -> Plan:
+    """The draft under the policy of `info`, the sender's dataset. Raises `QueryError`.
+
+    `bucketed`: the numbers of fixed buckets, by the dimension's name.
+    `pooled`: over a federation another's minimum may be of totals, so its figures stay marked.
+    """
+    plan = draft if pooled or demands.minimum_identities > 1 else _unmarked(draft)
+    if demands.noise is not None:
+        return _noised(plan, info, demands)
+    return _limited(plan, info, demands, bucketed) if demands.answers_limited and not pooled else plan
 
 
-def counting(plan: Plan) -> Plan:
-    """The plan with the figures marked that count rows with a value: a minimum holds for them too."""
-    return _with_partials(plan, [_counting(partial) for partial in plan.sender.partials])
+def _unmarked(plan: Plan) -> Plan:
+    """The plan where no minimum holds for the identities behind a figure."""
+    return _with_partials(plan, [replace(partial, counts_values=False) for partial in plan.sender.partials])
+
+
+def _limited(
+    plan: Plan, info: DatasetInfo, demands: Obligations, bucketed: Mapping[str, tuple[int, ...]]
+) -> Plan:
+    """The plan with room for as many groups as declared labels and buckets make, with NULL one more each.
+
+    An answer is charged by its room (compute/facts.py); what has more groups than that does not leave.
+    """
+    if plan.receiver is not None:
+        return plan
+    labels = {
+        quoted(c.name): 2 if c.type == "bool" else len(demands.domains.get(c.name, ())) for c in info.columns
+    }
+    counts = [labels.get(d.sql, len(bucketed.get(d.name, ()))) for d in plan.sender.dimensions]
+    if not all(counts):
+        return plan
+    return replace(plan, maximum_cells=min(plan.maximum_cells, prod(count + 1 for count in counts)))
 
 
 def hiding(plan: Plan, demands: Obligations) -> Plan:
@@ -48,13 +79,6 @@ def hiding(plan: Plan, demands: Obligations) -> Plan:
     if not demands.suppressions_hidden:
         return plan
     return replace(plan, reveals=tuple(e for e in plan.reveals if e.fact != Fact.SUPPRESSED_CELLS))
-
-
-def _counting(partial: Partial) -> Partial:
-    """Marks the figures that count rows with a value, as compute/products.py writes them."""
-    indicator = partial.sql.startswith("CASE WHEN ") and partial.sql.endswith(" THEN 1 ELSE 0 END")
-    counts = partial.function == "sum" and partial.row_bound == 1 and indicator
-    return replace(partial, counts_values=counts)
 
 
 def _noised(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:

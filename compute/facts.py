@@ -122,7 +122,11 @@ class Notes:
 
 def rows_at_most(plan: Plan) -> int:
     """How many rows an answer may have, or, in a list, how many of the owner's rows may leave."""
-    return plan.sender.rows_bound if plan.kind == "list" else plan.maximum_cells
+    if plan.kind == "list":
+        return plan.sender.rows_bound
+    if plan.receiver is not None or plan.noise is not None or plan.federation:
+        return plan.maximum_cells  # groups of two sides, or declared ones, which are answered empty too
+    return min(plan.maximum_cells, plan.sender.rows_bound)
 
 
 _OVERHEAD = 1 << 12

@@ -137,7 +137,7 @@ class _Planner(Aggregates):
         if self._parts:
             draft = pooling.planned(draft, self._sender, self._demands, self._parts, self._bucketed)
         else:
-            draft = demanded(draft, self._sender, self._demands)
+            draft = demanded(draft, self._sender, self._demands, self._bucketed)
         chosen, final = choose(draft, self._scope.infos, protocols)
         final = hiding(final, self._demands)
         self._note_weights()

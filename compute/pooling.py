@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from compute.contributions import grid
 from compute.dataset import DatasetInfo
-from compute.demands import MOST_SUM, counting, demanded, with_domains
+from compute.demands import MOST_SUM, demanded, with_domains
 from compute.errors import DataError, QueryError
 from compute.federation import MOST_PARTICIPANTS, Contribution, Shape, Totals
 from compute.inputs import Cells, Gate
@@ -67,7 +67,7 @@ def planned(
     bucketed: Mapping[str, tuple[int, ...]],
 ) -> Plan:
     """The draft over all parts; `bucketed` are the labels of fixed buckets. Raises `QueryError`."""
-    plan = with_domains(demanded(counting(draft), info, demands), info, demands, bucketed)
+    plan = with_domains(demanded(draft, info, demands, pooled=True), info, demands, bucketed)
     undeclared = [d.sql for d in plan.sender.dimensions if not d.domain]
     if undeclared:
         raise QueryError(

@@ -42,15 +42,26 @@ class Partials:
     partials: dict[tuple[str, str], Partial] = field(default_factory=dict)
     figures: dict[tuple[str, tuple[Total, ...]], Figure] = field(default_factory=dict)
 
-    def add(self, sql: str, scale: int, row_bound: int, function: str = "sum", kind: str = "integer") -> str:
+    def add(
+        self,
+        sql: str,
+        scale: int,
+        row_bound: int,
+        function: str = "sum",
+        kind: str = "integer",
+        *,
+        counts_values: bool = False,
+    ) -> str:
         """The name of this partial."""
         name = f"{self.prefix}{len(self.partials)}"
-        return self.partials.setdefault(
-            (function, sql), Partial(name, sql, scale, row_bound, function, kind)
-        ).name
+        made = Partial(name, sql, scale, row_bound, function, kind, counts_values)
+        return self.partials.setdefault((function, sql), made).name
 
-    def total(self, number: Number) -> Total:
-        """The sum of a number, in as many limbs as keep each within the capacity."""
+    def total(self, number: Number, *, counts_values: bool = False) -> Total:
+        """The sum of a number, in as many limbs as keep each within the capacity.
+
+        `counts_values`: the number is 1 on the rows that have a value, else 0.
+        """
         rows = max(1, self.rows_bound)
         bits = self.capacity.bit_length() - 1 - rows.bit_length()
         if bits < 8:
@@ -58,7 +69,8 @@ class Partials:
                 "query.overflow", "a dataset's declared number of rows leaves no room for exact sums"
             )
         if number.magnitude * rows < self.capacity:
-            return Total((self.add(number.sql, number.scale, number.magnitude),), 0, number.scale)
+            name = self.add(number.sql, number.scale, number.magnitude, counts_values=counts_values)
+            return Total((name,), 0, number.scale)
         limbs, rest, shift = [], number.magnitude, 0
         while rest:
             last = rest < 2**bits
@@ -307,7 +319,8 @@ class Products:
         """The sender's factor; None: whether it has the key."""
         if number is None and not conditions and (self.exists or (weighted and self.unique)):
             return None
-        return self.sender.total(_where(number, conditions))
+        counts_values = number is None and bool(conditions)
+        return self.sender.total(_where(number, conditions), counts_values=counts_values)
 
 
 def _added_totals(a: Total, b: Total) -> Total:

@@ -40,6 +40,7 @@ class Obligations:
     noise: NoiseDemand | None = None
     weighted: bool = False  # the asker's values may weight what is summed
     masking: Mapping[str, str] = field(default_factory=dict)  # column -> what stands in for its values
+    answers_limited: bool = False  # rows or bytes of answers are counted: declared labels bound the groups
     mask_salt: bytes = field(default=b"", repr=False)  # of one agreement, its owner's alone
 
 
@@ -61,6 +62,7 @@ def obligations(policy: Policy) -> Obligations:
         noise=None if noise is None else NoiseDemand(noise.mechanism, billionths(noise.rho_per_query)),
         weighted=analysis.weighted,
         masking=policy.masking,
+        answers_limited=policy.uses is not None and (policy.uses.rows or policy.uses.bytes) is not None,
     )
 
 

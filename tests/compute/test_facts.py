@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from compute.facts import bytes_at_most, rows_at_most
 from compute.planner import prepare
 from policy_enforcer.facts import ColumnUse
+from policy_enforcer.obligations import NOTHING_DEMANDED
 
 JOIN = "sz-trade.invoices i JOIN hk-bank.credit c ON i.company = c.company"
 AT = datetime(2026, 11, 21, tzinfo=UTC)
@@ -247,3 +250,49 @@ def test_no_literal_is_in_the_facts(catalogue):
     shown = repr(prepared.uses) + repr(prepared.requests(recipients=frozenset(), purpose=None, at=AT))
     assert "SECRET" not in shown
     assert "424242" not in shown
+
+
+LIMITED = replace(NOTHING_DEMANDED, answers_limited=True, domains={"industry": ("food", "steel", "retail")})
+
+
+@pytest.mark.parametrize(
+    ("groups", "demands", "rows"),
+    [
+        ("", LIMITED, 1),
+        ("GROUP BY industry", LIMITED, 4),
+        ("GROUP BY industry, paid LIMIT 1", LIMITED, 12),
+        ("GROUP BY industry, width_bucket(days, [0, 30])", LIMITED, 16),
+        ("GROUP BY industry, upper(industry)", LIMITED, 10_000),
+        ("GROUP BY branch", LIMITED, 10_000),
+        ("GROUP BY industry", replace(LIMITED, answers_limited=False), 10_000),
+    ],
+)
+def test_alone_an_answer_is_charged_by_the_groups_there_can_be(catalogue, groups, demands, rows):
+    sql = f"SELECT count(*), sum(amount) FROM sz-trade.invoices {groups}"
+    plan = prepare(sql, "hk-bank", catalogue, demands={"sz-trade.invoices": demands}).plan
+    assert rows_at_most(plan) == rows
+    if rows < 10_000:
+        assert plan.maximum_cells == rows  # more groups do not leave
+        assert 200 * bytes_at_most(plan) <= 10_000_000  # the example in docs/reference/policy.md
+
+
+def test_joint_an_answer_is_charged_by_the_room_of_its_protocol(catalogue):
+    sql = f"SELECT i.industry, count(*) FROM {JOIN} GROUP BY 1"
+    plan = prepare(sql, "hk-bank", catalogue, demands={"sz-trade.invoices": LIMITED}).plan
+    assert rows_at_most(plan) == plan.maximum_cells > 4
+
+
+def test_a_minimum_holds_for_the_figures_that_count_values(catalogue):
+    sql = (
+        "SELECT count(days), count(*), sum(lines), sum(CASE WHEN paid THEN 1 ELSE 0 END), "
+        "count(*) FILTER (WHERE paid) FROM sz-trade.invoices"
+    )
+
+    def marked(minimum):
+        demands = replace(NOTHING_DEMANDED, identity="company", minimum_identities=minimum)
+        plan = prepare(sql, "hk-bank", catalogue, demands={"sz-trade.invoices": demands}).plan
+        return [p.sql for p in plan.sender.partials if p.counts_values]
+
+    assert len(marked(2)) == 2
+    assert all(sql.endswith("THEN 1 ELSE 0 END") for sql in marked(2))
+    assert marked(1) == []

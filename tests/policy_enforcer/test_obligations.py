@@ -55,6 +55,15 @@ def test_every_demand_is_passed_on():
     assert found.masking == {"name": "redact"}
 
 
+def test_groups_are_bounded_where_answers_are_counted():
+    def limited(**uses):
+        return obligations(Policy.model_validate({**PLAIN, "uses": uses})).answers_limited
+
+    assert limited(rows=5)
+    assert limited(bytes=5)
+    assert not limited(count=5)
+
+
 def test_the_strictest_of_several_witness_duties_counts():
     assert demanded(duties=[{"log": "witness", "minimum_witnesses": n} for n in (1, 4, 2)]).witnesses == 4
 
