@@ -28,6 +28,10 @@ Progress = Callable[[str, int, int], None]
 """(stage, done, total): counts only, for people who wait."""
 
 
+def unwatched(_stage: str, _done: int, _total: int) -> None:
+    """The progress that nobody waits for."""
+
+
 @dataclass(frozen=True, slots=True)
 class LocalInput:
     """One side of a join after its local part. In a list query `labels` has a row for each of its rows.

@@ -25,7 +25,7 @@ from compute.dataset import DatasetInfo
 from compute.errors import BayspaceError, DataError, PeerViolation, PolicyRefusal, Unavailable
 from compute.facts import Prepared, bytes_at_most, rows_at_most
 from compute.federation import Member
-from compute.inputs import Context, Gate, LocalInput, Summary
+from compute.inputs import Context, Gate, LocalInput, Summary, unwatched
 from compute.planner import prepare
 from compute.pooling import Part
 from compute.protocols import protocol_named
@@ -328,7 +328,15 @@ class Answering:
         minimum = 1 if member and member.entry.identities > 1 else demands.minimum_identities
         scratch = node.config.scratch_folder
         context = Context(
-            admitted.sid, plan, node.entropy, _silent, minimum, demands.complementary, scratch, audit, member
+            admitted.sid,
+            plan,
+            node.entropy,
+            unwatched,
+            minimum,
+            demands.complementary,
+            scratch,
+            audit,
+            member,
         )
         role = protocol_named(plan.protocol).sender(context, local, _gate(minimum))
         room = self._room(admitted)
@@ -430,10 +438,6 @@ class Answering:
         sealed = terms.failure(code, terms.owner, self._sequence, self._previous).seal(self._node.entropy)
         envelope = countersigned(sealed, self._node.key, None, None)
         self._node.evidence.keep(terms.opening.exchange, sealed, envelope, "failed")
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Nobody watches the owner's end."""
 
 
 def _gate(minimum: int) -> Gate:

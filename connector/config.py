@@ -1,7 +1,7 @@
 """One connector's folder and its `connector.toml`: typed, commented, complete.
 
 Everything a connector needs lies in one folder: configuration, keys, member list, state, dataset
-descriptions, policies, results. Relative paths count from that folder, so it can be moved whole.
+descriptions, policies. Relative paths count from that folder, so it can be moved whole.
 Refuses unknown keys and wrong types with file, line and key, and never repeats a value: a state URL may
 hold a password.
 """
@@ -201,11 +201,6 @@ class ConnectorConfig(_Strict):
         """Policies: one file per offer."""
         return self._folder / "policies"
 
-    @property
-    def results_folder(self) -> Path:
-        """Answers and receipts of this participant's own queries."""
-        return self._folder / "results"
-
     def path(self, relative: str) -> Path:
         """A path of this configuration, counted from the connector's folder."""
         return self._folder / relative
@@ -245,7 +240,7 @@ def init(
     if file.exists():
         raise ConfigError("config.exists", f"{file} exists already; it is not replaced")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("keys", "state", "datasets", "policies", "results", "telemetry"):
+    for name in ("keys", "state", "datasets", "policies", "telemetry"):
         (folder / name).mkdir(mode=0o700, exist_ok=True)
     text = _template(participant, space, jurisdiction, listen, address or listen, witnesses)
     file.write_text(text, encoding="utf-8")

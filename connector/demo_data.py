@@ -121,23 +121,6 @@ def write_demo_data(folder: Path, rows: int = 200_000, seed: int = SEED) -> Demo
     return data
 
 
-def uscc_check_character(code17: str) -> str:
-    """Return the check character of the first 17 characters of a Unified Social Credit Code.
-
-    GB 32100-2015, 31 - (sum of value x weight mod 31). Raises `ValueError` for a wrong length or letter.
-    """
-    if len(code17) != 17:
-        raise ValueError("a Unified Social Credit Code has 17 characters before its check character")
-    total = sum(USCC_ALPHABET.index(c) * w for c, w in zip(code17, _USCC_WEIGHTS, strict=True))
-    return USCC_ALPHABET[-total % _USCC_BASE]
-
-
-def is_uscc(code: str) -> bool:
-    """Return whether this is a well-formed Unified Social Credit Code with the right check character."""
-    well_formed = len(code) == 18 and code[2:8].isdecimal() and set(code) <= set(USCC_ALPHABET)
-    return well_formed and uscc_check_character(code[:17]) == code[17]
-
-
 def _companies(rng: np.random.Generator, n: int) -> _Companies:
     region = _spread(rng, n, [share for *_, share in _REGIONS])
     industry = _spread(rng, n, [share for _, _, share, _ in _INDUSTRIES])

@@ -24,7 +24,7 @@ from compute.demands import MOST_SUM
 from compute.errors import PolicyRefusal, QueryError
 from compute.facts import Prepared
 from compute.federation import MOST_PARTICIPANTS
-from compute.inputs import Progress
+from compute.inputs import Progress, unwatched
 from compute.plan import Plan
 from compute.planner import prepare
 from compute.pooling import FEDERATION, Part
@@ -271,7 +271,7 @@ class _Asking:
 
     def _talk(self, place: int, inquiry: Inquiry, terms: Terms) -> Asked:
         node, headers = self._node, Headers()
-        watch = self._progress if place == 0 else _silent
+        watch = self._progress if place == 0 else unwatched  # one exchange reports for all
         met = Place(self._meeting, place)
         role = Asking(node, terms, inquiry.prepared, None, headers, watch, met, self._added).run()
         exchange = terms.opening.exchange
@@ -290,10 +290,6 @@ def _own_cells(node: Node, round_: Round, interrupt: threading.Event) -> pa.Tabl
     if not isinstance(found, pa.Table):
         raise AssertionError("our part of a federation is cells")
     return found
-
-
-def _silent(_stage: str, _done: int, _total: int) -> None:
-    """One exchange of a round reports for all."""
 
 
 # --- explain ------------------------------------------------------------------------------------------
