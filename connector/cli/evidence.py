@@ -127,6 +127,28 @@ def trace(
 
 
 @app.command()
+def erase(
+    exchange: Annotated[str, typer.Argument(help="exchange id")],
+    yes: Annotated[bool, typer.Option("--yes", help="do it: this cannot be undone")] = False,
+    config: Config = Path(),
+    json: Json = False,
+) -> None:
+    """Destroy this connector's own copies of an exchange's records; their digests and proofs stay."""
+    from connector.erasure import confirmed, erasable
+
+    with _store(config) as store:
+        found = erasable(store, exchange)
+        confirmed(found, yes=yes)
+        erased = store.erase_evidence(exchange)
+    if json:
+        print_json({"exchange": exchange, "erased": erased, "records": found.records, "logged": found.logged})
+        return
+    say(f"erased {erased} of {found.records} records of {exchange}")
+    say(f"{found.logged} of them stay provable by digest and time: a witness logged them")
+    say("the other side, witnesses and whoever has a receipt keep their own copies: ask them too")
+
+
+@app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="the bundle to verify")],
     trust: Annotated[

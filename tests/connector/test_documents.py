@@ -90,6 +90,36 @@ def test_a_failed_verification_says_why_in_its_record(shared, paper) -> None:
         documents.record_verification(verifier, b"{}", None, caught.value)
 
 
+def test_own_copies_are_erased_once_somebody_says_yes(shared, capsys) -> None:
+    issuer = shared.nodes[ISSUER]
+    issued = documents.commit(issuer, hashlib.sha256(PAPER).digest())
+    erase = ("evidence", "erase", issued.exchange, "-c", shared.folder / ISSUER)
+    code, _, error = run(capsys, *erase)
+    assert (code, "evidence.confirm" in error) == (2, True)
+    assert issuer.store.evidence(issued.exchange)[0].envelope
+    issuer.evidence.settle(issued.exchange, 20)
+    for erased in (1, 0):
+        code, out, _ = run(capsys, *erase, "--yes", "--json")
+        assert (code, json.loads(out)) == (
+            0,
+            {"exchange": issued.exchange, "erased": erased, "records": 1, "logged": 1},
+        )
+    with pytest.raises(ConfigError) as gone:
+        receipt(issuer.store, issued.exchange)
+    assert gone.value.code == "evidence.erased"
+
+
+def test_what_is_not_over_or_in_force_is_not_erased(shared, capsys) -> None:
+    store = shared.nodes[ISSUER].store
+    store.open_exchange("0" * 32, None, VERIFIER, "provider", "query", "", b"k" * 32)
+    store.add_evidence("0" * 32, 0, "query.intent", "d0", b"", b"")
+    in_force = next(n.id for n in store.negotiations() if n.agreement)
+    for exchange, refused in (("0" * 32, "open"), (in_force, "open"), ("1" * 32, "unknown")):
+        code, _, error = run(capsys, "evidence", "erase", exchange, "--yes", "-c", shared.folder / ISSUER)
+        assert (code, f"evidence.{refused}" in error) == (2, True)
+    store.close_exchange("0" * 32, "failed")
+
+
 def test_only_the_committed_document_is_opened(shared, paper) -> None:
     issuer = shared.nodes[ISSUER]
     issued = documents.commit(issuer, hashlib.sha256(PAPER).digest())
