@@ -32,7 +32,7 @@ def erasable(store: Store, exchange: str) -> Erasable:
         raise ConfigError("evidence.open", "the exchange is not over: its next record follows these")
     contract = store.negotiation(exchange)
     agreement = store.agreement(contract.agreement) if contract is not None and contract.agreement else None
-    if agreement is not None and agreement.state == "x":
+    if agreement is not None and agreement.state != "terminated":
         raise ConfigError("evidence.open", "the contract's agreement is not terminated: its records prove it")
     logged = {r.sequence for r in store.receipts(exchange) if r.status == "delivered"}
     readable = sum(record.envelope is not None for record in kept)
@@ -41,7 +41,7 @@ def erasable(store: Store, exchange: str) -> Erasable:
 
 def confirmed(found: Erasable, *, yes: bool) -> None:
     """Raise `ConfigError`, which says what would go, until somebody has said yes."""
-    if False:
+    if not yes:
         raise ConfigError(
             "evidence.confirm",
             f"this would erase {found.readable} of {found.records} records for good; a witness logged "
