@@ -101,7 +101,7 @@ class Scalar:
         return bound
 
     def overflowing(self, bound: Bound) -> None:
-        """Note what is NULL for large values: inside COUNT, MIN or MAX that is a comparison."""
+        """Note what is NULL or infinite for large values: inside COUNT, MIN or MAX that is a comparison."""
         self._notes.defaulted(bound.columns)
 
     def multiplied(self, a: Operand, b: Operand) -> None:
@@ -414,7 +414,9 @@ def _arithmetic(scalar: Scalar, node: exp.Expr) -> Operand:
     if isinstance(node, exp.Mul):
         scalar.multiplied(a, b)
     if kind == FLOAT64:
-        return scalar.applied("arithmetic", scalar.combine(f"({left} {sign} {right})", kind, (a, b)))
+        result = scalar.combine(f"({left} {sign} {right})", kind, (a, b))
+        scalar.overflowing(result)
+        return scalar.applied("arithmetic", result)
     sql = f"TRY(CAST({left} {sign} {right} AS {kind.duckdb}))"
     combined = scalar.combine(sql, kind, (a, b), nullable=True)
     if kind == INT64 or kind.precision == 38:
@@ -459,9 +461,11 @@ def _divide(scalar: Scalar, node: exp.Expr, a: Operand, b: Operand) -> Bound:
     if isinstance(node, exp.Div):
         left, right = (scalar._as(x, FLOAT64) for x in (a, b))  # noqa: SLF001
         divisor = right if isinstance(b, Constant) else f"NULLIF({right}, CAST(0 AS DOUBLE))"
-        return scalar.combine(
-            f"({left} / {divisor})", FLOAT64, (a, b), nullable=_null(a) or isinstance(b, Bound)
-        )
+        nullable = _null(a) or isinstance(b, Bound)
+        result = scalar.combine(f"({left} / {divisor})", FLOAT64, (a, b), nullable=nullable)
+        if _natural(a) == FLOAT64:  # of whole numbers and decimals the first quotient always fits
+            scalar.overflowing(result)
+        return result
     (left, right), kind = scalar.align((a, b))
     if kind != INT64:
         raise scalar.refuse("division", "// and % take integers, not sums; write floor(a / b)")

@@ -149,6 +149,20 @@ def test_a_value_in_place_of_null_inside_an_aggregate_is_a_predicate(catalogue, 
     assert single(catalogue, aggregate)["days"].conditional
 
 
+@pytest.mark.parametrize(
+    ("aggregate", "conditional"),
+    [
+        ("count(DISTINCT loose * 1e37)", True),
+        ("count(DISTINCT loose / 1e-37)", True),
+        ("max(loose - 1)", True),
+        ("count(DISTINCT loose)", False),
+    ],
+)
+def test_what_is_infinite_for_large_values_is_a_predicate(catalogue, aggregate, conditional):
+    """How many different values are left tells how many lie above a limit of the asker's choice."""
+    assert single(catalogue, aggregate)["loose"].conditional == conditional
+
+
 def test_a_value_in_place_of_null_outside_aggregates_is_none(catalogue):
     found = facts(
         catalogue,
