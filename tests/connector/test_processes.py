@@ -96,6 +96,7 @@ def until(holds, seconds=30.0):
         time.sleep(0.01)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("victim", [OWNER, ASKER])
 def test_kill_nine_in_the_middle_of_a_query(processes, victim):
     survivor = ASKER if victim == OWNER else OWNER

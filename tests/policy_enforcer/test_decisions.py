@@ -208,6 +208,7 @@ def all_codes():
     return [codes(decide(*inputs(case))) for case in CASES]
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("name", ["_ALWAYS", "_OWN_USE", "_RULES"])
 def test_every_rule_is_needed(monkeypatch, name):
     """Leaving any one rule out changes the answer to some vector: each is tested."""

@@ -78,6 +78,7 @@ def test_every_flipped_byte_fails_and_in_no_other_way():
     assert seen >= {"format", "inclusion", "checkpoint", "checksum", "disclosure", "commitment", "members"}
 
 
+@pytest.mark.deep
 def test_every_flipped_signed_byte_fails_even_with_a_right_checksum():
     """The checksum protects nobody from a forger, so the signatures must hold alone."""
     trusted, drawn = trust.parse(TRUST), random.Random(7)

@@ -137,6 +137,7 @@ def test_sums_at_the_bound_are_exact(scheme: str) -> None:
     assert Round(scheme, 2, shape, bound=bound).run(own).measures == ((bound, -bound),)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_thirty_two_participants(scheme: str) -> None:
     shape, rng = Shape(3, 1), np.random.default_rng(5)
