@@ -88,5 +88,7 @@ def _members(parties: int) -> tuple[list[Member], Roster]:
         keys[name].public_key().verify(signature, message)
 
     entries = [Entry(name, "aa" * 32, "bb" * 32, os.urandom(32).hex(), 1, 1) for name in names]
-    members = [Member(entry, tuple(names), keys[entry.participant].sign, verify) for entry in entries]
+    members = [
+        Member(entry, tuple(names), keys[entry.participant].sign, verify, lambda: None) for entry in entries
+    ]
     return members, Roster(tuple(entries))
