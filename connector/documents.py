@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compute.errors import ConfigError
+from connector import own_records
 from connector.config import ConnectorConfig, load
 from connector.node import Node
 from connector.receipts import receipt, trust_file
-from connector.records import Statement, countersigned
-from connector.terms import milliseconds
 from witness import bundle as bundles
 from witness import document as documents
 from witness.bundle import Opening
 from witness.checks import VerificationFailed
 from witness.document import VerifiedDocument
-from witness.record import SALT_SIZE, Data, Exchange, Outcome, Party, Sensitive
+from witness.record import SALT_SIZE, Data, Outcome, Sensitive
 from witness.schema import FormatError
 
 KIND, ISSUER, VERIFIER = "document", "issuer", "verifier"
@@ -139,21 +138,8 @@ def _record(
 ) -> Recorded:
     if not node.evidence.witnesses:
         raise ConfigError("witness.unknown", "the configuration names no witness, and a record needs one")
-    exchange, clock = node.entropy(16).hex(), milliseconds(node.now())
-    statement = Statement(
-        event=event,
-        space=node.space,
-        members=node.members.digest,
-        exchange=Exchange(exchange, 0),
-        parties=(Party(node.id, role, node.key.public.ids, node.build, clock),),
-        outcome=outcome,
-        data=data,
-        contract=None,
-        sensitive=claims or Sensitive(),
+    exchange = node.entropy(16).hex()
+    own_records.keep(
+        node, event, KIND, role, exchange, data, outcome=outcome, openings=openings, sensitive=claims
     )
-    sealed = statement.seal(node.entropy)
-    envelope = countersigned(sealed, node.key, None, None)
-    with node.store.atomic():
-        node.store.open_exchange(exchange, None, node.id, role, KIND, "", node.entropy(32))
-        node.evidence.keep(exchange, sealed, envelope, outcome.status, openings)
     return Recorded(exchange, len(json.loads(node.evidence.witnessed(exchange, 0, 0))))

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from connector.records import DONE, Statement, countersigned
-from connector.terms import milliseconds
-from witness.record import Data, Exchange, Party, Sensitive
+from connector import own_records
+from witness.record import Data
 
 if TYPE_CHECKING:
     from connector.node import Node
@@ -28,21 +27,8 @@ def record(node: Node) -> str | None:
     before = _ended(node)
     if not before:
         return None
-    clock = milliseconds(node.now())
-    sealed = Statement(
-        event=EVENT,
-        space=node.space,
-        members=node.members.digest,
-        exchange=Exchange(exchange, 0),
-        parties=(Party(node.id, HOLDER, node.key.public.ids, node.build, clock),),
-        outcome=DONE,
-        data=Data(digests={f"before-{n}": key for n, key in enumerate(before)}),
-        contract=None,
-        sensitive=Sensitive(),
-    ).seal(node.entropy)
-    with node.store.atomic():
-        node.store.open_exchange(exchange, None, node.id, HOLDER, KIND, "", node.entropy(32))
-        node.evidence.keep(exchange, sealed, countersigned(sealed, node.key, None, None), DONE.status)
+    data = Data(digests={f"before-{n}": key for n, key in enumerate(before)})
+    own_records.keep(node, EVENT, KIND, HOLDER, exchange, data)
     return exchange
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -52,12 +51,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from compute.errors import ConfigError
 from connector.identity import utc_now
+from witness.database import write_ahead_log_emptied
 from witness.encoding import format_time, system_entropy
 
 T = TypeVar("T")
 
 BUSY_SECONDS = 30  # that a connection waits for another
-ERASE_TRIES, ERASE_PAUSE = 20, 0.1
 
 # --- records ------------------------------------------------------------------------------------------
 
@@ -922,24 +921,12 @@ class Store:
         with self.atomic():
             self._run(delete(_answers).where(_answers.c.exchange == exchange))
             erased = self._run(delete(_evidence_keys).where(_evidence_keys.c.exchange == exchange))
-        if self._engine.dialect.name == "sqlite":
-            self._empty_write_ahead_log()
+        if not write_ahead_log_emptied(self._engine, BUSY_SECONDS * 1000):
+            why = (
+                "deleted keys are still in the write-ahead log, which another program reads: erase once more"
+            )
+            raise ConfigError("evidence.erase-unfinished", why)
         return erased
-
-    def _empty_write_ahead_log(self) -> None:
-        """It holds deleted keys until then. In short tries: while a reader stops it, writers wait too."""
-        with closing(self._engine.raw_connection()) as raw, closing(raw.cursor()) as cursor:
-            cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000 // ERASE_TRIES}")
-            try:
-                for _ in range(ERASE_TRIES):
-                    busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                    if not busy:
-                        return
-                    time.sleep(ERASE_PAUSE)
-            finally:
-                cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
-        why = "deleted keys are still in the write-ahead log, which another program reads: erase once more"
-        raise ConfigError("evidence.erase-unfinished", why)
 
     def outbox(self, *, status: str = "pending", witness: str | None = None) -> list[OutboxRecord]:
         """What witnesses have still to be told (or, by status, have confirmed), oldest first."""

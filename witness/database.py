@@ -329,23 +329,9 @@ class Database:
                 plain = connection.execute(delete(_envelopes).where(_envelopes.c.digest == digest))
                 connection.execute(delete(_contents).where(_contents.c.digest == digest))
                 erased += keys.rowcount + plain.rowcount
-        if self._engine.dialect.name == "sqlite":
-            self._empty_write_ahead_log()
+        if not write_ahead_log_emptied(self._engine, BUSY):
+            raise EraseUnfinished("deleted keys are still in the write-ahead log: another program reads it")
         return erased
-
-    def _empty_write_ahead_log(self) -> None:
-        """It holds deleted keys until then. In short tries: while a reader stops it, writers wait too."""
-        with closing(self._engine.raw_connection()) as raw, closing(raw.cursor()) as cursor:
-            cursor.execute(f"PRAGMA busy_timeout={BUSY // ERASE_TRIES}")
-            try:
-                for _ in range(ERASE_TRIES):
-                    busy, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                    if not busy:
-                        return
-                    time.sleep(ERASE_PAUSE)
-            finally:
-                cursor.execute(f"PRAGMA busy_timeout={BUSY}")
-        raise EraseUnfinished("deleted keys are still in the write-ahead log: another program reads it")
 
     def kept(self, before: int, limit: int = 1000) -> list[bytes]:
         """Digests of entries below index `before` whose content is not erased, at most `limit`."""
@@ -476,6 +462,27 @@ def _read_only(file: str) -> sqlite3.Connection:
     connection = sqlite3.connect(file, uri=True, timeout=10, check_same_thread=False)
     connection.execute("PRAGMA query_only=ON")
     return connection
+
+
+def write_ahead_log_emptied(engine: Engine, busy: int) -> bool:
+    """Whether nothing deleted is left in SQLite's write-ahead log; other databases have none.
+
+    In short tries: while a reader stops it, writers wait too. `busy`: the milliseconds that this engine's
+    connections wait for another.
+    """
+    if engine.dialect.name != "sqlite":
+        return True
+    with closing(engine.raw_connection()) as raw, closing(raw.cursor()) as cursor:
+        cursor.execute(f"PRAGMA busy_timeout={busy // ERASE_TRIES}")
+        try:
+            for _ in range(ERASE_TRIES):
+                stopped, _frames, _moved = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if not stopped:
+                    return True
+                time.sleep(ERASE_PAUSE)
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={busy}")
+    return False
 
 
 def _durable_sqlite(connection: Any, _record: object) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from compute.errors import ConfigError
 from connector import storage
 from connector.storage import ChargeRecord, Store
+from witness import database
 
 POSTGRES = "BAYSPACE_TEST_POSTGRES"
 
@@ -212,7 +213,7 @@ def test_erasing_destroys_the_content_and_keeps_digest_and_proof(store, url, tmp
 def test_what_a_reader_keeps_in_the_write_ahead_log_is_not_called_erased(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'state.sqlite'}"
     monkeypatch.setattr(storage, "BUSY_SECONDS", 0)
-    monkeypatch.setattr(storage, "ERASE_TRIES", 2)
+    monkeypatch.setattr(database, "ERASE_TRIES", 2)
     with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
         _exchange(store)
         store.add_evidence("e1", 0, "release", "d0", b"envelope text", b"[]")
@@ -355,6 +356,7 @@ def test_the_state_file_is_private(tmp_path):
 _VICTIM = """
 import sys
 from connector.storage import ChargeRecord, Store
+from witness import database
 store = Store.open(sys.argv[1])
 while store.charge("a1", "p", 10**6) and store.lose("a1", "p", 3, 10**9):
     print(store.used("a1", "p"), flush=True)
