@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -145,6 +146,21 @@ class DataSpace:
         store = Store.open(settings.state_url)
         datasets.add(settings, store, dataset)
         store.close()
+
+    def offer_invoices(self, offer: str, policy: str, described: Callable[[str], str] = str) -> None:
+        """Offer the invoices once more, under this policy; `described` changes their description."""
+        settings = config.load(self.folder / OWNER)
+        (settings.policies_folder / f"{offer}.yaml").write_text(policy)
+        file = settings.datasets_folder / "invoices.yaml"
+        text = described(file.read_text())
+        if offer not in text:
+            text = text.replace("offers: {", f"offers: {{{offer}: {offer}.yaml, ")
+        file.write_text(text)
+        store = Store.open(settings.state_url)
+        try:
+            datasets.add(settings, store, "invoices")
+        finally:
+            store.close()
 
     @property
     def asker(self) -> Space:

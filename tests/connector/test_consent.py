@@ -10,9 +10,8 @@ import pytest
 from compute.dataset import Column, DatasetInfo
 from compute.errors import ConfigError, DataError, PolicyRefusal
 from compute.types import parse_type
-from connector import config, datasets, space
+from connector import config, space
 from connector.consent import consented as rows_of_consent
-from connector.storage import Store
 from policy_enforcer.load import load
 from witness.members import MemberList
 from witness.schema import FormatError
@@ -31,15 +30,7 @@ def publish(made, changes):
     for before, after in changes.items():
         assert before in policy
         policy = policy.replace(before, after)
-    (settings.policies_folder / "consented.yaml").write_text(policy)
-    file = settings.datasets_folder / "invoices.yaml"
-    if "consented" not in file.read_text():
-        file.write_text(file.read_text().replace("offers: {", "offers: {consented: consented.yaml, "))
-    store = Store.open(settings.state_url)
-    try:
-        datasets.add(settings, store, "invoices")
-    finally:
-        store.close()
+    made.offer_invoices("consented", policy)
 
 
 def consent(made, companies):

@@ -119,6 +119,21 @@ def refused(space, sql):
     return refusal.value.code
 
 
+def charged_at_once(node, agreement, times, size=1):
+    """What becomes of so many charges of a row and `size` bytes, from twenty threads."""
+
+    def charge(_number):
+        try:
+            with node.store.atomic():
+                node.charge(agreement, 1, size)
+        except PolicyRefusal as refusal:
+            return refusal.code
+        return "charged"
+
+    with ThreadPoolExecutor(20) as pool:
+        return list(pool.map(charge, range(times)))
+
+
 def variants(offer):
     """The same figures under other names: another question each time, and so another draw."""
     for number in range(100):
@@ -257,16 +272,7 @@ def test_a_hundred_charges_at_once_take_the_bytes_that_are_left_and_no_more(spac
     uses = agreed.uses.model_copy(update={"bytes": 10_999})
     limited = replace(agreement, policy=agreed.model_copy(update={"uses": uses, "analysis": exact}))
 
-    def charge(_number):
-        try:
-            with node.store.atomic():
-                node.charge(limited, 1, 1_000)
-        except PolicyRefusal as refusal:
-            return refusal.code
-        return "charged"
-
-    with ThreadPoolExecutor(20) as pool:
-        found = list(pool.map(charge, range(100)))
+    found = charged_at_once(node, limited, 100, size=1_000)
     assert (found.count("charged"), set(found)) == (10, {"charged", "bytes.exhausted"})
     assert node.bytes_of(limited, node.now()) == 10_000
     assert node.uses_of(limited) == 10
@@ -289,16 +295,7 @@ def test_a_hundred_charges_at_once_spend_the_budget_and_no_more(space):
     node = space.nodes[OWNER]
     agreement = node.agreement(digest, role="provider", peer=ASKER)
 
-    def charge(_number):
-        try:
-            with node.store.atomic():
-                node.charge(agreement, 1, 1)
-        except PolicyRefusal as refusal:
-            return refusal.code
-        return "charged"
-
-    with ThreadPoolExecutor(20) as pool:
-        found = list(pool.map(charge, range(100)))
+    found = charged_at_once(node, agreement, 100)
     assert found.count("charged") == 3
     assert set(found) == {"charged", "budget.exhausted"}
     assert node.store.lost("dataset raced", "dataset") == 300_000_000
@@ -346,16 +343,7 @@ def test_rows_are_charged_by_what_the_plan_allows_and_stop_at_the_limit(space, m
     node = space.nodes[OWNER]
     agreement = node.agreement(digest, role="provider", peer=ASKER)
 
-    def charge(_number):
-        try:
-            with node.store.atomic():
-                node.charge(agreement, 1, 1)
-        except PolicyRefusal as refusal:
-            return refusal.code
-        return "charged"
-
-    with ThreadPoolExecutor(10) as pool:
-        found = list(pool.map(charge, range(20)))
+    found = charged_at_once(node, agreement, 20)
     assert (found.count("charged"), set(found)) == (1, {"charged", "rows.exhausted"})
     assert refused(space, one) == "rows.exhausted"
     assert node.uses_of(agreement) == 3

@@ -10,10 +10,9 @@ from typer.testing import CliRunner
 
 from compute import templates
 from compute.errors import ConfigError, PeerViolation, PolicyRefusal
-from connector import config, datasets, inquiry, references
+from connector import config, inquiry, references
 from connector.cli import app
 from connector.contract import Agreement
-from connector.storage import Store
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
 TEMPLATE = """\
@@ -39,17 +38,9 @@ def offer_reviewed(space, text=TEMPLATE, reference=REFERENCE):
     settings = config.load(space.folder / OWNER)
     policy = (settings.policies_folder / "matched.yaml").read_text().replace("matched", "reviewed")
     policy = policy.replace("analysis:\n", f"analysis:\n  templates: [{reference}]\n")
-    (settings.policies_folder / "reviewed.yaml").write_text(policy)
     (settings.policies_folder / "templates").mkdir(exist_ok=True)
     (settings.policies_folder / "templates" / "by-industry.yaml").write_text(text)
-    file = settings.datasets_folder / "invoices.yaml"
-    if "reviewed" not in file.read_text():
-        file.write_text(file.read_text().replace("offers: {", "offers: {reviewed: reviewed.yaml, "))
-    store = Store.open(settings.state_url)
-    try:
-        datasets.add(settings, store, "invoices")
-    finally:
-        store.close()
+    space.offer_invoices("reviewed", policy)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from compute.errors import ConfigError, PolicyRefusal
-from connector import config, datasets, references, space, transfer_lists
+from connector import config, references, space, transfer_lists
 from connector.cli import app
-from connector.storage import Store
 from policy_enforcer.load import load
 from witness import dsse
 from witness.keys import PrivateKey, PrivateKeys
@@ -194,19 +193,13 @@ def offer_listed(made, kinds, categories=None):
     stated = ", ".join(f"{word}: {value}" for word, value in words.items())
     policy = (settings.policies_folder / "open.yaml").read_text().replace("open", "listed")
     policy = policy.replace("analysis:\n", f"transfer: {{{stated}}}\nanalysis:\n")
-    (settings.policies_folder / "listed.yaml").write_text(policy)
-    file = settings.datasets_folder / "invoices.yaml"
-    described = file.read_text()
-    for column, category in (categories or {}).items():
-        described = described.replace(f"  {column}: {{", f"  {column}: {{category: {category}, ")
-    if "listed" not in described:
-        described = described.replace("offers: {", "offers: {listed: listed.yaml, ")
-    file.write_text(described)
-    store = Store.open(settings.state_url)
-    try:
-        datasets.add(settings, store, "invoices")
-    finally:
-        store.close()
+
+    def described(text):
+        for column, category in (categories or {}).items():
+            text = text.replace(f"  {column}: {{", f"  {column}: {{category: {category}, ")
+        return text
+
+    made.offer_invoices("listed", policy, described)
 
 
 def refusal(made, sql):
