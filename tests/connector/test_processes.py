@@ -119,7 +119,9 @@ def test_kill_nine_in_the_middle_of_a_query(processes, victim):
 
 def test_ctrl_c_at_the_command_line_cancels_on_both_sides(processes):
     before = len(processes.events(OWNER))
-    command = [sys.executable, "-c", "from connector.cli import main; main()", "query", SQL]
+    # a shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heard}; from connector.cli import main; main()", "query", SQL]
     options = ["-c", str(processes.folder / ASKER), "--purpose", PURPOSE]
     asking = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: len(processes.events(OWNER)) > before and processes.events(OWNER)[-1] == ["query.intent"])
