@@ -11,7 +11,7 @@ from connector import proposals
 from connector.contract import Agreement
 from connector.node import Node
 from connector.references import transfer_of
-from connector.storage import AgreementRecord, NegotiationRecord
+from connector.state.rows import AgreementRecord, NegotiationRecord
 from connector.terms import moment
 from connector.transitions import NEGOTIATION, Message, State
 from witness import dsse

@@ -40,8 +40,8 @@ from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
 from connector.records import check_clock, countersigned, signature
 from connector.references import template_of
 from connector.releases import Sealer
+from connector.state.rows import AnswerRecord
 from connector.statements import charged
-from connector.storage import AnswerRecord
 from connector.telemetry import Span
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers

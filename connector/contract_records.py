@@ -12,7 +12,7 @@ from connector.contract import Agreement
 from connector.node import Node
 from connector.opening import SignedRecord
 from connector.records import DONE, Statement, agreed, countersigned, reopen, signature, signature_in
-from connector.storage import EvidenceRecord, NegotiationRecord
+from connector.state.rows import EvidenceRecord, NegotiationRecord
 from connector.terms import milliseconds
 from connector.transitions import CONSUMER, PROVIDER
 from witness import dsse

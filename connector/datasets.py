@@ -40,7 +40,8 @@ from connector import commitment, consent, references, transfer_lists
 from connector.config import ConnectorConfig
 from connector.identity import utc_now
 from connector.sources import EXTENSIONS, Source, SourceSpec, open_source
-from connector.storage import DatasetRecord, OfferRecord, Store
+from connector.state.rows import DatasetRecord, OfferRecord
+from connector.storage import Store
 from policy_enforcer import load as policies
 from policy_enforcer import odrl, yamltree
 from policy_enforcer.disclosure import Level

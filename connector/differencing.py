@@ -28,7 +28,8 @@ from compute.dataset import DatasetInfo
 from compute.errors import DataError, PolicyRefusal
 from compute.members import Membership
 from compute.plan import Plan
-from connector.storage import ComparedRecord, Store
+from connector.state.rows import ComparedRecord
+from connector.storage import Store
 from policy_enforcer.facts import Decision, Reason
 from policy_enforcer.model import Differencing
 from policy_enforcer.moments import later

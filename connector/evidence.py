@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 from compute.errors import ConfigError, PeerViolation, Unavailable
 from connector.config import ConnectorConfig
-from connector.storage import EvidenceRecord, ExchangeRecord, OutboxRecord, Store
+from connector.state.rows import EvidenceRecord, ExchangeRecord, OutboxRecord
+from connector.storage import Store
 from witness import canonical, dsse
 from witness.bundle import Opening
 from witness.checks import VerificationFailed

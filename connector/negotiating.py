@@ -21,7 +21,7 @@ from connector.contract_records import ACCEPTANCE, AGREEMENT, OFFER, REQUEST, Re
 from connector.node import Node
 from connector.opening import SignedRecord
 from connector.records import countersigned, reopen
-from connector.storage import NegotiationRecord, UnsentRecord
+from connector.state.rows import NegotiationRecord, UnsentRecord
 from connector.terms import milliseconds
 from connector.transitions import CONSUMER, NEGOTIATION, PROVIDER, Message, State
 from connector.v1 import negotiation_pb2 as pb

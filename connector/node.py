@@ -44,7 +44,8 @@ from connector.identity import (
 )
 from connector.peers import RECONNECTING, Peers
 from connector.records import Statement, countersigned
-from connector.storage import AgreementRecord, NegotiationRecord, OfferRecord, Store
+from connector.state.rows import AgreementRecord, NegotiationRecord, OfferRecord
+from connector.storage import Store
 from connector.telemetry import Telemetry
 from connector.terms import Terms, milliseconds, moment
 from connector.v1 import catalog_pb2, catalog_pb2_grpc

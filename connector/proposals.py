@@ -14,7 +14,7 @@ from compute.errors import ConfigError, PeerViolation
 from connector import consent, datasets, references, transfer_lists
 from connector.contract import Proposal, unacceptable
 from connector.node import Node, Offered
-from connector.storage import NegotiationRecord, ProposalRecord
+from connector.state.rows import NegotiationRecord, ProposalRecord
 from policy_enforcer import load, write
 from policy_enforcer.diff import diff
 from policy_enforcer.model import Policy

@@ -25,7 +25,8 @@ from compute.federation import joined, split
 from compute.plan import Plan
 from connector import consent
 from connector.contract import Agreement
-from connector.storage import AnswerRecord, Store
+from connector.state.rows import AnswerRecord
+from connector.storage import Store
 from policy_enforcer.model import DeleteDuty, Policy
 from policy_enforcer.moments import later
 

@@ -23,7 +23,7 @@ from connector.contract_records import USAGE, Records
 from connector.negotiating import NO_TRACE
 from connector.node import Node
 from connector.records import MOST_CLOCK_DIFFERENCE
-from connector.storage import ChargeRecord, NegotiationRecord
+from connector.state.rows import ChargeRecord, NegotiationRecord
 from connector.terms import Terms, milliseconds, moment
 from connector.transitions import CONSUMER, PROVIDER
 from connector.v1 import negotiation_pb2 as pb

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from connector.storage import EvidenceRecord, ExchangeRecord, Store
+from connector.state.rows import EvidenceRecord, ExchangeRecord
+from connector.storage import Store
 from connector.transitions import CONSUMER, PROVIDER, TRANSFER, TransferMessage, TransferState
 from witness import dsse
 from witness.record import Record

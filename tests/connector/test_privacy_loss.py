@@ -18,7 +18,8 @@ from compute.protocols.base import Frame
 from connector import config, datasets
 from connector.asking import Asking
 from connector.receipts import trust_file
-from connector.storage import AnswerRecord, Store
+from connector.state.rows import AnswerRecord
+from connector.storage import Store
 from witness.verify import verify_files
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"

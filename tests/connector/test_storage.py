@@ -18,8 +18,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
 
 from compute.errors import ConfigError
-from connector import storage
-from connector.storage import ChargeRecord, Store
+from connector.state import exchanges, tables
+from connector.state.rows import ChargeRecord
+from connector.storage import Store
 from witness import database
 
 POSTGRES = "BAYSPACE_TEST_POSTGRES"
@@ -101,7 +102,7 @@ def test_a_loss_that_does_not_fit_is_not_spent_in_part(store):
 def test_the_first_schema_gains_what_came_since(url):
     Store.open(url).close()
     with create_engine(url).begin() as connection:
-        since = " ".join(statement for made in storage._MIGRATIONS.values() for statement in made)
+        since = " ".join(statement for made in tables.MIGRATIONS.values() for statement in made)
         for table in re.findall(r"CREATE TABLE (\w+)", since):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE schema_version SET version = 1"))
@@ -212,7 +213,7 @@ def test_erasing_destroys_the_content_and_keeps_digest_and_proof(store, url, tmp
 
 def test_what_a_reader_keeps_in_the_write_ahead_log_is_not_called_erased(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'state.sqlite'}"
-    monkeypatch.setattr(storage, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(exchanges, "BUSY_SECONDS", 0)
     monkeypatch.setattr(database, "ERASE_TRIES", 2)
     with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
         _exchange(store)
@@ -317,14 +318,14 @@ def test_an_exchange_has_one_outcome(store):
 
 def test_a_newer_schema_is_refused_and_an_older_one_migrates(url, monkeypatch):
     Store.open(url).close()
-    newest = storage.SCHEMA_VERSION
-    monkeypatch.setattr(storage, "SCHEMA_VERSION", newest + 1)
-    monkeypatch.setitem(storage._MIGRATIONS, newest + 1, ("CREATE TABLE later (id INTEGER)",))
+    newest = tables.VERSION
+    monkeypatch.setattr(tables, "VERSION", newest + 1)
+    monkeypatch.setitem(tables.MIGRATIONS, newest + 1, ("CREATE TABLE later (id INTEGER)",))
     migrated = Store.open(url)
     with migrated._reading() as connection:
         assert connection.execute(text("SELECT count(*) FROM later")).scalar() == 0
     migrated.close()
-    monkeypatch.setattr(storage, "SCHEMA_VERSION", newest)
+    monkeypatch.setattr(tables, "VERSION", newest)
     with pytest.raises(ConfigError, match="newer"):
         Store.open(url)
 
@@ -355,7 +356,7 @@ def test_the_state_file_is_private(tmp_path):
 
 _VICTIM = """
 import sys
-from connector.storage import ChargeRecord, Store
+from connector.storage import Store
 from witness import database
 store = Store.open(sys.argv[1])
 while store.charge("a1", "p", 10**6) and store.lose("a1", "p", 3, 10**9):

@@ -10,8 +10,8 @@ import pytest
 from compute.errors import ConfigError, PeerViolation, PolicyRefusal
 from connector import receipts
 from connector.negotiating import Negotiating
+from connector.state.rows import ExchangeRecord
 from connector.statements import Account, Statements
-from connector.storage import ExchangeRecord
 from connector.transfers import transfer, transfers
 from connector.transport import Headers
 from connector.v1 import negotiation_pb2 as pb

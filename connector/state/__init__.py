@@ -1,0 +1,1 @@
+"""What a connector keeps: rows, tables, transactions, and one module for each part of the state."""
