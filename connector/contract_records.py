@@ -21,6 +21,8 @@ from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Re
 
 REQUEST, OFFER, ACCEPTANCE = "contract.request", "contract.offer", "contract.acceptance"
 AGREEMENT, TERMINATION, USAGE = "contract.agreement", "contract.termination", "usage.statement"
+NO_TRACE = "0" * 32
+"""A contract is no query: it has no trace."""
 UNSTATED = "0" * 64
 """Stands for the build of a peer, which only the peer itself can state."""
 

@@ -19,8 +19,7 @@ import rfc8785
 from compute.errors import ConfigError, PeerViolation
 from compute.facts import bytes_at_most, rows_at_most
 from connector.contract import Agreement
-from connector.contract_records import USAGE, Records
-from connector.negotiating import NO_TRACE
+from connector.contract_records import NO_TRACE, USAGE, Records
 from connector.node import Node
 from connector.records import MOST_CLOCK_DIFFERENCE
 from connector.state.rows import ChargeRecord, NegotiationRecord

@@ -8,8 +8,11 @@ from datetime import timedelta
 import pytest
 
 from compute.errors import BayspaceError, ConfigError, PeerViolation, PolicyRefusal, Unavailable
-from connector import negotiating
+from connector import negotiation_table
+from connector.ending import Ending
 from connector.negotiating import Negotiating
+from connector.unconfirmed import Messenger
+from connector.v1 import negotiation_pb2
 from witness import dsse
 from witness.record import Record
 
@@ -29,7 +32,7 @@ def asker(fresh):
 
 def losing_replies(monkeypatch, *methods):
     """The peer gets these messages, but its answer is lost."""
-    real = Negotiating._send
+    real = Messenger.send
 
     def send(self, peer, method, message):
         reply = real(self, peer, method, message)
@@ -37,7 +40,7 @@ def losing_replies(monkeypatch, *methods):
             raise Unavailable("peer.unavailable", "the answer was lost")
         return reply
 
-    monkeypatch.setattr(Negotiating, "_send", send)
+    monkeypatch.setattr(Messenger, "send", send)
 
 
 def kept(node, exchange):
@@ -63,7 +66,7 @@ def test_an_agreement_that_never_arrived_is_sent_again_although_its_record_is_ol
     asked = asker.request(OWNER, "matched")
     with monkeypatch.context() as before:
         before.setattr(
-            Negotiating, "_send", lambda *_: (_ for _ in ()).throw(Unavailable("peer.gone", "it is away"))
+            Messenger, "send", lambda *_: (_ for _ in ()).throw(Unavailable("peer.gone", "it is away"))
         )
         node = fresh.nodes[OWNER]
         real = node.now
@@ -105,10 +108,10 @@ def test_a_peer_cannot_prevent_the_owner_from_stopping(fresh, owner, monkeypatch
     def send(_self, _peer, _method, message):
         if isinstance(answer, BayspaceError):
             raise answer
-        return negotiating.pb.NegotiationReply(negotiation=message.negotiation, signature=answer)
+        return negotiation_pb2.NegotiationReply(negotiation=message.negotiation, signature=answer)
 
     with monkeypatch.context() as hostile:
-        hostile.setattr(Negotiating, "_send", send)
+        hostile.setattr(Messenger, "send", send)
         if action == "terminate":
             ended = owner.terminate(agreement, "contract.terminated")
         else:
@@ -128,7 +131,7 @@ def test_a_peer_cannot_prevent_the_owner_from_stopping(fresh, owner, monkeypatch
 
 def test_both_may_end_it_at_once(fresh, owner, asker, monkeypatch):
     agreement = fresh.agree("matched")
-    real, crossed = Negotiating._send, []
+    real, crossed = Messenger.send, []
 
     def send(self, peer, method, message):
         if method == "Terminate" and not crossed:
@@ -136,7 +139,7 @@ def test_both_may_end_it_at_once(fresh, owner, asker, monkeypatch):
             asker.terminate(agreement, "contract.other")  # while the owner's message is on its way
         return real(self, peer, method, message)
 
-    monkeypatch.setattr(Negotiating, "_send", send)
+    monkeypatch.setattr(Messenger, "send", send)
     ended = owner.terminate(agreement, "contract.terminated")
     for node in fresh.nodes.values():
         assert node.store.exchange(ended.id).status == "terminated"
@@ -148,7 +151,7 @@ def test_both_may_end_it_at_once(fresh, owner, asker, monkeypatch):
 def test_an_end_that_was_not_recorded_before_a_crash_is_recorded_at_the_next_start(fresh, owner, monkeypatch):
     agreement = fresh.agree("matched")
     with monkeypatch.context() as crash:
-        crash.setattr(Negotiating, "_record_end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        crash.setattr(Ending, "_record_end", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             owner.terminate(agreement, "contract.terminated")
     node, found = fresh.nodes[OWNER], owner.find(agreement)
@@ -162,7 +165,7 @@ def test_an_end_that_was_not_recorded_before_a_crash_is_recorded_at_the_next_sta
 def test_a_request_nobody_answered_waits_and_is_sent_again(fresh, asker, owner, monkeypatch):
     with monkeypatch.context() as away:
         away.setattr(
-            Negotiating, "_send", lambda *_: (_ for _ in ()).throw(Unavailable("peer.gone", "it is away"))
+            Messenger, "send", lambda *_: (_ for _ in ()).throw(Unavailable("peer.gone", "it is away"))
         )
         with pytest.raises(Unavailable, match="resend"):
             asker.request(OWNER, "matched")
@@ -188,7 +191,7 @@ def test_a_request_that_is_refused_is_over(fresh, asker, monkeypatch):
 
 
 def test_a_peer_cannot_pile_up_requests(fresh, owner, asker, monkeypatch):
-    monkeypatch.setattr(negotiating, "MOST_WAITING_REQUESTS", 2)
+    monkeypatch.setattr(negotiation_table, "MOST_WAITING_REQUESTS", 2)
     first = asker.request(OWNER, "matched")
     asker.request(OWNER, "matched")
     with pytest.raises(Unavailable) as refused:

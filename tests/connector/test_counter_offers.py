@@ -16,6 +16,7 @@ from connector.negotiating import Negotiating
 from connector.opening import SignedRecord
 from connector.records import countersigned, reopen
 from connector.transitions import CONSUMER, NEGOTIATION, PROVIDER, TRANSFER, Message, State
+from connector.unconfirmed import Messenger
 from connector.v1 import negotiation_pb2 as pb
 from witness import dsse
 from witness.record import Record
@@ -194,7 +195,7 @@ def test_the_tables_are_the_protocols():
 def test_a_lost_answer_is_made_good_by_the_next_message(shared, monkeypatch, method):
     owner, asker = Negotiating(shared.nodes[OWNER]), Negotiating(shared.nodes[ASKER])
     negotiation = asker.request(OWNER, "open").id
-    real = Negotiating._send
+    real = Messenger.send
 
     def losing(self, peer, name, message):
         reply = real(self, peer, name, message)
@@ -203,7 +204,7 @@ def test_a_lost_answer_is_made_good_by_the_next_message(shared, monkeypatch, met
         return reply
 
     with monkeypatch.context() as lost:
-        lost.setattr(Negotiating, "_send", losing)
+        lost.setattr(Messenger, "send", losing)
         if method == "Offer":
             with pytest.raises(Unavailable):
                 owner.counter(negotiation, terms(shared, **MIDDLE))
@@ -225,7 +226,7 @@ def test_a_lost_answer_is_made_good_by_the_next_message(shared, monkeypatch, met
 
 def test_a_message_twice_moves_once(shared, monkeypatch):
     owner, asker = Negotiating(shared.nodes[OWNER]), Negotiating(shared.nodes[ASKER])
-    real = Negotiating._send
+    real = Messenger.send
 
     def twice(self, peer, name, message):
         first = real(self, peer, name, message)
@@ -233,7 +234,7 @@ def test_a_message_twice_moves_once(shared, monkeypatch):
         assert first == second
         return second
 
-    monkeypatch.setattr(Negotiating, "_send", twice)
+    monkeypatch.setattr(Messenger, "send", twice)
     negotiation = asker.request(OWNER, "open", terms(shared, **WIDER)).id
     owner.counter(negotiation, terms(shared, **MIDDLE))
     asker.accept(negotiation)
@@ -245,8 +246,8 @@ def test_a_message_twice_moves_once(shared, monkeypatch):
 
 def test_a_repeated_message_is_answered_although_its_record_was_erased(shared, monkeypatch):
     owner, asker, sent = Negotiating(shared.nodes[OWNER]), Negotiating(shared.nodes[ASKER]), []
-    real = Negotiating._send
-    monkeypatch.setattr(Negotiating, "_send", lambda *call: sent.append(call[-1]) or real(*call))
+    real = Messenger.send
+    monkeypatch.setattr(Messenger, "send", lambda *call: sent.append(call[-1]) or real(*call))
     negotiation = asker.request(OWNER, "open").id
     assert owner.on_request(ASKER, sent[0]) == owner.on_request(ASKER, sent[0])
     assert shared.nodes[OWNER].store.erase_evidence(negotiation)

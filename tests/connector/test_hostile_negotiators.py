@@ -11,6 +11,7 @@ from connector.contract_records import Records
 from connector.negotiating import Negotiating
 from connector.opening import SignedRecord
 from connector.statements import Statements
+from connector.unconfirmed import Messenger
 from connector.v1 import negotiation_pb2 as pb
 
 OWNER, ASKER = "sz-trade", "hk-bank"
@@ -38,26 +39,26 @@ def in_force(space):
 
 def unsigned(monkeypatch, method):
     """Whoever sends `method` leaves its own signature out of the record."""
-    real = Negotiating._send
+    real = Messenger.send
 
     def send(self, peer, name, message):
         if name == method:
             message.record = replace(SignedRecord.parse(message.record), signature=b"").to_bytes()
         return real(self, peer, name, message)
 
-    monkeypatch.setattr(Negotiating, "_send", send)
+    monkeypatch.setattr(Messenger, "send", send)
 
 
 def unsigned_reply(monkeypatch, method):
     """Whoever gets `method` answers with an empty signature."""
-    real = Negotiating._send
+    real = Messenger.send
 
     def send(self, peer, name, message):
         if name == method:
             return pb.NegotiationReply(negotiation=message.negotiation)
         return real(self, peer, name, message)
 
-    monkeypatch.setattr(Negotiating, "_send", send)
+    monkeypatch.setattr(Messenger, "send", send)
 
 
 def negotiate(space, owner, asker, until):

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import event
 
 from connector.negotiating import Negotiating
+from connector.unconfirmed import Messenger
 from witness import dsse
 
 OWNER, ASKER = "sz-trade", "hk-bank"
@@ -60,7 +61,7 @@ def clockwork(shared, monkeypatch):
         made.tick()
         return SimpleNamespace(signature=signature)
 
-    monkeypatch.setattr(Negotiating, "_send", send)
+    monkeypatch.setattr(Messenger, "send", send)
     engines = [node.store._engine for node in shared.nodes.values()]
     for engine in engines:
         event.listen(engine, "commit", made.tick)
