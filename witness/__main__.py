@@ -152,8 +152,9 @@ def _erase(options: argparse.Namespace) -> int:
     from witness.server import ConfigInvalid, database_url, load
 
     try:
-        digests = [bytes.fromhex(digest) for digest in options.digest]
+        digests = list(dict.fromkeys(bytes.fromhex(digest) for digest in options.digest))
         with contextlib.closing(Database(database_url(load(options.config)))) as database:
+            recorded = len(database.indexes(digests))
             erased = database.erase(digests)
     except (ConfigInvalid, ValueError) as error:
         return fail(USAGE, str(error))
@@ -161,8 +162,15 @@ def _erase(options: argparse.Namespace) -> int:
         return fail(
             USAGE, f"not erased for good: {error}. End that program and erase again, until this is not said"
         )
-    sys.stdout.write(f"erased {erased} of {len(digests)}\n")
-    return DONE if erased else USAGE
+    sys.stdout.write(f"erased {erased} of {len(digests)}{_not_erased(erased, recorded, len(digests))}\n")
+    return DONE if recorded == len(digests) else USAGE
+
+
+def _not_erased(erased: int, recorded: int, asked: int) -> str:
+    """Why it was not all of them: asking twice is no mistake, asking for what was never here is one."""
+    before, unknown = recorded - erased, asked - recorded
+    said = [f"{before} erased already"] if before else []
+    return "".join(f"; {part}" for part in [*said, *([f"{unknown} not recorded here"] if unknown else [])])
 
 
 def _console(options: argparse.Namespace) -> int:

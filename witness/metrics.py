@@ -3,17 +3,15 @@
 `bayspace_witness_forks` above zero is an alarm. No participant, record or key is named here.
 """
 
-import logging
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from witness import checkpoint as checkpoints
 from witness import note
 from witness.log import Log
+from witness.plainhttp import BoundedHandler, BoundedServer
 from witness.quorum import Quorum
 from witness.sequencer import Sequencer
 
-_log = logging.getLogger(__name__)
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -53,22 +51,18 @@ def _escaped(label: str) -> str:
     return label.replace("\\", "\\\\").replace('"', '\\"')
 
 
-class MetricsServer(ThreadingHTTPServer):
+class MetricsServer(BoundedServer):
     """Serves `/metrics`, and nothing else."""
-
-    daemon_threads = True
 
     def __init__(self, host: str, port: int, metrics: Metrics) -> None:
         self.metrics = metrics
-        super().__init__((host, port), _Handler)
+        super().__init__(host, port, _Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BoundedHandler):
     server: MetricsServer
-    server_version, sys_version = "bayspace-witness", ""
-    timeout = 10
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  http.server names them so
         if self.path != "/metrics":
             self.send_error(HTTPStatus.NOT_FOUND)
             return
@@ -78,6 +72,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
-        _log.debug(format, *args)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from connector.cli.report import Config, Json, configuration, print_json, say, show
+from connector.cli.report import UNVERIFIED, Config, Json, configuration, note, print_json, say, show
 
 app = typer.Typer(no_args_is_help=True)
 witnesses = typer.Typer(no_args_is_help=True)
@@ -138,39 +138,58 @@ def erase(
 
     with _store(config) as store:
         found = erasable(store, exchange)
-        confirmed(found, yes=yes)
+        if found.readable:
+            confirmed(found, yes=yes)
         erased = store.erase_evidence(exchange)
     if json:
         print_json({"exchange": exchange, "erased": erased, "records": found.records, "logged": found.logged})
         return
-    say(f"erased {erased} of {found.records} records of {exchange}")
+    if not found.readable:
+        say(f"erased already: no record of {exchange} can be read here any more")
+    else:
+        say(f"erased {erased} of {found.records} records of {exchange}")
     say(f"{found.logged} of them stay provable by digest and time: a witness logged them")
     say("the other side, witnesses and whoever has a receipt keep their own copies: ask them too")
 
 
 @app.command()
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="the bundle to verify")],
+    bundle: Annotated[Path, typer.Argument(help="the bundle to verify (回执文件)")],
     trust: Annotated[
         Path | None,
-        typer.Option(help="what you trust independently of the bundle; default: trust.json beside it"),
+        typer.Option(
+            help="what you trust independently of the bundle; default: trust.json beside it (信任文件)"
+        ),
     ] = None,
     accept_one_sided: Annotated[
-        bool, typer.Option("--accept-one-sided", help="show records that one side never signed")
+        bool,
+        typer.Option("--accept-one-sided", help="show records that one side never signed (接受单方签名)"),
     ] = False,
+    language: Annotated[str, typer.Option(help="en or zh (语言)")] = "en",
     json: Json = False,
 ) -> None:
-    """Verify a bundle offline: no server, no account, no connector."""
+    """Verify a bundle offline: no server, no account, no connector (离线核验回执)."""
+    from compute.errors import ConfigError
     from witness.auditor import to_json
-    from witness.bundle_text import to_text
+    from witness.bundle_text import failed_text, to_text
+    from witness.checks import VerificationFailed
+    from witness.document_text import LANGUAGES
     from witness.verify import verify_files
 
+    if language not in LANGUAGES:
+        raise ConfigError("evidence.language", "the languages are en and zh")
     trusted = trust or bundle.with_name("trust.json")
-    verified = verify_files(_bytes(bundle), _bytes(trusted), accept_one_sided=accept_one_sided)
+    try:
+        verified = verify_files(_bytes(bundle), _bytes(trusted), accept_one_sided=accept_one_sided)
+    except VerificationFailed as failure:
+        if json or language == "en":
+            raise
+        note(failed_text(failure, language))
+        raise typer.Exit(UNVERIFIED) from None
     if json:
         print_json(to_json(verified))
     else:
-        say(to_text(verified))
+        say(to_text(verified, language))
 
 
 # --- the witness service ------------------------------------------------------------------------------

@@ -104,9 +104,26 @@ def test_own_copies_are_erased_once_somebody_says_yes(shared, capsys) -> None:
             0,
             {"exchange": issued.exchange, "erased": erased, "records": 1, "logged": 1},
         )
+    code, out, _ = run(capsys, *erase)  # nothing is left that a yes could cost
+    assert (code, "erased already" in out) == (0, True)
     with pytest.raises(ConfigError) as gone:
         receipt(issuer.store, issued.exchange)
     assert gone.value.code == "evidence.erased"
+
+
+def test_the_verifier_of_receipts_speaks_both_languages(shared, tmp_path, capsys) -> None:
+    issuer = shared.nodes[ISSUER]
+    issued = documents.commit(issuer, hashlib.sha256(PAPER).digest())
+    (tmp_path / "receipt.json").write_bytes(receipt(issuer.store, issued.exchange))
+    (tmp_path / "trust.json").write_bytes(trust_file(issuer.config))
+    check = ("evidence", "verify", tmp_path / "receipt.json", "--language")
+    code, said, _ = run(capsys, *check, "zh")
+    assert (code, said.startswith("核验通过")) == (0, True)
+    (tmp_path / "receipt.json").write_bytes(b"{}")
+    code, _, said = run(capsys, *check, "zh")
+    assert (code, said.startswith("核验未通过 [format]")) == (7, True)
+    code, _, said = run(capsys, *check, "fr")
+    assert (code, "evidence.language" in said) == (2, True)
 
 
 def test_what_is_not_over_or_in_force_is_not_erased(shared, capsys) -> None:

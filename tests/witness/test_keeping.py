@@ -219,8 +219,11 @@ def test_the_commands_of_an_operator(tmp_path, capsys):
         head = log.head
     assert command.main(["fsck", str(folder)]) == 0
     assert command.main(["erase", str(folder), some(1)[0].digest.hex()]) == 0
-    assert command.main(["erase", str(folder), "00" * 32]) == 2
     capsys.readouterr()
+    assert command.main(["erase", str(folder), some(1)[0].digest.hex()]) == 0  # asked again
+    assert capsys.readouterr().out == "erased 0 of 1; 1 erased already\n"
+    assert command.main(["erase", str(folder), some(1)[0].digest.hex(), "00" * 32]) == 2
+    assert capsys.readouterr().out == "erased 0 of 2; 1 erased already; 1 not recorded here\n"
     assert command.main(["fsck", str(folder), "--format", "json"]) == 0
     assert '"contents": 1' in capsys.readouterr().out
     assert command.main(["keys", str(folder)]) == 0

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from witness import tileserver
+from witness import plainhttp
 from witness.cosigner import Answer
+from witness.metrics import MetricsServer
 from witness.tileserver import TileServer
 
 GET = b"GET /checkpoint HTTP/1.1\r\n\r\n"
@@ -20,15 +21,31 @@ class Cosigns:
         return Answer(200, body)
 
 
-@pytest.fixture
-def port():
-    server = TileServer("127.0.0.1", 0, lambda _path: b"the checkpoint", Cosigns())
+class Figures:
+    def text(self):
+        return "bayspace_witness_log_size 0\n"
+
+
+@contextlib.contextmanager
+def running(server):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server.port
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def port():
+    with running(TileServer("127.0.0.1", 0, lambda _path: b"the checkpoint", Cosigns())) as port:
+        yield port
+
+
+@pytest.fixture
+def metrics_port():
+    with running(MetricsServer("127.0.0.1", 0, Figures())) as port:
+        yield port
 
 
 def client(port, address="127.0.0.1"):
@@ -47,7 +64,25 @@ def served(connection):
 
 @pytest.mark.parametrize("begin", [b"", b"GET /checkpoint HTTP/1.1\r\nX-Drip: ", POST, GET])
 def test_a_request_that_drips_in_is_cut_off(port, monkeypatch, begin):
-    monkeypatch.setattr(tileserver, "LONGEST_REQUEST", 0.2)
+    monkeypatch.setattr(plainhttp, "LONGEST_REQUEST", 0.2)
+    drips(port, begin)
+
+
+def test_the_metrics_are_held_up_by_nobody(metrics_port, monkeypatch):
+    monkeypatch.setattr(plainhttp, "LONGEST_REQUEST", 0.2)
+    monkeypatch.setattr(plainhttp, "MOST_CLIENTS_EACH", 1)
+    with client(metrics_port, "127.0.0.2") as silent:
+        silent.sendall(b"GET /met")
+        with client(metrics_port, "127.0.0.2") as second, contextlib.suppress(ConnectionError):
+            assert second.recv(1) == b""
+        with client(metrics_port) as scraper:
+            scraper.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert b"bayspace_witness_log_size 0" in scraper.makefile("rb").read()
+    drips(metrics_port, b"GET /metrics HTTP/1.1\r\nX-Drip: ")
+
+
+def drips(port, begin):
+    """Returns once the connection is cut off, within two seconds."""
     with client(port) as connection:
         connection.sendall(begin)
         connection.settimeout(0.02)
@@ -74,8 +109,8 @@ def test_a_request_in_parts_is_answered_and_so_is_the_next(port):
 
 
 def test_an_address_has_its_share_of_the_places_and_no_more(port, monkeypatch):
-    monkeypatch.setattr(tileserver, "MOST_CLIENTS_EACH", 2)
-    monkeypatch.setattr(tileserver, "MOST_CLIENTS", 3)
+    monkeypatch.setattr(plainhttp, "MOST_CLIENTS_EACH", 2)
+    monkeypatch.setattr(plainhttp, "MOST_CLIENTS", 3)
     with client(port) as first, client(port, "127.0.0.2") as other:
         with client(port) as second:
             assert served(first)
