@@ -179,8 +179,8 @@ def test_a_request_nobody_answered_waits_and_is_sent_again(fresh, asker, owner, 
 def test_a_request_that_is_refused_is_over(fresh, asker, monkeypatch):
     with monkeypatch.context() as stale:
         stale.setattr(
-            Negotiating,
-            "_send",
+            Messenger,
+            "send",
             lambda *_: (_ for _ in ()).throw(ConfigError("contract.policy-changed", "no")),
         )
         with pytest.raises(ConfigError):
