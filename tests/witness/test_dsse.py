@@ -7,7 +7,7 @@ from securesystemslib.dsse import Envelope as TheirEnvelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
 
-from witness import dsse
+from witness import canonical, dsse
 from witness.dsse import EnvelopeInvalid
 from witness.keys import ML_DSA_44, KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
 
@@ -111,6 +111,25 @@ def test_only_the_canonical_bytes_are_an_envelope():
         dsse.parse(data + b"\n")
     with pytest.raises(EnvelopeInvalid):
         dsse.parse(json.dumps(json.loads(data)).encode())
+
+
+def test_the_short_way_of_reading_takes_nothing_that_a_reader_of_json_does_not():
+    data = dsse.sign("t", b"xyz", [ALICE]).to_bytes()
+    inserted = (b'"', b"\\", b"\\/", b"=", b" ", b"\xff", b"\\u0041", b",", b"}", b'"sig":""', b"")
+    for at in range(len(data)):
+        for piece in inserted:
+            spoilt = data[:at] + piece + data[at + (not piece) :]
+            try:
+                read = dsse.from_json(canonical.parse(spoilt))
+            except (EnvelopeInvalid, canonical.CanonicalError):
+                read = None
+            try:
+                assert dsse.parse(spoilt) == read
+            except EnvelopeInvalid:
+                assert read is None
+    many = dsse.sign(KIND, b"x", [PrivateKey.from_seed(bytes([n]) * 32) for n in range(16)]).to_bytes()
+    assert dsse._plain(many) == dsse.from_json(canonical.parse(many))
+    assert dsse._plain(data) == dsse.from_json(canonical.parse(data))
 
 
 def test_signatures_out_of_order_are_refused():
