@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import rfc8785
@@ -69,7 +70,7 @@ class Proposal:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Agreement:
     """A contract agreement: who may ask what of which dataset version, under which policy."""
 
@@ -93,7 +94,7 @@ class Agreement:
         """The first instant at which nothing is answered under it any more; None: its policy sets no end."""
         return end_of(self.policy, self.agreed_at)
 
-    @property
+    @cached_property
     def policy_digest(self) -> bytes:
         """SHA-256 over the policy's canonical ODRL form."""
         return odrl.digest(self.policy)
@@ -126,9 +127,10 @@ class Agreement:
             }
         )
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the document, in hexadecimal: the agreement's id everywhere."""
+        # Kept: a query asks for it dozens of times. INVARIANT: nothing changes inside an agreement.
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod

@@ -67,7 +67,8 @@ def templates_of(policy: Policy, documents: Mapping[str, str]) -> list[Template]
 
 def template_of(agreement: Agreement, sql: str, asker: str) -> str | None:
     """The reference of the agreed template that this query is an instance of, if any."""
-    return templates.matching(templates_of(agreement.policy, agreement.documents), sql, asker)
+    agreed = templates_of(agreement.policy, agreement.documents)
+    return templates.matching(agreed, sql, asker) if agreed else None
 
 
 def transfer_of(agreement: Agreement) -> dict[str, Any]:
