@@ -137,7 +137,7 @@ class Aggregates(Joining):
         """A predicate inside an aggregate: noted, so that a policy can forbid it."""
         if node is None:
             return None
-        with self._notes.predicate_inside_aggregate():
+        with self._notes.predicate_inside_aggregate(selecting=True):
             return self._rows(part).predicate(node)
 
     def _argument(self, node: exp.Expr, part: str) -> Bound:

@@ -35,22 +35,26 @@ class _Noted:
 
 
 class Notes:
-    """Collects facts. What is noted inside an aggregate's predicate is marked as conditional."""
+    """Collects facts. What is noted inside an aggregate's predicate is marked: selecting or conditional."""
 
     def __init__(self) -> None:
         self._columns: dict[ColumnRef, _Noted] = {}
         self.literals_on_total = False
-        self._conditional = False
+        self._inside: frozenset[str] = frozenset()
         self._aggregated = False
 
     @contextmanager
-    def predicate_inside_aggregate(self) -> Iterator[None]:
-        """FILTER, COUNT_IF, CASE under a sum: everything that is read meanwhile decides what counts."""
-        outer, self._conditional = self._conditional, True
+    def predicate_inside_aggregate(self, *, selecting: bool) -> Iterator[None]:
+        """FILTER, COUNT_IF, CASE under a sum: everything that is read meanwhile decides what counts.
+
+        `selecting`: rows that do not meet it have no value, so that nobody counts them for a minimum.
+        """
+        outer = self._inside
+        self._inside = outer | {"selecting" if selecting else "conditional"}
         try:
             yield
         finally:
-            self._conditional = outer
+            self._inside = outer
 
     @contextmanager
     def inside_aggregate(self) -> Iterator[None]:
@@ -65,8 +69,7 @@ class Notes:
         """Entries of these columns, made if they are new."""
         for column in sorted(columns):
             entry = self._columns.setdefault(column, _Noted())
-            if self._conditional:
-                entry.marks.add("conditional")
+            entry.marks |= self._inside
             yield entry
 
     def compared(self, columns: Iterable[ColumnRef], how: str, *, literal: bool, column: bool) -> None:

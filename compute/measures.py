@@ -124,17 +124,22 @@ class Measure:
         self._notes.applied(both, "product")
 
     def _case(self, node: exp.Expr) -> Number:
-        """CASE WHEN … THEN number …: a predicate inside an aggregate, and noted as one."""
+        """CASE WHEN … THEN number …: a predicate inside an aggregate, and noted as one.
+
+        With one number and no other it selects rows, as FILTER does; two numbers let rows count for a minimum
+        that add nothing.
+        """
         branches = [node] if isinstance(node, exp.If) else node.args["ifs"]
         default = node.args.get("false" if isinstance(node, exp.If) else "default")
         subject = node.this if isinstance(node, exp.Case) else None
-        with self._notes.predicate_inside_aggregate():
+        results = [b.args["true"] for b in branches] + ([default] if default is not None else [])
+        values = [result for result in results if not isinstance(result, exp.Null)]
+        with self._notes.predicate_inside_aggregate(selecting=len(values) == 1):
             conditions = [
                 self._scalar.predicate(exp.EQ(this=subject, expression=b.this) if subject else b.this)
                 for b in branches
             ]
-            results = [b.args["true"] for b in branches] + ([default] if default is not None else [])
-            numbers = _rescaled([self.number(r) for r in results if not isinstance(r, exp.Null)])
+            numbers = _rescaled([self.number(value) for value in values])
         if not numbers:
             raise self._scalar.refuse("measure", "every branch of a CASE is NULL")
         merged = self._merged([*numbers, *conditions])
@@ -200,7 +205,7 @@ def _leaf(info: DatasetInfo, column: Column, *, joint: bool) -> Number:
     bounds = column.bounds or (None if joint else _range(kind))
     if bounds is None or scale is None:
         raise Unbounded("query.bounds-missing", _unbounded(info, column, kind))
-    low, high = _scaled_bounds(bounds, scale)
+    low, high = scaled_bounds(bounds, scale)
     magnitude = max(abs(low), abs(high))
     if magnitude > LIMIT:
         raise QueryError(
@@ -230,7 +235,7 @@ def _unbounded(info: DatasetInfo, column: Column, kind: Type) -> str:
     )
 
 
-def _scaled_bounds(bounds: tuple[str, str], scale: int) -> tuple[int, int]:
+def scaled_bounds(bounds: tuple[str, str], scale: int) -> tuple[int, int]:
     """Bounds times 10**scale, as the whole numbers between them."""
     low, high = (_EXACT.scaleb(Decimal(bound), scale) for bound in bounds)
     return (

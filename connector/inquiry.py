@@ -343,7 +343,9 @@ def _uses(use: Any) -> list[str]:
     said += [f"aggregated ({measure})" for measure in sorted(use.aggregated)]
     said += [f"through {function}" for function in sorted(use.functions)]
     said += [
-        word for word in ("joined", "grouped", "listed", "conditional", "weighted") if getattr(use, word)
+        word
+        for word in ("joined", "grouped", "listed", "conditional", "selecting", "weighted")
+        if getattr(use, word)
     ]
     return said
 

@@ -241,6 +241,14 @@ def _unused(policy: Policy) -> Iterator[Contradiction]:
         yield ("analysis", "weighted"), "weights need disclosure level receiver, so none will be used", None
 
 
+def _selecting(policy: Policy) -> Iterator[Contradiction]:
+    """One answer with and without a condition shows whoever the condition leaves out."""
+    if policy.analysis.conditional and policy.analysis.noise is None:
+        sentence = "one query shows a sum and the same sum over some rows: the difference may be one identity"
+        hint = "Remove it, or add `noise`. `minimum_identities` counts those who meet the condition only."
+        yield ("analysis", "conditional"), sentence, hint
+
+
 def _noise(policy: Policy) -> Iterator[Contradiction]:
     analysis = policy.analysis
     if analysis.noise is None:
@@ -284,6 +292,7 @@ _WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _ungateable,
     _declared,
     _unused,
+    _selecting,
     _noise,
     _dominance,
     _federation,

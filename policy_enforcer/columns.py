@@ -50,7 +50,7 @@ def _words(values: Collection[str]) -> str:
 
 def _used_somehow(_policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     ways = (use.filtered, use.compared_with_literal, use.compared_with_column, use.joined, use.grouped)
-    others = (use.listed, use.aggregated, use.conditional, use.weighted)
+    others = (use.listed, use.aggregated, use.conditional, use.selecting, use.weighted)
     if not any(ways) and not any(others):
         sentence = f"{use.column} is read in a way this policy has no word for"
         yield Reason("column.use-unknown", "analysis", sentence, use.column)
@@ -118,12 +118,19 @@ def _aggregated(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
         yield Reason("measure.function-not-allowed", rule, sentence, use.column, _words(allowed))
 
 
-def _conditional(_policy: Policy, use: ColumnUse) -> Iterator[Reason]:
+def _conditional(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
+    # `selecting` leaves rows out, which a minimum then does not count; a value in place of another one is
+    # counted with whoever it hides, so no switch permits that
+    switch, rule = policy.analysis.conditional, "analysis.conditional"
     if use.conditional:
-        sentence = f"{use.column} is used in a predicate inside an aggregate"
-        yield Reason(
-            "aggregate.conditional", "analysis.measures", sentence, use.column, "the predicate in WHERE"
+        sentence = f"{use.column} decides inside an aggregate which value counts"
+        instead = (
+            "FILTER (WHERE …), or CASE with one value and no ELSE" if switch else "the condition in WHERE"
         )
+        yield Reason("aggregate.conditional", rule, sentence, use.column, instead)
+    elif use.selecting and not switch:
+        sentence = f"{use.column} decides inside an aggregate which rows count"
+        yield Reason("aggregate.conditional", rule, sentence, use.column, "the condition in WHERE")
 
 
 def _functions(policy: Policy, use: ColumnUse) -> Iterator[Reason]:

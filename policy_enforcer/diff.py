@@ -170,6 +170,10 @@ _LIMITS: Mapping[str, Limit] = MappingProxyType(
             lambda p: p.analysis.weighted,
             lambda p: "allowed" if p.analysis.weighted else "refused",
         ),
+        "conditions inside aggregates": (
+            lambda p: p.analysis.conditional,
+            lambda p: "allowed" if p.analysis.conditional else "refused",
+        ),
         "keys of the other side": (
             lambda p: _most(p.analysis.maximum_peer_keys),
             lambda p: p.analysis.maximum_peer_keys or "any number",

@@ -83,6 +83,7 @@ class Example(Closed):
     functions: Uses = Field(default={})
     weighted: Words = ()
     conditional: Words = ()
+    selecting: Words = ()
     processing: Words | None = None
     receiving: Words | None = None
     grades: Mapping[ColumnName, Count] = Field(default={})
@@ -248,7 +249,7 @@ def _gates(example: Example) -> frozenset[str]:
 
 def _columns(example: Example) -> tuple[ColumnUse, ...]:
     named = (example.join, example.group, example.filter, example.measure, example.list)
-    others = (example.functions, example.weighted, example.conditional)
+    others = (example.functions, example.weighted, example.conditional, example.selecting)
     names = dict.fromkeys(name for group in (*named, *others) for name in group)
     return tuple(_use(example, name) for name in names)
 
@@ -265,6 +266,7 @@ def _use(example: Example, name: str) -> ColumnUse:
         listed=name in example.list,
         aggregated=frozenset(example.measure.get(name, ())),
         conditional=name in example.conditional,
+        selecting=name in example.selecting,
         functions=frozenset(example.functions.get(name, ())),
         weighted=name in example.weighted,
     )

@@ -25,7 +25,8 @@ class ColumnUse:
     grouped: bool = False  # names a dimension: labels of released cells are shown
     listed: bool = False  # plain values of matched rows are returned (list analyses)
     aggregated: frozenset[str] = frozenset()  # "sum", "count", "count_distinct", "avg", "min", "var", ...
-    conditional: bool = False  # used in a predicate inside an aggregate (CASE, FILTER)
+    conditional: bool = False  # decides inside an aggregate which value counts (CASE … ELSE, COALESCE, …)
+    selecting: bool = False  # decides inside an aggregate which rows count (FILTER, COUNT_IF, CASE … END)
     functions: frozenset[str] = frozenset()  # scalar functions applied to it
     weighted: bool = False  # multiplied with values of the other side
 

@@ -301,6 +301,7 @@ class Analysis(Closed):
     max_rows_per_identity: Whole | None = None
     max_cells_per_identity: Whole | None = None
     weighted: Annotated[bool, Strict()] = False
+    conditional: Annotated[bool, Strict()] = False
     maximum_peer_keys: Whole | None = None
     differencing: Differencing | None = None
     federation: Federation | None = None

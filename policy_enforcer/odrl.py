@@ -158,6 +158,7 @@ _REFINEMENTS = (
     _whole("analysis.max_rows_per_identity", "bay:rowsPerIdentity"),
     _whole("analysis.max_cells_per_identity", "bay:cellsPerIdentity"),
     _word("analysis.weighted", "bay:weighted"),
+    _word("analysis.conditional", "bay:conditionalMeasures"),
     _whole("analysis.maximum_peer_keys", "bay:peerKeys"),
     _whole("analysis.differencing.minimum_difference", "bay:identityDifference", "gteq"),
     _duration("analysis.differencing.window", "bay:differencingWindow"),

@@ -66,6 +66,11 @@ def _comparable(analysis: Analysis) -> Iterator[Contradiction]:
         yield ("analysis", "kinds"), "a list shows single rows: there is nothing to compute", "Remove `list`."
     if analysis.noise is not None:
         return
+    if analysis.conditional:
+        sentence = (
+            "differencing compares the rows behind groups, of which a condition inside SUM leaves some out"
+        )
+        yield ("analysis", "conditional"), sentence, "Remove it: the same condition in WHERE is compared."
     for word in ("max_rows_per_identity", "max_cells_per_identity"):
         if getattr(analysis, word) is not None:
             sentence = (

@@ -116,21 +116,37 @@ def test_aggregates(catalogue, aggregate, column, word):
         "avg(CASE WHEN company = 'x' THEN loose END)",
     ],
 )
-def test_predicates_inside_aggregates_are_conditional(catalogue, aggregate):
+def test_predicates_inside_aggregates_are_noted(catalogue, aggregate):
     company = single(catalogue, aggregate)["company"]
-    assert company.conditional
+    assert company.conditional or company.selecting
     assert company.compared_with_literal
     assert company.filtered == {"equality"}
 
 
 @pytest.mark.parametrize(
-    "aggregate",
-    ["count(*) FILTER (WHERE days > 3)", "count_if(days > 3)", "count(CASE WHEN days > 3 THEN 1 END)"],
+    ("aggregate", "marks"),
+    [
+        ("count(*) FILTER (WHERE days > 3)", {"selecting"}),
+        ("count_if(days > 3)", {"selecting"}),
+        ("sum(amount) FILTER (WHERE days > 3)", {"selecting"}),
+        ("sum(CASE WHEN days > 3 THEN amount END)", {"selecting"}),
+        ("sum(CASE WHEN days > 3 THEN amount ELSE NULL END)", {"selecting"}),
+        ("sum(if(days > 3, amount, NULL))", {"selecting"}),
+        ("sum(CASE WHEN days > 3 THEN amount ELSE 0 END)", {"conditional"}),
+        ("sum(CASE WHEN days > 3 THEN amount WHEN days < 2 THEN 0 END)", {"conditional"}),
+        (
+            "sum(CASE WHEN days > 3 THEN CASE WHEN days > 4 THEN 1 ELSE 0 END END)",
+            {"conditional", "selecting"},
+        ),
+        ("count(CASE WHEN days > 3 THEN 1 END)", {"conditional"}),
+        ("sum(coalesce(days, 0)) FILTER (WHERE days > 3)", {"conditional", "selecting"}),
+    ],
 )
-def test_conditional_counts(catalogue, aggregate):
+def test_which_rows_count_and_which_value_are_told_apart(catalogue, aggregate, marks):
+    """Of rows that are left out nobody counts for a minimum; of rows with another value everybody does."""
     days = single(catalogue, aggregate)["days"]
     assert days.compared_with_literal
-    assert days.conditional
+    assert {mark for mark in ("conditional", "selecting") if getattr(days, mark)} == marks
 
 
 @pytest.mark.parametrize(
@@ -171,10 +187,10 @@ def test_a_value_in_place_of_null_outside_aggregates_is_none(catalogue):
     assert not any(use.conditional for use in found.values())
 
 
-def test_only_the_predicates_own_columns_are_conditional(catalogue):
+def test_only_the_predicates_own_columns_are_marked(catalogue):
     found = single(catalogue, "avg(CASE WHEN paid THEN loose END), sum(days)")
-    assert found["paid"].conditional
-    assert not found["days"].conditional
+    assert found["paid"].selecting
+    assert not found["days"].selecting
 
 
 def test_joins_and_the_other_side(catalogue):

@@ -242,7 +242,7 @@ def test_policies_see_a_regression_over_every_column() -> None:
     assert {name for name, use in uses.items() if use.aggregated == {"regr"}} == {"overdue", "age", "rate"}
     assert not any(use.conditional for use in uses.values())
     kept = prepared("SELECT linear_regression(overdue, [age]) FILTER (WHERE n > 3) FROM federation.loans")
-    assert [use.column for use in kept.uses["federation.loans"] if use.conditional] == ["n"]
+    assert [use.column for use in kept.uses["federation.loans"] if use.selecting] == ["n"]
 
 
 def test_one_owner_answers_it_too() -> None:

@@ -44,6 +44,7 @@ _ADVICE = {
     "_ungateable",
     "_declared",
     "_unused",
+    "_selecting",
     "_noise",
     "_dominance",
     "_federation",
