@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import duckdb
 import pyarrow as pa
 
-from compute.errors import DataError, Unavailable
+from compute.errors import BayspaceError, DataError, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,8 @@ def locked(tables: Mapping[str, Rows], limits: Limits) -> Iterator[Connection]:
     Raises DataError when a file changed meanwhile: what was read is then no one content.
     """
     files = [rows for rows in tables.values() if isinstance(rows, ParquetFiles)]
-    with _firewall(limits), _instance() as connection:
+    found: list[BayspaceError] = []
+    with _firewall(limits, found), _instance() as connection:
         connection.execute(f"SET threads = {limits.threads}")
         connection.execute(f"SET memory_limit = '{limits.memory_bytes}B'")
         paths = [str(path) for rows in files for path in rows.paths]
@@ -122,12 +123,26 @@ def locked(tables: Mapping[str, Rows], limits: Limits) -> Iterator[Connection]:
             if isinstance(rows, ParquetFiles):
                 connection.execute(f"CREATE VIEW {name} AS {_scan(rows)}")
             else:
-                connection.register(name, rows)
+                streamed = isinstance(rows, pa.RecordBatchReader)
+                connection.register(name, _watched(rows, found) if streamed else rows)
         connection.execute("SET lock_configuration = true")
         with _interruptible(connection, limits.stop):
             yield Connection(connection)
     for rows in files:
         _check_unchanged(rows)
+
+
+def _watched(reader: pa.RecordBatchReader, found: list[BayspaceError]) -> pa.RecordBatchReader:
+    """The same stream. DuckDB makes one text of whatever a stream raises: what we said ourselves is kept."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except BayspaceError as error:
+            found.append(error)
+            raise
+
+    return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
 
 def _scan(rows: ParquetFiles) -> str:
@@ -152,7 +167,8 @@ def _check_unchanged(rows: ParquetFiles) -> None:
 
 
 @contextmanager
-def _firewall(limits: Limits) -> Iterator[None]:
+def _firewall(limits: Limits, found: Sequence[BayspaceError]) -> Iterator[None]:
+    """`found`: what a stream of rows said was wrong with them."""
     try:
         yield
     except duckdb.InterruptException:
@@ -169,6 +185,8 @@ def _firewall(limits: Limits) -> Iterator[None]:
     ):  # Arrow's streams pass all that went wrong on as OSError
         if limits.stop is not None and limits.stop.is_set():
             raise Unavailable("local.cancelled", "the query was cancelled") from None
+        if found:
+            raise found[0] from None
         raise DataError("data.local", "the local part failed on this participant's own data") from None
 
 

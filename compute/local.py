@@ -25,7 +25,7 @@ from compute.expressions import quoted
 from compute.inputs import LocalInput
 from compute.keys import canonical_keys
 from compute.plan import Partial, Side
-from compute.types import INT64, Type, parse_type, sum_type, type_of_arrow
+from compute.types import INT64, Type, engine_reads, instead, parse_type, sum_type, type_of_arrow
 from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 
 Source: TypeAlias = "pa.Table | pa.dataset.Dataset | ParquetFiles | Callable[[], pa.RecordBatchReader]"
@@ -291,6 +291,11 @@ def _declared(info: DatasetInfo, column: Column, schema: pa.Schema) -> str:
     if actual is None or not _widens(actual, kind):
         raise DataError(
             "data.type", f"{info.full_name}.{column.name} is not of its declared type {column.type}"
+        )
+    if not engine_reads(data):
+        raise DataError(
+            "data.type",
+            f"{info.full_name}.{column.name} is {data}, which cannot be read exactly; cast it to {instead(data)}",
         )
     name = quoted(column.name)
     return name if data == kind.arrow else f"CAST({name} AS {kind.duckdb}) AS {name}"

@@ -1,7 +1,8 @@
 """The column types that a query may touch, and what each is in Arrow and in DuckDB.
 
-Anything else (nested, binary, intervals, times of day, unsigned beyond 63 bits) is refused where it
-enters, because neither join keys nor exact sums are defined for it.
+Anything else (nested, binary, intervals, times of day and of a zone, unsigned beyond 63 bits, half floats,
+more than 38 digits) is refused where it enters, because neither join keys nor exact sums are defined for it.
+INVARIANT: a value enters exactly or not at all; nobody's nanoseconds are cut off.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def sum_type(word: str) -> pa.DataType:
 
 
 def type_of_arrow(data: pa.DataType) -> Type | None:
-    """The type that holds every value of an Arrow type, or None."""
+    """The type that a column of an Arrow type has, or None. A value that does not fit it is refused."""
     if pa.types.is_dictionary(data):
         return type_of_arrow(data.value_type)
     if pa.types.is_decimal(data) and 0 <= data.scale <= data.precision <= 38:
@@ -115,4 +116,34 @@ _FAMILIES = (
     (lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t), STRING),
     (pa.types.is_boolean, BOOL),
     (pa.types.is_date32, DATE),
+)
+
+
+def engine_reads(data: pa.DataType) -> bool:
+    """Does DuckDB bring every value of an Arrow type into `type_of_arrow` exactly, or fail?
+
+    It cuts nanoseconds to microseconds without a word, and does not read decimals of 256 bits.
+    """
+    if pa.types.is_dictionary(data):
+        return engine_reads(data.value_type)
+    nanoseconds = pa.types.is_timestamp(data) and data.unit == "ns"
+    return not nanoseconds and not pa.types.is_decimal256(data)
+
+
+def instead(data: pa.DataType) -> str:
+    """What a column of an Arrow type that `type_of_arrow` refuses, or of nanoseconds, should be cast to."""
+    return next((advice for accepts, advice in _INSTEAD if accepts(data)), f"one of {', '.join(TYPES)}")
+
+
+_INSTEAD = (
+    (lambda t: pa.types.is_dictionary(t), "the type of its values"),
+    (lambda t: pa.types.is_timestamp(t) and t.tz is not None, "TIMESTAMP without a zone, all in one zone"),
+    (pa.types.is_timestamp, "TIMESTAMP, in whole microseconds"),
+    (lambda t: t == pa.uint64(), "BIGINT, or DECIMAL(20,0) where values exceed 63 bits"),
+    (pa.types.is_float16, "DOUBLE"),
+    (pa.types.is_decimal, "a DECIMAL of at most 38 digits"),
+    (pa.types.is_date, "DATE"),
+    (pa.types.is_time, "VARCHAR, or a number of seconds"),
+    (pa.types.is_duration, "a number of seconds"),
+    (lambda t: pa.types.is_nested(t) or pa.types.is_binary(t), "columns of plain types, or leave it out"),
 )

@@ -288,10 +288,14 @@ def _open(config: ConnectorConfig, description: Description) -> Source:
 
 
 def _check_column(
-    name: str, column: ColumnSpec, actual: Mapping[str, Type], unsupported: Sequence[str]
+    name: str, column: ColumnSpec, actual: Mapping[str, Type], unsupported: Mapping[str, str]
 ) -> None:
     if name in unsupported:
-        raise ConfigError("dataset.column", f"column {name!r} is of a type that no query can touch")
+        raise ConfigError(
+            "dataset.column",
+            f"column {name!r} is of a type that no query can touch; in the source, cast it to "
+            f"{unsupported[name]}",
+        )
     if name not in actual:
         raise ConfigError(
             "dataset.column", f"the source has no column {name!r}. {closest(name, actual) or ''}"
@@ -339,7 +343,7 @@ def _measure(source: Source, description: Description, limits: Limits) -> _Measu
         *(f"{function}({quoted(n)})" for n in bounded for function in ("min", "max")),
         *(f"max(strlen({quoted(n)}))" for n in padded),
     ]
-    stored = source.rows()
+    stored = source.rows(list(columns))
     with locked({"source": stored() if callable(stored) else stored}, limits) as connection:
         row = connection.sql(f"SELECT {', '.join(figures)} FROM source").fetchall()[0]  # noqa: S608
     taken = iter(row)
@@ -601,7 +605,7 @@ def open_offer(
     return Published(
         dataset=dataset,
         policy=policy,
-        source=source.rows() if kept is None else kept,
+        source=source.rows([column.name for column in dataset.columns]) if kept is None else kept,
         record=record,
     )
 
@@ -641,7 +645,8 @@ def draft(config: ConnectorConfig, name: str, source: Mapping[str, Any]) -> str:
         f"  {_yaml(column)}: {{type: {_yaml(str(kind))}}}\n" for column, kind in opened.types().items()
     )
     left_out = "".join(
-        f"  # {_yaml(column)}: of a type that no query can touch\n" for column in opened.unsupported
+        f"  # {_yaml(column)}: of a type that no query can touch; cast it to {cast}\n"
+        for column, cast in opened.unsupported.items()
     )
     # Only what was said: a CSV source's default `null` would also be a key that YAML reads as no value.
     said = spec.model_dump(by_alias=True, exclude_defaults=True)

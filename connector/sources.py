@@ -17,17 +17,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from compute.engine import ParquetFiles, stamp_of
 from compute.errors import BayspaceError, ConfigError, DataError
 from compute.local import Source as Rows
-from compute.types import Type, parse_type, type_of_arrow
+from compute.types import TIMESTAMP, TYPES, Type, engine_reads, instead, parse_type, type_of_arrow
 from connector.identity import read_private
 
 BATCH_ROWS = 65_536
@@ -97,7 +99,7 @@ class Source:
     """An opened source. `schema` holds the readable columns in their canonical Arrow types."""
 
     schema: pa.Schema
-    unsupported: tuple[str, ...]  # columns whose types no query may touch
+    unsupported: Mapping[str, str]  # columns whose types no query may touch, and what to cast each to
     modified: datetime | None  # when the data last changed, if the source can tell
     stamp: str | None  # changes whenever the data may have changed; None: the source cannot tell
     files: Any  # the files in their own types, for an engine that pushes filters down; None: only a stream
@@ -108,9 +110,10 @@ class Source:
         found = {name: type_of_arrow(self.schema.field(name).type) for name in self.schema.names}
         return {name: kind for name, kind in found.items() if kind is not None}
 
-    def rows(self) -> Rows:
-        """What the local part takes: files where filters can be pushed down, a way to a stream otherwise."""
-        return self.scan if self.files is None else cast(Rows, self.files)
+    def rows(self, columns: Sequence[str]) -> Rows:
+        """What the local part takes: files where filters can be pushed down, else a way to a stream of these
+        columns."""
+        return partial(self.scan, columns) if self.files is None else cast(Rows, self.files)
 
     def scan(self, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         """The rows of `columns` (all when None), in that order, in canonical types.
@@ -184,6 +187,11 @@ def _arrow_files(files: list[Path]) -> Source:
     return _source(dataset.schema, read, files, dataset)
 
 
+def _pushed(dataset: Any, readable: Sequence[str]) -> Any:
+    """The files for an engine that reads them by itself; None where it would cut off what they hold."""
+    return dataset if all(engine_reads(dataset.schema.field(name).type) for name in readable) else None
+
+
 def _parquet(files: list[Path]) -> Source:
     from pyarrow import parquet
 
@@ -248,7 +256,8 @@ def _source(
 ) -> Source:
     schema, unsupported = _canonical_schema(raw)
     modified = datetime.fromtimestamp(max(file.stat().st_mtime for file in files), UTC)
-    return Source(schema, unsupported, modified, stamp_of(files), pushed, read)
+    files_ = pushed and _pushed(pushed, schema.names)
+    return Source(schema, unsupported, modified, stamp_of(files), files_, read)
 
 
 def _is_stream(files: list[Path]) -> bool:
@@ -321,6 +330,10 @@ def _csv_header(files: list[Path], reading: Any, parsing: Any) -> list[str]:
 # --- databases ----------------------------------------------------------------------------------------
 
 
+_DUCKDB_HUGE = (
+    "SELECT column_name, data_type FROM duckdb_columns() "
+    "WHERE schema_name = 'main' AND table_name = ? AND data_type IN ('HUGEINT', 'UHUGEINT')"
+)
 _DUCKDB_TABLE = "SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'main' AND table_name = ?"
 
 
@@ -341,6 +354,8 @@ def _duckdb(spec: DuckDb, path: Path) -> Source:
         if connection.execute(_DUCKDB_TABLE, [spec.table]).fetchall() != [(1,)]:
             raise ConfigError("source.table", f"{path.name} has no table {spec.table!r} in its main schema")
         schema = connection.sql(f"SELECT * FROM main.{_quoted(spec.table)} LIMIT 0").to_arrow_table().schema  # noqa: S608
+        # Arrow gets the 128 bits of both as a decimal of 38 digits, whatever they hold.
+        huge = dict(connection.execute(_DUCKDB_HUGE, [spec.table]).fetchall())
 
     def read(names: list[str]) -> pa.RecordBatchReader:
         kept = pa.schema([schema.field(name) for name in names])
@@ -348,11 +363,25 @@ def _duckdb(spec: DuckDb, path: Path) -> Source:
 
     def batches(names: list[str]) -> Iterator[pa.RecordBatch]:
         with connect() as connection:
+            _check_huge(connection, spec.table, {name: huge[name] for name in names if name in huge})
             chosen = ", ".join(_quoted(name) for name in names)
             relation = connection.sql(f"SELECT {chosen} FROM main.{_quoted(spec.table)}")  # noqa: S608
             yield from relation.to_arrow_reader(BATCH_ROWS)
 
     return _source(schema, read, [path], None)
+
+
+def _check_huge(connection: Any, table: str, columns: Mapping[str, str]) -> None:
+    """Whole numbers of 128 bits have up to 39 digits, and decimals hold 38. Raises `DataError`."""
+    for name, kind in columns.items():
+        beyond = f"TRY_CAST({_quoted(name)} AS DECIMAL(38,0)) IS NULL AND {_quoted(name)} IS NOT NULL"
+        query = f"SELECT count(*) FROM main.{_quoted(table)} WHERE {beyond}"  # noqa: S608
+        if connection.execute(query).fetchall() != [(0,)]:
+            raise DataError(
+                "source.value",
+                f"column {name!r} is {kind} and holds a value of more than 38 digits; "
+                "cast it to DOUBLE, or leave the row out, in a table of its own",
+            )
 
 
 _POSTGRES_TYPES: Mapping[str, str] = {
@@ -367,6 +396,11 @@ _POSTGRES_TYPES: Mapping[str, str] = {
     "bool": "bool",
     "date": "date",
     "timestamp": "timestamp",
+}
+_PLAIN = f"one of {', '.join(TYPES)}"
+_POSTGRES_INSTEAD: Mapping[str, str] = {
+    "numeric": "numeric(p,s) with at most 38 digits",
+    "timestamptz": "timestamp without a zone, all in one zone: column AT TIME ZONE 'UTC'",
 }
 _POSTGRES_COLUMNS = (
     "SELECT a.attname, t.typname, a.atttypmod FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
@@ -416,7 +450,8 @@ def _postgres(spec: Postgres, base: Path) -> Source:
             for batch in cursor.fetch_record_batch():
                 yield batch.cast(fields)
 
-    return Source(schema, tuple(n for n, k in kinds.items() if k is None), None, None, None, read)
+    refused = {name: _POSTGRES_INSTEAD.get(kind, _PLAIN) for name, kind, _ in rows if kinds[name] is None}
+    return Source(schema, refused, None, None, None, read)
 
 
 def _postgres_select(spec: Postgres, names: list[str], types: Mapping[str, Type]) -> str:
@@ -464,13 +499,13 @@ def _quoted(name: str) -> str:
 # --- canonical types and silent errors ----------------------------------------------------------------
 
 
-def _canonical_schema(raw: pa.Schema) -> tuple[pa.Schema, tuple[str, ...]]:
+def _canonical_schema(raw: pa.Schema) -> tuple[pa.Schema, dict[str, str]]:
     if len({name.casefold() for name in raw.names}) != len(raw.names):
         # DuckDB takes `a` and `A` for one column: a policy over one would open the other.
         raise DataError("source.schemas", "the source names a column twice, but for capitals")
     kinds = {name: type_of_arrow(raw.field(name).type) for name in raw.names}
     fields = [pa.field(name, kind.arrow) for name, kind in kinds.items() if kind is not None]
-    return pa.schema(fields), tuple(name for name, kind in kinds.items() if kind is None)
+    return pa.schema(fields), {n: instead(raw.field(n).type) for n, kind in kinds.items() if kind is None}
 
 
 def _canonical(reader: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -480,14 +515,36 @@ def _canonical(reader: pa.RecordBatchReader, schema: pa.Schema) -> Iterator[pa.R
 
 
 def _cast(column: pa.Array, wanted: pa.Field) -> pa.Array:
-    if column.type == wanted.type:
-        return column
+    kind = type_of_arrow(wanted.type)
     try:
-        return column.cast(wanted.type)
+        exact = column if column.type == wanted.type else column.cast(wanted.type)
     except pa.ArrowException:
         raise DataError(
-            "source.value", f"column {wanted.name!r} holds a value that {wanted.type} cannot hold exactly"
+            "source.value",
+            f"column {wanted.name!r} holds a value that {kind} cannot hold exactly; cast it, rounded as you "
+            f"mean it, to {instead(wanted.type) if kind == TIMESTAMP else kind}, and write the data again",
         ) from None
+    if kind is not None and kind.temporal:
+        _check_years(exact, wanted.name)
+    return exact
+
+
+_FIRST_DAY, _LAST_DAY = ((day - date(1970, 1, 1)).days for day in (date.min, date.max))
+_DAY = 86_400_000_000
+
+
+def _check_years(column: pa.Array, name: str) -> None:
+    """Infinity, and years that calendars of other programs do not have, are no dates to anybody else."""
+    days = pa.types.is_date(column.type)
+    low, high = (_FIRST_DAY, _LAST_DAY) if days else (_FIRST_DAY * _DAY, (_LAST_DAY + 1) * _DAY - 1)
+    found = pc.min_max(column.view(pa.int32() if days else pa.int64()))
+    least, most = found["min"].as_py(), found["max"].as_py()
+    if least is not None and not low <= least <= most <= high:
+        raise DataError(
+            "source.value",
+            f"column {name!r} holds a date outside the years 1 to 9999, or an infinite one; write NULL, "
+            "or the date that is meant",
+        )
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def test_every_format_gives_the_same_rows_as_often_as_asked(kind, tmp_path):
     _write(kind, tmp_path)
     source = open_source(spec(**SPECS[kind]), tmp_path, TYPES)
     assert {name: str(found) for name, found in source.types().items()} == TYPES
-    assert source.unsupported == ()
+    assert source.unsupported == {}
     for _ in range(2):
         assert source.scan().read_all().equals(table())
     assert source.scan(["day", "id"]).read_all().equals(table().select(["day", "id"]))
@@ -126,7 +126,7 @@ def test_other_encodings_become_canonical_types(tmp_path):
     with pa.ipc.new_file(tmp_path / "t.arrow", rows.schema) as writer:
         writer.write_table(rows)
     source = open_source(spec(kind="arrow", path="t.arrow"), tmp_path)
-    assert source.unsupported == ("nested", "zoned", "binary")
+    assert tuple(source.unsupported) == ("nested", "zoned", "binary")
     found = source.scan().read_all()
     assert found.schema.types == [
         pa.int64(),
@@ -147,7 +147,7 @@ def test_a_folder_is_one_table_in_the_order_of_names(tmp_path):
     (tmp_path / "_SUCCESS").touch()
     source = open_source(spec(kind="parquet", path="."), tmp_path)
     assert source.scan().read_all().column("n").to_pylist() == [0] * 1000 + [1] * 1000 + [2] * 1000
-    with locked({"t": source.rows()}, Limits()) as connection:
+    with locked({"t": source.rows(source.schema.names)}, Limits()) as connection:
         assert connection.sql("SELECT count(*), sum(n) FROM t").fetchall() == [(3000, 3000)]
 
 
@@ -172,7 +172,7 @@ READ_BY_ARROW = {
 def test_what_duckdb_reads_otherwise_arrow_reads(column, options, tmp_path):
     pq.write_table(pa.table({"at": column}), tmp_path / "t.parquet", **options)
     source = open_source(spec(kind="parquet", path="t.parquet"), tmp_path)
-    assert not isinstance(source.rows(), ParquetFiles)
+    assert not isinstance(source.rows(source.schema.names), ParquetFiles)
     assert source.scan().read_all().num_rows == 1
 
 
@@ -181,7 +181,7 @@ def test_a_path_that_reads_as_a_pattern_is_left_to_arrow(folder, tmp_path):
     (tmp_path / folder).mkdir()
     pq.write_table(table(), tmp_path / folder / "t.parquet")
     source = open_source(spec(kind="parquet", path=f"{folder}/t.parquet"), tmp_path)
-    assert not isinstance(source.rows(), ParquetFiles)
+    assert not isinstance(source.rows(source.schema.names), ParquetFiles)
     assert source.scan().read_all().num_rows == 4
 
 
@@ -194,9 +194,9 @@ def test_duckdb_reads_what_arrow_reads(tmp_path):
     rows = rows.append_column("nested", pa.array([[1], [], None, [2]]))
     pq.write_table(rows, folder / "t.parquet", row_group_size=2)
     source = open_source(spec(kind="parquet", path="t.parquet"), folder)
-    assert isinstance(source.rows(), ParquetFiles)
-    assert source.unsupported == ("nested",)
-    with locked({"t": source.rows()}, Limits(threads=1)) as connection:
+    assert isinstance(source.rows(source.schema.names), ParquetFiles)
+    assert tuple(source.unsupported) == ("nested",)
+    with locked({"t": source.rows(source.schema.names)}, Limits(threads=1)) as connection:
         relation = connection.sql("SELECT * FROM t")
         assert relation.columns == source.schema.names  # neither the folder's name nor the nested one
         found = relation.to_arrow_table().cast(source.schema)
@@ -351,7 +351,7 @@ def test_postgres_gives_the_same_rows(database, tmp_path):
     )
     given = spec(kind="postgres", schema="my data", table="t", uri_env="BAYSPACE_TEST_URI")
     source = open_source(given, tmp_path)
-    assert source.unsupported == ("bare", "zoned", "raw")
+    assert tuple(source.unsupported) == ("bare", "zoned", "raw")
     assert str(source.types()["small"]) == "int64"
     for _ in range(2):
         assert source.scan(list(TYPES)).read_all().equals(table())
@@ -380,3 +380,63 @@ def test_postgres_is_read_only_and_its_errors_quote_nothing(database, tmp_path):
     with pytest.raises(DataError) as caught:
         source.scan().read_all()
     assert "my data" not in str(caught.value)
+
+
+NARROWED = {
+    "nanoseconds": (pa.array([1_001], pa.timestamp("ns")), "in whole microseconds"),
+    "seconds": (pa.array([2**55], pa.timestamp("s")), "in whole microseconds"),
+    "year ten thousand": (pa.array([2_932_897], pa.date32()), "years 1 to 9999"),
+    "infinite date": (pa.array([2**31 - 1], pa.date32()), "infinite"),
+    "infinite moment": (pa.array([2**63 - 1], pa.timestamp("us")), "infinite"),
+}
+
+
+@pytest.mark.parametrize("case", NARROWED)
+def test_a_value_that_would_lose_something_is_refused_wherever_it_is_read(case, tmp_path):
+    column, remedy = NARROWED[case]
+    rows = pa.table({"at": column, "n": [1]})
+    with pa.ipc.new_file(tmp_path / "t.arrow", rows.schema) as writer:
+        writer.write_table(rows)
+    source = open_source(spec(kind="arrow", path="t.arrow"), tmp_path)
+    with pytest.raises(DataError, match=f"'at'.*{remedy}") as refused:
+        source.scan(["at"]).read_all()
+    assert refused.value.code == "source.value"
+    assert source.scan(["n"]).read_all().num_rows == 1
+    if case == "nanoseconds":  # DuckDB would cut them off: it gets a stream, and says what that says
+        stream = source.rows(["at"])
+        with (
+            pytest.raises(DataError, match=r"'at'.*microseconds"),
+            locked({"t": stream()}, Limits(threads=1)) as db,
+        ):
+            db.sql('SELECT max("at") FROM t').fetchall()
+
+
+def test_what_no_type_holds_says_what_to_cast_it_to(tmp_path):
+    rows = pa.table(
+        {
+            "half": pa.array([1.5]).cast(pa.float16()),
+            "wide": pa.array([2**64 - 1], pa.uint64()),
+            "zoned": pa.array([0], pa.timestamp("us", tz="UTC")),
+            "digits": pa.array([Decimal(10) ** 40], pa.decimal256(50, 0)),
+        }
+    )
+    with pa.ipc.new_file(tmp_path / "t.arrow", rows.schema) as writer:
+        writer.write_table(rows)
+    casts = open_source(spec(kind="arrow", path="t.arrow"), tmp_path).unsupported
+    assert casts["half"] == "DOUBLE"
+    assert "DECIMAL(20,0)" in casts["wide"]
+    assert "without a zone" in casts["zoned"]
+    assert "38 digits" in casts["digits"]
+
+
+def test_whole_numbers_of_128_bits_are_exact_or_refused(tmp_path):
+    """DuckDB gives Arrow their bits as a decimal of 38 digits, whatever they hold."""
+    with duckdb.connect(str(tmp_path / "t.duckdb")) as connection:
+        connection.execute(
+            "CREATE TABLE t AS SELECT (2::HUGEINT ** 100)::HUGEINT AS fits, "
+            "340282366920938463463374607431768211455::UHUGEINT AS wraps"
+        )
+    source = open_source(spec(kind="duckdb", path="t.duckdb", table="t"), tmp_path)
+    assert source.scan(["fits"]).read_all()["fits"].to_pylist() == [2**100]
+    with pytest.raises(DataError, match=r"'wraps' is UHUGEINT.*38 digits"):
+        source.scan(["wraps"]).read_all()
