@@ -32,6 +32,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -113,6 +114,18 @@ _forks = Table(
     Column("seen_at", BigInteger, nullable=False),
 )
 _schema = Table("schema_version", _metadata, Column("version", Integer, primary_key=True))
+
+# What every append executes, built once: building a statement costs more than executing it.
+_INDEXES = select(_entries.c.envelope, _entries.c.index).where(
+    _entries.c.envelope.in_(bindparam("digests", expanding=True))
+)
+_INSERT_ENTRIES, _INSERT_CONTENTS, _INSERT_KEYS = insert(_entries), insert(_contents), insert(_content_keys)
+_DELETE_MARK, _INSERT_MARK = delete(_staging), insert(_staging)
+_MOVE_LOCK = (
+    update(_lock)
+    .where(_lock.c.id == 1, _lock.c.checkpoint == bindparam("old"))
+    .values(checkpoint=bindparam("new"))
+)
 
 SCHEMA_VERSION = 2
 _MIGRATIONS: dict[int, tuple[str, ...]] = {2: ()}
@@ -243,11 +256,11 @@ class Database:
         keys = [{"digest": r.digest, "key": r.key} for r in rows]
         mark = {"first": staged.first, "size": staged.size, "checkpoint": staged.checkpoint}
         with self._engine.begin() as connection:
-            connection.execute(insert(_entries), entries)
-            connection.execute(insert(_contents), contents)
-            connection.execute(insert(_content_keys), keys)
-            connection.execute(delete(_staging))
-            connection.execute(insert(_staging), mark)
+            connection.execute(_INSERT_ENTRIES, entries)
+            connection.execute(_INSERT_CONTENTS, contents)
+            connection.execute(_INSERT_KEYS, keys)
+            connection.execute(_DELETE_MARK)
+            connection.execute(_INSERT_MARK, mark)
             self._move_lock(connection, locked, staged.checkpoint)
 
     def advance(self, old: str, new: str) -> None:
@@ -257,9 +270,7 @@ class Database:
 
     @staticmethod
     def _move_lock(connection: Connection, old: str, new: str) -> None:
-        moved = connection.execute(
-            update(_lock).where(_lock.c.id == 1, _lock.c.checkpoint == old).values(checkpoint=new)
-        )
+        moved = connection.execute(_MOVE_LOCK, {"old": old, "new": new})
         if moved.rowcount != 1:
             raise LockLost("another process has moved this log's tree head")
 
@@ -294,9 +305,9 @@ class Database:
 
     def indexes(self, digests: Sequence[bytes]) -> dict[bytes, int]:
         """Where these envelopes are recorded already."""
-        query = select(_entries.c.envelope, _entries.c.index).where(_entries.c.envelope.in_(digests))
         with self._engine.connect() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+            found = connection.execute(_INDEXES, {"digests": list(digests)})
+            return {row[0]: row[1] for row in found}
 
     def leaf(self, index: int) -> bytes | None:
         """The leaf at an index."""

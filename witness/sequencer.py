@@ -1,14 +1,17 @@
 """Group commit: submissions from many callers share one durable append.
 
 One thread owns the log's appends. Callers hand in their submissions and wait; what arrives while an append
-runs goes into the next one. Members take turns, batch by batch, so that who floods waits behind itself.
-Refuses new work (`Busy`) when too much is waiting, of one member or in all, instead of growing.
+runs goes into the next one. An append costs milliseconds however small it is (signatures, syncs), so one that
+could begin waits for the submissions that are being checked, but not for long; who comes alone waits for
+nobody. Members take turns, batch by batch, so that who floods waits behind itself. Refuses new work (`Busy`)
+when too much is waiting, of one member or in all, instead of growing.
 """
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from witness.log import Log, LogRefused, Submission
 
@@ -17,6 +20,8 @@ _Batch = tuple[Sequence[Submission], Future[list[int]]]
 LARGEST_APPEND = 2048
 MOST_WAITING = 8192
 MOST_WAITING_EACH = 2048
+LONGEST_GATHERING = 0.02
+"""Seconds: what a member that sends much, or slow work, can add to the time of all others."""
 
 
 class Busy(RuntimeError):
@@ -31,6 +36,7 @@ class Sequencer:
         self._waiting: dict[str, deque[_Batch]] = {}  # by member, in the order of their turns
         self._counts: dict[str, int] = {}
         self._changed = threading.Condition()
+        self._coming = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
         self._thread.start()
@@ -40,6 +46,19 @@ class Sequencer:
         """How many submissions wait."""
         return sum(self._counts.values())
 
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """While the block lasts, a submission is on its way here: the next append waits for it a little."""
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                if not self._coming:
+                    self._changed.notify()
+
     def submit(self, batch: Sequence[Submission], member: str = "") -> Future[list[int]]:
         """The future indexes of a member's batch, recorded whole or not at all. Raises Busy."""
         future: Future[list[int]] = Future()
@@ -47,9 +66,11 @@ class Sequencer:
             own = self._counts.get(member, 0) + len(batch)
             if self._closed or own > MOST_WAITING_EACH or self.waiting + len(batch) > MOST_WAITING:
                 raise Busy("the witness has too many submissions waiting")
+            first = not self._waiting
             self._waiting.setdefault(member, deque()).append((batch, future))
             self._counts[member] = own
-            self._changed.notify()
+            if first or self._gathered():
+                self._changed.notify()
         return future
 
     def close(self) -> None:
@@ -80,6 +101,7 @@ class Sequencer:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._changed.wait_for(self._gathered, LONGEST_GATHERING)
             taken: list[_Batch] = []
             size = 0
             while self._waiting:
@@ -95,3 +117,6 @@ class Sequencer:
                 else:
                     del self._counts[member]
             return taken
+
+    def _gathered(self) -> bool:
+        return not self._coming or self._closed or self.waiting >= LARGEST_APPEND

@@ -7,6 +7,7 @@ parties and only when its signatures hold; each item of a batch is answered by i
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,10 +181,11 @@ class Service(witness_pb2_grpc.WitnessServicer):
                 code_pb2.INVALID_ARGUMENT, "batch", f"A batch has 1 to {LARGEST_BATCH} submissions."
             )
         asked = [Submission(_digest(s.envelope), s.envelope, s.tag) for s in request.submissions]
-        with _taken_in():
+        with _taken_in(), self._sequencer.coming():
             verdicts = self._admission.check(peer, asked, _patience(context))
-        admitted = [s for s, wrong in zip(asked, verdicts, strict=True) if wrong is None]
-        indexes = iter(self._record(peer, admitted, context) if admitted else ())
+            admitted = [s for s, wrong in zip(asked, verdicts, strict=True) if wrong is None]
+            recording = self._recording(peer, admitted)
+        indexes = iter(self._indexes(recording, context))
         return pb.SubmitBatchResponse(
             receipts=[
                 pb.Receipt(index=next(indexes)) if wrong is None else pb.Receipt(rejection=_rejection(wrong))
@@ -191,14 +193,23 @@ class Service(witness_pb2_grpc.WitnessServicer):
             ]
         )
 
-    def _record(self, peer: str, admitted: Sequence[Submission], context: grpc.ServicerContext) -> list[int]:
+    def _recording(self, peer: str, admitted: Sequence[Submission]) -> Future[list[int]] | None:
+        """The indexes to come; None when there is nothing to record."""
+        if not admitted:
+            return None
         if not self._confirmed():  # what was restored may be older than what witnesses have seen
             raise Refusal(
                 code_pb2.UNAVAILABLE, "quorum", "The quorum has not confirmed this log since its start."
             )
+        return self._sequencer.submit(admitted, peer)
+
+    @staticmethod
+    def _indexes(recording: Future[list[int]] | None, context: grpc.ServicerContext) -> list[int]:
+        if recording is None:
+            return []
         try:
             with _taken_in():
-                return self._sequencer.submit(admitted, peer).result(_patience(context))
+                return recording.result(_patience(context))
         except LogRefused as error:
             _log.exception("the log refused an append")
             raise Refusal(code_pb2.UNAVAILABLE, "log", "The log does not take entries now.") from error

@@ -13,6 +13,7 @@ from sqlalchemy import create_engine, text
 
 from witness import __main__ as command
 from witness import checkpoint, database, leaf, merkle, server, tlog_proof
+from witness import sequencer as sequencing
 from witness.database import EraseUnfinished, Fork, SchemaTooNew
 from witness.door import Places, Refusal
 from witness.fsck import check
@@ -294,6 +295,30 @@ def test_who_floods_waits_behind_itself():
     sequencer.close()
     assert b"other" in log.appends[1][:65]  # at its turn, not after the flood
     assert all(len(batch) <= LARGEST_APPEND for batch in log.appends)
+
+
+def test_an_append_waits_for_what_is_being_checked_but_not_for_long(monkeypatch):
+    log = Paused()
+    log.go.set()
+    monkeypatch.setattr(sequencing, "LONGEST_GATHERING", 10)
+    sequencer = Sequencer(log)
+    alone = sequencer.submit([Submission(b"", b"alone", b"")], "a")
+    assert alone.result(5) == [0]  # at once
+    with sequencer.coming():
+        with sequencer.coming():
+            first = sequencer.submit([Submission(b"", b"first", b"")], "a")
+        second = sequencer.submit([Submission(b"", b"second", b"")], "b")
+        assert not first.done()
+    first.result(5), second.result(5)
+    assert log.appends == [[b"alone"], [b"first", b"second"]]
+    monkeypatch.setattr(sequencing, "LONGEST_GATHERING", 0.001)
+    with sequencer.coming():
+        sequencer.submit([Submission(b"", b"third", b"")], "a").result(5)
+    monkeypatch.setattr(sequencing, "LONGEST_GATHERING", 10)
+    with sequencer.coming():
+        last = sequencer.submit([Submission(b"", b"last", b"")], "a")
+        sequencer.close()
+    assert last.result(0) == [0]
 
 
 def test_places_are_limited_for_each_and_in_all():
