@@ -13,7 +13,8 @@ from decimal import Decimal
 
 from sqlglot import exp
 
-from compute.dataset import DatasetInfo
+from compute import extremes
+from compute.dataset import MOST_ROWS, DatasetInfo
 from compute.errors import QueryError
 from compute.expressions import Bound, Constant
 from compute.finish import TAKES
@@ -56,7 +57,9 @@ class Aggregates(Joining):
         capacity = _JOINT_CAPACITY if self._receiver is not None else _OWN_CAPACITY
         self._partials = Partials("m", self._sender.rows_bound, capacity)
         self._own = Partials("w", self._receiver.rows_bound if self._receiver else 1, WEIGHT_CAPACITY)
-        self._products = Products(self._partials, self._own)
+        # Over a federation the asker may add its own rows to the total.
+        rows = self._sender.rows_bound + (MOST_ROWS if parts else 0)
+        self._products = Products(self._partials, self._own, pairs=rows)
 
     def _multiplicities(self) -> None:
         """How often one key may occur on each side, now that the keys are known."""
@@ -231,9 +234,11 @@ class Aggregates(Joining):
 
     def _extreme(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
         function = "min" if isinstance(node, exp.Min) else "max"
+        if self._parts:
+            return self._pooled_extreme(function, unwrapped(node.this), keep, part)
         bound = self._argument(node.this, part)
         self._notes.aggregated(bound.columns, function)
-        if self._receiver is not None or self._parts:
+        if self._receiver is not None:
             raise QueryError(
                 "query.extreme-joint",
                 f"in {part}: {function.upper()} is not a sum, so no joint protocol computes it; "
@@ -242,6 +247,18 @@ class Aggregates(Joining):
         value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
         name = self._partials.add(value, 0, 0, function, str(bound.type))
         return self._partials.figure("value", [Total((name,))], bound.type)
+
+    def _pooled_extreme(self, function: str, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
+        """Over a federation: whether any row has a value, and how many positions of a scale are reached."""
+        column = self._scope.column(node) if isinstance(node, exp.Column) else None
+        scale = extremes.scale(self._rows(part), node, column)
+        self._notes.aggregated(scale.value.columns, function)
+        names = [
+            self._partials.add(condition, 0, 1, extremes.ANY, counts_values=first)
+            for condition, first in scale.conditions(function, keep)
+        ]
+        totals = [Total(tuple(names[:1])), Total(tuple(names[1:]), shifts=(0,) * len(names[1:]))]
+        return self._partials.figure(scale.figure(function), totals, scale.type)
 
     def _measured(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Mixed:
         receiver = self._receiver.full_name if self._receiver is not None else None
@@ -265,7 +282,7 @@ class Aggregates(Joining):
         self._note_own(number)
         if function == "sum":
             # Only whether there was any value matters; where none can be NULL, the cell's count tells.
-            products.check(number)
+            products.check(number, part)
             matched = self._join_kind in ("inner", "semi")
             count = IDENTITIES if matched and not number.conditional else products.count(number)
             return self._figure("sum", [count, products.total(number)], _sum_type(number))

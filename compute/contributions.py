@@ -24,6 +24,7 @@ from compute.dataset import DatasetInfo
 from compute.demands import labels
 from compute.engine import Limits, locked, select
 from compute.expressions import quoted
+from compute.extremes import ANY
 from compute.plan import Dimension, Partial, Side
 from policy_enforcer.obligations import Obligations
 
@@ -117,6 +118,8 @@ def counted(demands: Obligations, conditions: Sequence[str]) -> str:
 
 def _with_value(partial: Partial) -> str:
     """The rows that a figure is computed from; "" where all of them are, or another figure says which."""
+    if partial.function == ANY:  # of a scale's positions the first says who has a value
+        return f"({partial.sql}) IS NOT NULL" if partial.counts_values else ""
     if partial.counts_values:
         return f"({partial.sql}) <> 0"
     return f"({partial.sql}) IS NOT NULL" if partial.function != "sum" else ""

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from compute.engine import Limits, locked, select
 from compute.errors import DataError
+from compute.extremes import HIGHEST, LOWEST, extreme
 from compute.histograms import quantile
 from compute.inputs import Cells
 from compute.plan import Figure, Histogram, Plan, Total
@@ -105,6 +106,8 @@ def _column(figure: Figure, table: pa.Table, fits: Mapping[tuple[Total, ...], Se
     if figure.function.startswith(LINEAR):
         what = figure.function.removeprefix(LINEAR)
         values = [regression(what, fit) for fit in fits[figure.totals]]
+    elif figure.function.startswith((HIGHEST, LOWEST)):
+        values = [extreme(figure.function, *sums) for sums in _rows(figure.totals, table)]
     else:
         values = [FUNCTIONS[figure.function](*sums) for sums in _rows(figure.totals, table)]
     return pa.array([_typed(value, kind) for value in values], kind.arrow)
@@ -241,8 +244,8 @@ FUNCTIONS: dict[str, Function] = {
     "regr_sxx": _squares,
     "regr_sxy": _crossed,
 }
-"""What a `Figure` may be, besides "value", a partial as it is, "quantile:q" over a plan's histogram, and
-"linear:…" (compute/regression.py)."""
+"""What a `Figure` may be, besides "value", a partial as it is, "quantile:q" over a plan's histogram,
+"linear:…" (compute/regression.py), and "highest:…" and "lowest:…" (compute/extremes.py)."""
 
 TAKES: dict[str, tuple[str, ...]] = {
     "covar_pop": ("y", "x", "yx"),

@@ -33,39 +33,40 @@ Edge = Decimal | date
 def bucket(scalar: Scalar, node: exp.WidthBucket) -> Bound:
     """The number of a value's bucket: 0 below the first edge, NULL for NULL."""
     value = scalar.bound(node.this)
-    return _numbered(scalar, value, _edges(scalar, node, value.type))
+    return _numbered(scalar, value, edges(scalar, node, value.type))
 
 
 def numbers(scalar: Scalar, node: exp.WidthBucket) -> tuple[int, ...]:
     """The numbers that `bucket` may give."""
-    return tuple(range(len(_edges(scalar, node, scalar.bound(node.this).type)) + 1))
+    return tuple(range(len(edges(scalar, node, scalar.bound(node.this).type)) + 1))
 
 
-def _edges(scalar: Scalar, node: exp.WidthBucket, kind: Type) -> list[Edge]:
+def edges(scalar: Scalar, node: exp.WidthBucket, kind: Type) -> list[Edge]:
+    """The ascending edges of the buckets of a value of this type."""
     if not (kind.numeric or kind.temporal):
         raise scalar.refuse("histogram", "width_bucket takes a number, a date or a timestamp")
     equal = node.args.get("max_value") is not None
     return _equal(scalar, node, kind) if equal else _listed(scalar, node)
 
 
-def _numbered(scalar: Scalar, value: Bound, edges: Sequence[Edge]) -> Bound:
+def _numbered(scalar: Scalar, value: Bound, steps: Sequence[Edge]) -> Bound:
     whens = []
-    for number, edge in enumerate(edges):
+    for number, edge in enumerate(steps):
         (left, right), _ = scalar.align((value, Constant(edge)))
         whens.append(f"WHEN {left} < {right} THEN {number}")
-    sql = f"CASE WHEN {value.sql} IS NULL THEN NULL {' '.join(whens)} ELSE {len(edges)} END"
+    sql = f"CASE WHEN {value.sql} IS NULL THEN NULL {' '.join(whens)} ELSE {len(steps)} END"
     return scalar.combine(f"CAST({sql} AS BIGINT)", INT64, (value,))
 
 
 def _listed(scalar: Scalar, node: exp.WidthBucket) -> list[Edge]:
     array = node.args["min_value"]
     items = array.expressions if isinstance(array, exp.Array) else []
-    edges = [_edge(scalar, item) for item in items]
-    if not 1 <= len(edges) <= MOST_EDGES or len({type(e) for e in edges}) != 1:
+    found = [_edge(scalar, item) for item in items]
+    if not 1 <= len(found) <= MOST_EDGES or len({type(e) for e in found}) != 1:
         raise scalar.refuse("histogram", f"width_bucket takes [edges], 1 to {MOST_EDGES} of one type")
-    if any(not a < b for a, b in pairwise(edges)):  # type: ignore[operator]
+    if any(not a < b for a, b in pairwise(found)):  # type: ignore[operator]
         raise scalar.refuse("histogram", "the edges of width_bucket are ascending")
-    return edges
+    return found
 
 
 def _edge(scalar: Scalar, node: exp.Expr) -> Edge:
@@ -94,11 +95,11 @@ def _equal(scalar: Scalar, node: exp.WidthBucket, kind: Type) -> list[Edge]:
 def equal_edges(low: Decimal, high: Decimal, count: int, kind: Type) -> list[Edge]:
     """The count + 1 edges of equal buckets, each rounded up to what a value of that type can reach."""
     start, width = Fraction(low), (Fraction(high) - Fraction(low)) / count
-    edges = [start + i * width for i in range(count + 1)]
+    found = [start + i * width for i in range(count + 1)]
     if kind == FLOAT64:
-        return [Decimal(repr(float(edge))) for edge in edges]
+        return [Decimal(repr(float(edge))) for edge in found]
     digits = kind.scale if kind.kind == "decimal" else 0
-    return [Decimal(ceil(edge * 10**digits)).scaleb(-digits) for edge in edges]
+    return [Decimal(ceil(edge * 10**digits)).scaleb(-digits) for edge in found]
 
 
 # --- quantiles

@@ -12,6 +12,7 @@ nothing rests on what others add; the total carries the noise of all.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ from compute.contributions import grid
 from compute.dataset import DatasetInfo
 from compute.demands import MOST_SUM, demanded, with_domains
 from compute.errors import DataError, QueryError
+from compute.extremes import ANY
 from compute.federation import MOST_PARTICIPANTS, Contribution, Shape, Totals
 from compute.inputs import Cells, Gate
 from compute.plan import Partial, Plan, Side
@@ -170,9 +172,11 @@ def with_own(plan: Plan, cells: Cells, own: pa.Table | None) -> Cells:
     names, table = [d.name for d in plan.sender.dimensions], cells.table
     places = {row: place for place, row in enumerate(_rows(own.select(names)))}
     at = [places.get(row) for row in _rows(table.select(names))][: table.num_rows]
+    reached = {partial.name for partial in plan.sender.partials if partial.function == ANY}
     for name in ("identities", *(partial.name for partial in plan.sender.partials)):
         ours, theirs = own[name].to_pylist(), table[name].to_pylist()
-        sums = [int(x) + (0 if i is None else int(ours[i] or 0)) for i, x in zip(at, theirs, strict=True)]
+        add = operator.or_ if name in reached else operator.add
+        sums = [add(int(x), 0 if i is None else int(ours[i] or 0)) for i, x in zip(at, theirs, strict=True)]
         place = table.schema.get_field_index(name)
         table = table.set_column(place, name, pa.array(sums, table.schema.field(name).type))
     return Cells(table, cells.suppressed)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from compute import pooling
+from compute import extremes, pooling
 from compute import sql as sqltext
 from compute.demands import MOST_SUM
 from compute.errors import PolicyRefusal, QueryError
@@ -434,8 +434,10 @@ _OWN = {
 
 def _coalitions(node: Node, asked: Round, language: Language) -> list[dict[str, str]]:
     """What each set of parties can compute from all that they see together, the answer included."""
-    noisy = asked.prepared.plan.noise is not None
-    names = {"asker": node.id, "count": len(asked.inquiries), "noise": _NOISY[language] if noisy else ""}
+    plan = asked.prepared.plan
+    noise = _NOISY[language] if plan.noise is not None else ""
+    far = _FAR[language] if extremes.scaled(plan) else ""
+    names = {"asker": node.id, "count": len(asked.inquiries), "noise": noise, "far": far}
     return [
         {"who": who.format(**names), "learns": learns.format(**names)}
         for who, learns in _COALITIONS[language]
@@ -443,6 +445,8 @@ def _coalitions(node: Node, asked: Round, language: Language) -> list[dict[str, 
 
 
 _NOISY = {"en": ", with its noise", "zh": "(含其噪声)"}
+
+_FAR = {"en": " (of MIN and MAX: how far both together reach)", "zh": "(MIN、MAX 为两方合并后的极值)"}
 
 _COALITIONS = {
     "en": (
@@ -456,7 +460,7 @@ _COALITIONS = {
         ),
         (
             "{asker} and all participants but two",
-            "the sum of the two others{noise}, and nothing more of either",
+            "the sum of the two others{noise}{far}, and nothing more of either",
         ),
         (
             "{asker} and all participants but one",
@@ -466,7 +470,7 @@ _COALITIONS = {
     "zh": (
         ("{asker} 单独", "{count} 个参与方的合计,以及每个单元格的主体数与参与方数"),
         ("不含 {asker} 的任意参与方", "每个单元格减去自身后的主体数与参与方数;不含数值"),
-        ("{asker} 与除两方外的全部参与方", "其余两方之和{noise},无法得知其中任一方"),
+        ("{asker} 与除两方外的全部参与方", "其余两方之和{noise}{far},无法得知其中任一方"),
         ("{asker} 与除一方外的全部参与方", "该方在已放行单元格中的数值{noise},与任何求和相同"),
     ),
 }
@@ -488,7 +492,7 @@ def _protocols(node: Node, round_: Round) -> list[dict[str, Any]]:
         try:
             plan = _prepared(node, name, first.sql, first.agreement, first.parts, [protocol]).plan
         except QueryError as error:
-            found.append({"name": protocol.name, "refused": error.code})
+            found.append({"name": protocol.name, "refused": error.code, "because": error.sentence})
             continue
         cost = protocol.cost(plan)
         found.append(

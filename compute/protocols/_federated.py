@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from compute import pooling
+from compute import extremes, pooling
 from compute.errors import PeerViolation, QueryError
 from compute.federation import Contribution, Member, Roster, Seat, TotalGate, Totals
 from compute.frames import Role
@@ -94,7 +94,8 @@ def member(context: Context) -> Member:
 def own_part(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Contribution:
     """What this participant contributes, with its noise, after its own gate."""
     assert isinstance(own, pa.Table)
-    return pooling.contribution(context.plan, noised(context.plan, own, context.entropy, 1), gate)
+    plan, entropy = context.plan, context.entropy
+    return extremes.hidden(plan, pooling.contribution(plan, noised(plan, own, entropy, 1), gate), entropy)
 
 
 def summary(released: list[bool]) -> Summary:
@@ -108,6 +109,7 @@ def summary(released: list[bool]) -> Summary:
 def answered(context: Context, totals: Totals) -> Cells:
     """The answer's cells: those that the same rule lets out which the participants applied."""
     plan, gate = context.plan, TotalGate.of(seat(context).roster)
+    totals = extremes.opened(plan, totals)
     _within_bounds(plan, totals)
     released = gate.released(pooling.shape(plan), [*totals.identities, *totals.participants])
     hidden = [shown or not any(column) for *column, shown in zip(*totals.measures, released, strict=True)]

@@ -24,7 +24,8 @@ from typing import Any
 
 from compute import _native, pooling, threshold
 from compute import federation as f
-from compute.errors import PeerViolation
+from compute.errors import PeerViolation, QueryError
+from compute.extremes import ANY
 from compute.federation import Contribution, Member, Roster, Shape, TotalGate, Totals
 from compute.frames import Role, receive_blob, send_blob
 from compute.inputs import Entropy
@@ -174,6 +175,11 @@ def _cost(plan: Plan) -> Cost:
 
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
+    if any(partial.function == ANY for partial in sender.partials):
+        raise QueryError(
+            "plan.extreme-threshold",
+            "MIN and MAX over a federation need words of 128 bits, which masked_sum adds and this does not",
+        )
     parameters = pooling.threshold_parameters(sender, maximum_cells)
     federated.check_release(parameters.ciphertext_bytes(len(sender.partials) * maximum_cells))
     return parameters.canonical()

@@ -146,7 +146,8 @@ def _federation(console: Console, found: Mapping[str, Any]) -> None:
     console.print(found["why"], markup=False)
     for protocol in found["protocols"]:
         if "refused" in protocol:
-            console.print(f"  {protocol['name']}: not possible ({protocol['refused']})", markup=False)
+            why = f"{protocol['because']} ({protocol['refused']})"
+            console.print(f"  {protocol['name']}: not possible: {why}", markup=False)
             continue
         chosen = "chosen, as the cheapest" if protocol["chosen"] else "possible"
         console.print(
