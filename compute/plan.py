@@ -127,6 +127,27 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
+class Regressor:
+    """A column of a logistic regression: `sql` is its value times 10**scale, within low to high, or NULL."""
+
+    name: str  # of the answer's column
+    sql: str
+    scale: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logistic:
+    """A logistic regression over the rows in which nothing is NULL. The sums of a step are the partials."""
+
+    outcome: str  # SQL: 1, 0 or NULL
+    regressors: tuple[Regressor, ...]
+    steps: int  # at most; under noise, exactly
+    identities: int  # fewer in all, and nothing is summed
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Everything both sides must agree on. `receiver` asks; `sender` owns the data that is asked about."""
 
@@ -153,10 +174,13 @@ class Plan:
     federation: tuple[
         str, ...
     ] = ()  # participants' datasets whose rows are pooled; the sender is any of them
+    logistic: Logistic | None = None
 
     def canonical(self) -> bytes:
         """RFC 8785 bytes of the plan."""
         fields = {k: v for k, v in asdict(self).items() if k != "reveals"}
+        if self.logistic is None:  # so that no other plan's digest changed when there was this
+            del fields["logistic"]
         words = {"level": self.level.word, "reveals": [r.as_json() for r in self.reveals]}
         return rfc8785.dumps(_plain({**fields, **words}))
 

@@ -57,15 +57,16 @@ def fitted(sums: Sequence[Exact]) -> Fit:
         return Fit(TOO_FEW)
     unit = math.lcm(*(Fraction(x).denominator for x in sums))
     whole = [[int(x * unit) for x in row] for row in gram]
-    solved = _solved([row[:size] for row in whole[:size]], [row[size] for row in whole[:size]])
-    if solved is None:
+    found = solved([row[:size] for row in whole[:size]], [row[size] for row in whole[:size]])
+    if found is None:
         return Fit(COLLINEAR)
-    coefficients, spread = solved
+    coefficients, inverse = found
     if max(map(abs, coefficients)) >= _LARGEST:  # no float holds it: a hair from collinear
         return Fit(COLLINEAR)
     y, yy = gram[size][0], gram[size][size]
     left = yy - sum(b * s for b, s in zip(coefficients, gram[size][:size], strict=True))
     total = Fraction(yy) - Fraction(y) * y / rows
+    spread = [inverse[i][i] for i in range(size)]
     errors = [math.sqrt(max(left, 0) / (rows - size) * unit * s) for s in spread] if rows > size else []
     return Fit(FITTED, tuple(coefficients), tuple(errors), 1 - left / total if total else Fraction(1))
 
@@ -79,8 +80,8 @@ def _gram(sums: Sequence[Exact]) -> list[list[Exact]]:
     return gram
 
 
-def _solved(a: list[list[int]], b: list[int]) -> tuple[list[Fraction], list[Fraction]] | None:
-    """x of a x = b, and the diagonal of a's inverse; None where a, a matrix of products, is singular.
+def solved(a: list[list[int]], b: list[int]) -> tuple[list[Fraction], list[list[Fraction]]] | None:
+    """x of a x = b, and a's inverse; None where a, a matrix of products, is singular.
 
     Gauss and Jordan without fractions (Bareiss 1968): every division by the last pivot comes out even. Pivots
     are leading minors, which are positive for columns that do not depend on each other.
@@ -98,5 +99,5 @@ def _solved(a: list[list[int]], b: list[int]) -> tuple[list[Fraction], list[Frac
         last = pivot
     return (
         [Fraction(row[size], last) for row in rows],
-        [Fraction(row[size + 1 + i], last) for i, row in enumerate(rows)],
+        [[Fraction(x, last) for x in row[size + 1 :]] for row in rows],
     )
