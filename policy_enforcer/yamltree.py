@@ -8,6 +8,7 @@ text; numbers are int or Decimal, never float.
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -70,9 +71,10 @@ def parse(text: str) -> Tree:
         )
         return tree
     try:
-        if not _plain_events(text, tree):
+        events = _plain_events(text, tree)
+        if tree.problems:
             return tree
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _Composer(events).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         tree.add("yaml.syntax", (), mark, "this is not YAML: " + (error.problem or "cannot be read"))
@@ -89,18 +91,38 @@ def parse(text: str) -> Tree:
     return tree
 
 
-def _plain_events(text: str, tree: Tree) -> bool:
+def _plain_events(text: str, tree: Tree) -> list[yaml.Event]:
     """Refuse what the composer would resolve silently, before it recurses into anything."""
+    events: list[yaml.Event] = []
     depth = documents = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        events.append(event)
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         refusal = _refused_event(event, depth, documents)
         if refusal:
             tree.add(refusal[0], (), event.start_mark, refusal[1])
-            return False
-    return True
+            break
+    return events
+
+
+class _Composer(yaml.composer.Composer, yaml.resolver.Resolver):
+    """PyYAML's composer over events that were read already: scanning is nearly all the work."""
+
+    def __init__(self, events: list[yaml.Event]) -> None:
+        yaml.composer.Composer.__init__(self)
+        yaml.resolver.Resolver.__init__(self)
+        self._events = deque(events)
+
+    def check_event(self, *kinds: type[yaml.Event]) -> bool:
+        return isinstance(self._events[0], kinds)
+
+    def peek_event(self) -> yaml.Event:
+        return self._events[0]
+
+    def get_event(self) -> yaml.Event:
+        return self._events.popleft()
 
 
 def _refused_event(event: yaml.Event, depth: int, documents: int) -> tuple[str, str] | None:
