@@ -363,14 +363,14 @@ def test_a_participant_that_goes_away_releases_nothing_and_leaves_evidence(
 def test_a_participant_that_falls_silent_fails_the_round(
     shared: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = masked_sum._agreed
+    honest = masked_sum.agreed
 
-    def silent(member: Any, roster: Any, entropy: Any) -> Any:
+    def silent(member: Any, scheme: Any, roster: Any, entropy: Any) -> Any:
         if member.participant == "mo-bank":
             time.sleep(7)  # the asker waits for five seconds
-        return (yield from honest(member, roster, entropy))
+        return (yield from honest(member, scheme, roster, entropy))
 
-    monkeypatch.setattr(masked_sum, "_agreed", silent)
+    monkeypatch.setattr(masked_sum, "agreed", silent)
     with pytest.raises(Unavailable) as error:
         shared.asker.query(BY_REGION, PURPOSE)
     assert error.value.code == "federation.participant-failed"
@@ -380,14 +380,14 @@ def test_a_participant_that_falls_silent_fails_the_round(
 def test_a_question_that_is_cancelled_ends_every_exchange(
     shared: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = masked_sum._agreed
+    honest = masked_sum.agreed
 
-    def late(member: Any, roster: Any, entropy: Any) -> Any:
+    def late(member: Any, scheme: Any, roster: Any, entropy: Any) -> Any:
         if member.participant == "mo-bank":
             time.sleep(1.5)
-        return (yield from honest(member, roster, entropy))
+        return (yield from honest(member, scheme, roster, entropy))
 
-    monkeypatch.setattr(masked_sum, "_agreed", late)
+    monkeypatch.setattr(masked_sum, "agreed", late)
     query = shared.asker._stub.Query(analyst_pb2.QueryRequest(sql=BY_REGION, purpose=PURPOSE))
     before = len(shared.events(ASKER))
     assert settled(lambda: sum("query.intent" in e for e in shared.events(ASKER)[before:]) == len(BANKS))
@@ -469,7 +469,7 @@ def test_an_asker_does_not_stand_among_those_that_protect_each_other(shared: Fed
     (record,) = node.store.agreements(role="provider", state="active")
     agreement = node.known_agreement(record.id, role="provider", peer=ASKER)
     parts = (Part(agreement.full_name, agreement.dataset.rows_bound), Part(f"{ASKER}.loans", 1))
-    role = answering.Answering(node, ASKER, Headers(), threading.Event())
+    role = answering.Answering(node, ASKER, Headers(), Stop())
     with pytest.raises(PeerViolation, match=r"peer\.federation"):
         role._asked(agreement, SimpleNamespace(federation=parts, sql=BY_REGION))
 

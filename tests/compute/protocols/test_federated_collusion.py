@@ -22,6 +22,7 @@ from compute.errors import PeerViolation
 from compute.federation import Contribution, Shape
 from compute.frames import FRAME_BYTES, Frame
 from compute.protocols import he_sum, masked_sum
+from compute.protocols._masks import Masks
 from compute.threshold import Parameters
 from tests.compute.protocols.test_federated_sums import Round, _entropy, _frames, _sign
 from tests.compute.test_selection_sum_specification import SECRET, stream, take, ternary
@@ -197,8 +198,8 @@ class Colluders:
         public = [key.public_key() for key in keys]
         self._names, self._salt = round_.names, round_.roster.digest
         self._secrets = {(c, h): keys[c].exchange(public[h]) for c in range(2, round_.n) for h in (0, 1)}
-        self.honest = masked_sum._Masks(  # nobody's but the honest pair's; the tests alone use it
-            self._names[0], ((self._names[1], keys[0].exchange(public[1])),), self._salt
+        self.honest = Masks(  # nobody's but the honest pair's; the tests alone use it
+            masked_sum.SCHEME, self._names[0], ((self._names[1], keys[0].exchange(public[1])),), self._salt
         )
 
     def pads(self, honest: int, label: str, length: int) -> bytes:
@@ -206,7 +207,9 @@ class Colluders:
         found = bytes(length)
         for (colluder, of), secret in self._secrets.items():
             if of == honest:
-                theirs = masked_sum._Masks(self._names[colluder], ((self._names[of], secret),), self._salt)
+                theirs = Masks(
+                    masked_sum.SCHEME, self._names[colluder], ((self._names[of], secret),), self._salt
+                )
                 found = f.added([found, f.negated(theirs.masked(label, bytes(length)))])
         return found
 
@@ -254,7 +257,7 @@ def test_what_colluders_see_of_masked_sum_is_distributed_as_from_the_result_alon
 
 def test_without_the_pair_s_mask_colluders_read_a_vector(monkeypatch: pytest.MonkeyPatch) -> None:
     round_, contributions = Round("masked_sum", 3, SHAPE), split(3)
-    colluders, whole = Colluders(round_), masked_sum._Masks._pad
+    colluders, whole = Colluders(round_), Masks._pad
 
     def read() -> list[int]:
         vector = masked(round_, contributions)[0, "counts"]
@@ -266,7 +269,7 @@ def test_without_the_pair_s_mask_colluders_read_a_vector(monkeypatch: pytest.Mon
         pair = {self.own, other} == set(round_.names[:2])
         return bytes(length) if pair else whole(self, other, secret, label, length)
 
-    monkeypatch.setattr(masked_sum._Masks, "_pad", bare)
+    monkeypatch.setattr(Masks, "_pad", bare)
     assert read() == VICTIM.counted()
 
 
