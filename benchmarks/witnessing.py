@@ -2,21 +2,27 @@
 
 The goal counts records of two Ed25519 signatures. Connectors sign with ML-DSA-44 as well: four signatures a
 record, which is reported beside it. CPU is that of the witness and of the processes that check signatures.
+
+Four members share one process here, on the same cores as the witness. What connectors do elsewhere is done
+before the clock starts: signing, and making the bytes of each call. Timed is everything else: gRPC and TLS at
+both ends, and all that the witness does until a call is answered, which is when its records are published.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from benchmarks.measure import Result, cpu_of, peak_of
+import grpc
+
+from benchmarks.measure import Result, cpu_of, cpu_of_self, peak_of
 from connector.enrolment import load_members
 from connector.identity import channel_credentials, channel_options, load_evidence_keys, utc_now
 from connector.loopback import WITNESS, Loopback
@@ -28,23 +34,30 @@ from witness.keys import PrivateKeys
 from witness.log import Log
 from witness.log import Submission as Entry
 from witness.record import PAYLOAD_TYPE, Contract, Data, Exchange, Party, Sensitive, exchange_tag
+from witness.v1 import witness_pb2 as pb
 
 NAME, OWNER, ASKER = "benchmark", "owner", "asker"
-MEMBERS = {OWNER: "CN-SZ", ASKER: "HK"}
-PER_CALL, CLIENTS = 64, 4
-UNARY_CLIENTS, UNARY = 32, 2048
+MEMBERS = {OWNER: "CN-SZ", ASKER: "HK", "bank": "HK", "customs": "CN-SZ"}
+PER_CALL, CALLS_EACH = 64, 4  # and of each member's calls so many at once
+UNARY, UNARY_CALLS_EACH = 4096, 16  # 64 clients
 SINGLES = 200
 COSIGNERS = {"witness-b": "HK", "witness-c": "HK", "witness-d": "HK"}
 BUILT_AT_ONCE, PROOFS = 2**15, 500
+SUBMIT = "/bayspace.witness.v1.Witness/SubmitBatch"
 Submission = tuple[bytes, bytes]
+_Calls = Mapping[str, Sequence[bytes]]  # of each member
 
 
 def recorded(rows: int, entries: int) -> Result:
     """Records per second, 64 a call and one a call; how long a single one takes; proofs from a large log."""
     with tempfile.TemporaryDirectory(prefix="bayspace-benchmark-") as folder:
         space = Loopback(Path(folder) / "space", NAME, MEMBERS)
-        with space.running():
+        try:
+            space.start(WITNESS)
+            space.await_ready(WITNESS)
             result = _recorded(space, rows)
+        finally:
+            space.stop()
         figures = result.figures | _cosigned(Path(folder) / "cosigned")
         return replace(result, figures=figures | _proved(Path(folder) / "large", entries))
 
@@ -52,11 +65,11 @@ def recorded(rows: int, entries: int) -> Result:
 def _recorded(space: Loopback, rows: int) -> Result:
     maker = _Maker(space)
     process = space.processes[WITNESS].pid
-    clients, callers = maker.clients([OWNER] * CLIENTS), maker.clients([OWNER, ASKER] * (UNARY_CLIENTS // 2))
-    _submit(clients, maker.many(PER_CALL * CLIENTS, 1), PER_CALL)  # what starts with the first batch
-    batches = _Load(process, clients, maker.many(rows, 1), PER_CALL)
-    both = _Load(process, clients, maker.many(rows // 4, 2), PER_CALL)
-    unary = _Load(process, callers, maker.many(min(rows, UNARY), 1), 1)
+    asyncio.run(_sent(maker, maker.calls(PER_CALL * len(MEMBERS), 1, PER_CALL), 1))  # starts processes
+    batches = _load(process, maker, maker.calls(rows, 1, PER_CALL), CALLS_EACH)
+    both = _load(process, maker, maker.calls(rows // 4, 2, PER_CALL), CALLS_EACH)
+    unary = _load(process, maker, maker.calls(min(rows, UNARY), 1, 1), UNARY_CALLS_EACH)
+    client = maker.client(OWNER)
     figures = {
         "records_per_s": batches.per_s,
         "cpu_us_per_record": batches.cpu_us,
@@ -64,10 +77,11 @@ def _recorded(space: Loopback, rows: int) -> Result:
         "both_algorithms_cpu_us_per_record": both.cpu_us,
         "unary_per_s": unary.per_s,
         "unary_cpu_us_per_record": unary.cpu_us,
-        **_percentiles("published", _until_proved(clients[0], maker.many(SINGLES, 2))),
+        "unary_clients_cpu_us_per_record": unary.clients_cpu_us,
+        **_percentiles("unary", unary.walls),
+        **_percentiles("published", _until_proved(client, maker.many(SINGLES, 2))),
     }
-    for client in (*clients, *callers):
-        client.close()
+    client.close()
     seconds, cpu, peak = batches.seconds, batches.cpu, peak_of(process)
     return Result("witness", rows, "64 a call", seconds, cpu, peak_rss_mb=peak, figures=figures)
 
@@ -83,7 +97,7 @@ def _cosigned(folder: Path) -> dict[str, float]:
         for name in (WITNESS, *COSIGNERS):
             space.await_ready(name)
         maker = _Maker(space)
-        (client,) = maker.clients([OWNER])
+        client = maker.client(OWNER)
         _when_confirmed(client, maker.many(1, 1))
         times = _until_proved(client, maker.many(SINGLES, 2))
         client.close()
@@ -124,40 +138,67 @@ def _proved(folder: Path, entries: int) -> dict[str, float]:
     return {"entries": entries, "appended_per_s": round(entries / built), **_percentiles("proof", times)}
 
 
+@dataclass(frozen=True)
 class _Load:
-    """Submissions sent as fast as they are answered: wall seconds, and the witness's CPU seconds."""
+    """Calls sent as fast as they are answered: wall and CPU seconds, and the seconds of each call."""
 
-    def __init__(
-        self, process: int, clients: Sequence[WitnessClient], submissions: Sequence[Submission], per_call: int
-    ) -> None:
-        before = _cpu_of_all(process)
-        self.seconds = _submit(clients, submissions, per_call)
-        self.cpu = _cpu_of_all(process) - before
-        self.per_s = round(len(submissions) / self.seconds)
-        self.cpu_us = round(self.cpu / len(submissions) * 1e6)
+    records: int
+    seconds: float
+    cpu: float
+    clients_cpu: float
+    walls: list[float]
+
+    @property
+    def per_s(self) -> int:
+        return round(self.records / self.seconds)
+
+    @property
+    def cpu_us(self) -> int:
+        return round(self.cpu / self.records * 1e6)
+
+    @property
+    def clients_cpu_us(self) -> int:
+        return round(self.clients_cpu / self.records * 1e6)
+
+
+def _load(process: int, maker: _Maker, calls: _Calls, at_once: int) -> _Load:
+    own, its, start = cpu_of_self(), _cpu_of_all(process), time.perf_counter()
+    answered = asyncio.run(_sent(maker, calls, at_once))
+    seconds = time.perf_counter() - start
+    cpu, clients_cpu = _cpu_of_all(process) - its, cpu_of_self() - own
+    receipts = [
+        receipt for reply, _ in answered for receipt in pb.SubmitBatchResponse.FromString(reply).receipts
+    ]
+    if any(receipt.WhichOneof("result") != "index" for receipt in receipts):
+        raise AssertionError("a record was rejected")
+    return _Load(len(receipts), seconds, cpu, clients_cpu, [wall for _, wall in answered])
+
+
+async def _sent(maker: _Maker, calls: _Calls, at_once: int) -> list[tuple[bytes, float]]:
+    """What each call was answered, and when: every member has so many calls open, over one connection."""
+    answered: list[tuple[bytes, float]] = []
+
+    async def send(call: Callable[[bytes], Awaitable[bytes]], own: Iterator[bytes]) -> None:
+        for request in own:
+            start = time.perf_counter()
+            reply = await call(request)
+            answered.append((reply, time.perf_counter() - start))
+
+    channels = {name: maker.channel(name) for name in calls}
+    senders = (
+        send(channels[name].unary_unary(SUBMIT, bytes, bytes), own)
+        for name, own in ((name, iter(requests)) for name, requests in calls.items())
+        for _ in range(at_once)
+    )
+    await asyncio.gather(*senders)
+    await asyncio.gather(*(channel.close() for channel in channels.values()))
+    return answered
 
 
 def _cpu_of_all(pid: int) -> float:
     """CPU seconds of a process and of the processes that it started and that still run (Linux)."""
     lists = Path(f"/proc/{pid}/task").glob("*/children")
     return cpu_of(pid) + sum(cpu_of(int(child)) for one in lists for child in one.read_text().split())
-
-
-def _submit(clients: Sequence[WitnessClient], submissions: Sequence[Submission], per_call: int) -> float:
-    """Seconds until all are recorded, every client sending the next call when the last is answered."""
-    calls = [submissions[first : first + per_call] for first in range(0, len(submissions), per_call)]
-
-    def send(number: int) -> bool:
-        mine = calls[number :: len(clients)]
-        return all(item.index is not None for call in mine for item in clients[number].submit(call))
-
-    start = time.perf_counter()
-    with ThreadPoolExecutor(len(clients)) as pool:
-        recorded = list(pool.map(send, range(len(clients))))
-    seconds = time.perf_counter() - start
-    if not all(recorded):
-        raise AssertionError("a record was rejected")
-    return seconds
 
 
 def _until_proved(client: WitnessClient, submissions: Sequence[Submission]) -> list[float]:
@@ -181,40 +222,52 @@ def _percentiles(what: str, seconds: Sequence[float]) -> dict[str, float]:
 
 
 class _Maker:
-    """Clients of a space's witness, and records that its two members have signed."""
+    """Connections to a space's witness, and records that two of its members have signed."""
 
     def __init__(self, space: Loopback) -> None:
         self._space = space
         self._members = load_members(space.settings(OWNER).trust)
         self._keys = {name: load_evidence_keys(space.settings(name).evidence_key_path) for name in MEMBERS}
-
-    def clients(self, names: Sequence[str]) -> list[WitnessClient]:
-        """A client for each of these members, over a connection of its own."""
         witness = self._members.participant(WITNESS)
         if witness is None:
             raise AssertionError("the space has a witness")
-        return [
-            WitnessClient(
-                witness.address,
-                channel_credentials(self._space.settings(name).tls),
-                witness.logs,
-                # a channel option of its own keeps gRPC from sharing one connection among all
-                (*channel_options(self._members.space, WITNESS), ("bayspace.number", number)),
-            )
-            for number, name in enumerate(names)
-        ]
+        self._address, self._logs = witness.address, witness.logs
+        self._options = channel_options(self._members.space, WITNESS)
 
-    def many(self, count: int, algorithms: int) -> list[Submission]:
-        """So many records, signed with the first or with both algorithms."""
-        keys = {name: PrivateKeys(both.keys[:algorithms]) for name, both in self._keys.items()}
+    def client(self, name: str) -> WitnessClient:
+        """A client for this member."""
+        return WitnessClient(self._address, self._credentials(name), self._logs, self._options)
+
+    def channel(self, name: str) -> grpc.aio.Channel:
+        """A connection of this member."""
+        return grpc.aio.secure_channel(self._address, self._credentials(name), self._options)
+
+    def _credentials(self, name: str) -> grpc.ChannelCredentials:
+        return channel_credentials(self._space.settings(name).tls)
+
+    def calls(self, count: int, algorithms: int, per_call: int) -> _Calls:
+        """So many records as the bytes of calls, an equal share for each member."""
+        each = range(count // len(MEMBERS) // per_call)
+        return {name: [_request(self.many(per_call, algorithms, name)) for _ in each] for name in MEMBERS}
+
+    def many(self, count: int, algorithms: int, name: str = OWNER) -> list[Submission]:
+        """So many records of this member and the next, signed with the first or with both algorithms."""
+        names = (*MEMBERS, *MEMBERS)
+        other = names[names.index(name) + 1]
+        keys = {party: PrivateKeys(self._keys[party].keys[:algorithms]) for party in (name, other)}
         return [_envelope(self._members.space, self._members.digest, keys) for _ in range(count)]
+
+
+def _request(submissions: Sequence[Submission]) -> bytes:
+    made = [pb.Submission(envelope=envelope, tag=tag) for envelope, tag in submissions]
+    return pb.SubmitBatchRequest(submissions=made).SerializeToString()
 
 
 def _envelope(space: str, members: str, keys: dict[str, PrivateKeys]) -> tuple[bytes, bytes]:
     now = milliseconds(utc_now())
     parties = tuple(
         Party(name, role, keys[name].public.ids, "0" * 64, now)
-        for name, role in ((OWNER, "provider"), (ASKER, "consumer"))
+        for name, role in zip(keys, ("provider", "consumer"), strict=True)
     )
     statement = Statement(
         event="contract.request",
@@ -229,4 +282,4 @@ def _envelope(space: str, members: str, keys: dict[str, PrivateKeys]) -> tuple[b
     )
     sealed = statement.seal(os.urandom)
     envelope = dsse.sign(PAYLOAD_TYPE, sealed.payload, [key for both in keys.values() for key in both.keys])
-    return envelope.to_bytes(), exchange_tag(os.urandom(32), 0, OWNER)
+    return envelope.to_bytes(), exchange_tag(os.urandom(32), 0, parties[0].id)
