@@ -257,7 +257,7 @@ def test_what_colluders_see_of_masked_sum_is_distributed_as_from_the_result_alon
 
 def test_without_the_pair_s_mask_colluders_read_a_vector(monkeypatch: pytest.MonkeyPatch) -> None:
     round_, contributions = Round("masked_sum", 3, SHAPE), split(3)
-    colluders, whole = Colluders(round_), Masks._pad
+    colluders, whole = Colluders(round_), Masks._stream
 
     def read() -> list[int]:
         vector = masked(round_, contributions)[0, "counts"]
@@ -269,7 +269,7 @@ def test_without_the_pair_s_mask_colluders_read_a_vector(monkeypatch: pytest.Mon
         pair = {self.own, other} == set(round_.names[:2])
         return bytes(length) if pair else whole(self, other, secret, label, length)
 
-    monkeypatch.setattr(Masks, "_pad", bare)
+    monkeypatch.setattr(Masks, "_stream", bare)
     assert read() == VICTIM.counted()
 
 
