@@ -372,7 +372,8 @@ def _until(stop: threading.Event, quorum: Quorum | None) -> None:
 
 
 def _start_http(server: ThreadingHTTPServer, name: str, running: ExitStack) -> None:
-    threading.Thread(target=server.serve_forever, name=name, daemon=True).start()
+    # 0.05: how long a stop may wait for it
+    threading.Thread(target=server.serve_forever, args=(0.05,), name=name, daemon=True).start()
     running.callback(server.shutdown)
 
 
