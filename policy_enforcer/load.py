@@ -19,7 +19,7 @@ from policy_enforcer.yamltree import Tree, parse
 
 def load(text: str, source: str = "policy") -> Policy:
     """Return the policy that `text` says; `PolicyError` lists everything that is wrong with it."""
-    policy, problems = _read(text)
+    policy, problems = _read(parse(text))
     if policy is None or problems:
         raise PolicyError(source, problems)
     return policy
@@ -34,9 +34,9 @@ def lint(
 
     columns: the dataset's, to find misspelt ones; categories: theirs, which lists of the law go by.
     """
-    policy, problems = _read(text)
+    tree = parse(text)
+    policy, problems = _read(tree)
     if policy is not None:
-        tree = parse(text)
         problems += [_placed(finding, tree, warning=True) for finding in check.warnings(policy)]
         problems += [_placed(finding, tree) for finding in _missing_columns(policy, columns)]
         unsorted = _uncategorised(policy, categories or {})
@@ -44,8 +44,7 @@ def lint(
     return tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
 
 
-def _read(text: str) -> tuple[Policy | None, list[Problem]]:
-    tree = parse(text)
+def _read(tree: Tree) -> tuple[Policy | None, list[Problem]]:
     if tree.problems:
         return None, tree.problems
     try:
