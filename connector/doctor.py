@@ -21,7 +21,7 @@ import grpc
 from compute.errors import BayspaceError, ConfigError
 from connector import datasets, transfer_lists
 from connector.config import ConnectorConfig
-from connector.enrolment import load_members, pinned_operator
+from connector.enrolment import load_members, operator_keys
 from connector.evidence import checked_quorum, demanded_quorum
 from connector.identity import (
     channel_credentials,
@@ -138,11 +138,13 @@ def _members(config: ConnectorConfig, now: datetime) -> Iterator[Finding]:
         raise ConfigError(
             "members.key", "the member list does not hold this connector's evidence key as valid"
         )
-    operator = pinned_operator(config.trust)
+    operator = operator_keys(config.trust)
     said = f"version {members.version} of {issued.date()}, {len(members.participants)} members, operator "
     old = now - issued > LIST_IS_OLD
     remedy = "ask the operator whether there is a newer one" if old else ""
-    yield Finding("members", "warn" if old else "ok", said + (operator.id if operator else ""), remedy)
+    yield Finding(
+        "members", "warn" if old else "ok", said + (operator.fingerprint if operator else ""), remedy
+    )
     if us.address != config.network.address:
         yield Finding(
             "members",

@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from compute.errors import ConfigError
 from connector.identity import (
@@ -58,6 +56,7 @@ REQUEST_TYPE = "application/vnd.bayspace.enrolment.v1+json"
 ADMISSION_TYPE = "application/vnd.bayspace.admission.v1+json"
 REQUEST_FILE = "enrolment.json"
 _EVIDENCE_FIELDS = {ED25519: "evidence", ML_DSA_44: "evidence_ml_dsa_44"}
+_OPERATOR_FIELDS = {ED25519: "operator", ML_DSA_44: "operator_ml_dsa_44"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +123,17 @@ class Admission:
     authority: bytes
     members: dsse.Envelope
 
-    def to_payload(self, operator: PublicKey) -> bytes:
-        """The canonical bytes that the operator signs; they name its key, for the first contact."""
+    def to_payload(self, operator: PublicKeys) -> bytes:
+        """The canonical bytes that the operator signs; they name its keys, for the first contact."""
+        fields: dict[str, Any] = {
+            "authority": b64(self.authority),
+            "certificate": b64(self.certificate),
+            "members": self.members.to_json(),
+            "participant": self.participant,
+            "space": self.space,
+        }
         return canonical.serialise(
-            {
-                "authority": b64(self.authority),
-                "certificate": b64(self.certificate),
-                "members": self.members.to_json(),
-                "operator": b64(operator.raw),
-                "participant": self.participant,
-                "space": self.space,
-            }
+            fields | {_OPERATOR_FIELDS[key.algorithm]: b64(key.raw) for key in operator.keys}
         )
 
 
@@ -206,8 +205,8 @@ def read_request(data: bytes, current: Sequence[PublicKey] = ()) -> Enrolment:
     return request
 
 
-def _evidence_keys(f: Fields) -> PublicKeys:
-    named = {algorithm: f.optional(name, f.base64) for algorithm, name in _EVIDENCE_FIELDS.items()}
+def _keys(f: Fields, names: Mapping[str, str]) -> PublicKeys:
+    named = {algorithm: f.optional(name, f.base64) for algorithm, name in names.items()}
     return PublicKeys.of(PublicKey(algorithm, raw) for algorithm, raw in named.items() if raw is not None)
 
 
@@ -231,7 +230,7 @@ def _parse_request(envelope: dsse.Envelope) -> Enrolment:
             address=f.text("address", LINE),
             jurisdiction=f.text("jurisdiction", TOKEN),
             csr=f.base64("csr"),
-            evidence=_evidence_keys(f),
+            evidence=_keys(f, _EVIDENCE_FIELDS),
             logs=text_list(f.take("logs"), VKEY, "request.logs"),
             tiles=f.optional("tiles", lambda name: f.text(name, LINE)),
         )
@@ -244,25 +243,25 @@ def _parse_request(envelope: dsse.Envelope) -> Enrolment:
 # --- the admission ------------------------------------------------------------------------------------
 
 
-def sign_admission(admission: Admission, operator: PrivateKey) -> bytes:
+def sign_admission(admission: Admission, operator: PrivateKeys) -> bytes:
     """The admission as the file that a participant installs."""
-    return dsse.sign(ADMISSION_TYPE, admission.to_payload(operator.public), [operator]).to_bytes()
+    return dsse.sign(ADMISSION_TYPE, admission.to_payload(operator.public), operator.keys).to_bytes()
 
 
 def install(seat: Seat, data: bytes, now: datetime, operator_key_id: str | None = None) -> MemberList:
     """Check an admission and put it in force; returns the member list.
 
-    At the first installation there is nothing to hold the operator's key against: pass `operator_key_id`,
+    At the first installation there is nothing to hold the operator's keys against: pass `operator_key_id`,
     as the operator told it over another channel, or compare it afterwards (`bayspace space list` and
     `connector doctor` both print it). Raises ConfigError and changes nothing when anything is wrong.
     """
-    admission, operator = _read_admission(data, pinned_operator(seat.trust), operator_key_id)
+    admission, operator = _read_admission(data, operator_keys(seat.trust), operator_key_id)
     certificate, authority = _certificates(admission)
     named = verify_certificate(certificate, authority, now)
     if (named.space, named.participant, named.role) != (seat.trust.space, seat.participant, seat.role):
         raise ConfigError("enrolment.other-participant", "the admission is for another participant")
     tls_key = _the_one(seat.tls.key, lambda path: same_key(certificate, load_tls_key(path)))
-    members = _verified(admission.members, seat.trust.space, [operator])
+    members = _verified(admission.members, seat.trust.space, operator)
     _check_newer(_current(seat.trust, operator), members)
     entry = members.participant(seat.participant)
     listed = {key.id for key in entry.keys} if entry else set()
@@ -271,7 +270,7 @@ def install(seat: Seat, data: bytes, now: datetime, operator_key_id: str | None 
     evidence = _the_one(
         seat.evidence_key, lambda path: listed.issuperset(load_evidence_keys(path).public.ids)
     )
-    replace_file(seat.trust.operator_key, _public_pem(operator))
+    replace_file(seat.trust.operator_key, operator.pem())
     replace_file(seat.tls.authority, admission.authority)
     replace_file(seat.tls.certificate, admission.certificate)
     # Renamed over the old keys, which are thereby destroyed: nobody may sign with them any more.
@@ -287,14 +286,14 @@ def adopt_members(trust: Trust, data: bytes) -> bool:
 
     Raises ConfigError for a list that is older, forked or not the pinned operator's.
     """
-    operator = pinned_operator(trust)
+    operator = operator_keys(trust)
     if operator is None:
         raise ConfigError("enrolment.not-installed", "install an admission first: no operator key is known")
     try:
         envelope = dsse.parse(data)
     except dsse.EnvelopeInvalid as error:
         raise ConfigError("enrolment.members", f"the member list cannot be read: {error}") from error
-    members, current = _verified(envelope, trust.space, [operator]), _current(trust, operator)
+    members, current = _verified(envelope, trust.space, operator), _current(trust, operator)
     if current is not None and current.digest == members.digest:
         return False
     _check_newer(current, members)
@@ -303,14 +302,14 @@ def adopt_members(trust: Trust, data: bytes) -> bool:
 
 
 def _read_admission(
-    data: bytes, pinned: PublicKey | None, operator_key_id: str | None
-) -> tuple[Admission, PublicKey]:
+    data: bytes, known: PublicKeys | None, operator_key_id: str | None
+) -> tuple[Admission, PublicKeys]:
     try:
         envelope = dsse.parse(data)
         if envelope.payload_type != ADMISSION_TYPE:
             raise FormatError("it is not an admission")
         with Fields(_canonical(envelope.payload), "admission") as f:
-            operator = PublicKey(ED25519, f.base64("operator"))
+            operator = _keys(f, _OPERATOR_FIELDS)
             admission = Admission(
                 space=f.text("space", ID),
                 participant=f.text("participant", ID),
@@ -318,10 +317,12 @@ def _read_admission(
                 authority=f.base64("authority"),
                 members=dsse.from_json(f.take("members")),
             )
-        envelope.verify(operator)
+        for key in operator.keys:
+            envelope.verify(key)
     except (dsse.EnvelopeInvalid, FormatError, KeyInvalid, SignatureInvalid) as error:
         raise ConfigError("enrolment.admission", f"the admission cannot be accepted: {error}") from error
-    if pinned not in (None, operator) or operator_key_id not in (None, operator.id):
+    ours = known is None or set(operator.keys).issuperset(known.keys)  # it may have got its second key since
+    if not ours or operator_key_id not in (None, operator.fingerprint):
         raise ConfigError("enrolment.operator", "the admission is signed by another operator than expected")
     return admission, operator
 
@@ -380,7 +381,7 @@ class Members:
 
 def load_members(trust: Trust) -> MemberList:
     """The member list on disk, signed by the pinned operator. Raises ConfigError."""
-    operator = pinned_operator(trust)
+    operator = _pinned(trust)
     found = _current(trust, operator) if operator else None
     if found is None:
         raise ConfigError(
@@ -390,38 +391,45 @@ def load_members(trust: Trust) -> MemberList:
     return found
 
 
-def pinned_operator(trust: Trust) -> PublicKey | None:
-    """The operator key this participant trusts; None before the first installation."""
+def operator_keys(trust: Trust) -> PublicKeys | None:
+    """The operator's keys that this participant trusts; None before the first installation.
+
+    Those of the first admission; and the second one, once a list that the first one signed has named it.
+    """
+    pinned = _pinned(trust)
+    current = _current(trust, pinned) if pinned else None
+    return PublicKeys(current.operator_keys) if current and current.operator_keys else pinned
+
+
+def _pinned(trust: Trust) -> PublicKeys | None:
     if not trust.operator_key.exists():
         return None
     try:
-        key = load_pem_public_key(trust.operator_key.read_bytes())
-    except (OSError, ValueError) as error:
+        return PublicKeys.from_pem(trust.operator_key.read_bytes())
+    except (OSError, KeyInvalid) as error:
         raise ConfigError(
-            "enrolment.operator", f"{trust.operator_key} is not a public key in PEM form"
+            "enrolment.operator", f"{trust.operator_key} does not hold public keys in PEM form"
         ) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError("enrolment.operator", f"{trust.operator_key} is not an Ed25519 key")
-    return PublicKey(ED25519, key.public_bytes_raw())
 
 
-def _public_pem(key: PublicKey) -> bytes:
-    loaded = Ed25519PublicKey.from_public_bytes(key.raw)
-    return loaded.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _current(trust: Trust, operator: PublicKey) -> MemberList | None:
+def _current(trust: Trust, operator: PublicKeys) -> MemberList | None:
     if not trust.members.exists():
         return None
     try:
-        return _verified(dsse.parse(trust.members.read_bytes()), trust.space, [operator])
+        envelope = dsse.parse(trust.members.read_bytes())
     except (OSError, dsse.EnvelopeInvalid) as error:
         raise ConfigError("enrolment.members", f"{trust.members} is not a signed member list") from error
+    # One from before the operator had its second key is in force until the next.
+    return _verified(envelope, trust.space, operator, settled=False)
 
 
-def _verified(envelope: dsse.Envelope, space: str, operators: Sequence[PublicKey]) -> MemberList:
+def _verified(
+    envelope: dsse.Envelope, space: str, operator: PublicKeys, *, settled: bool = True
+) -> MemberList:
+    """The list, which names all the keys of an operator that has two when they are settled."""
+    both = operator.keys if settled and len(operator.keys) > 1 else ()
     try:
-        members = member_list.verify(envelope, operators)
+        members = member_list.verify(envelope, operator.keys, both)
     except MembersInvalid as error:
         raise ConfigError("enrolment.members", str(error)) from error
     if members.space != space:

@@ -40,7 +40,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from compute.errors import ConfigError, PeerViolation
 from witness.encoding import system_entropy
-from witness.keys import KeyInvalid, PrivateKey, PrivateKeys
+from witness.keys import KeyInvalid, PrivateKeys
 from witness.members import MemberList
 
 Role = Literal["connector", "witness"]
@@ -178,19 +178,6 @@ def load_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def new_operator_key() -> PrivateKey:
-    """A fresh Ed25519 key for signing member lists and admissions."""
-    return PrivateKey.from_seed(system_entropy(32))
-
-
-def load_operator_key(path: Path) -> PrivateKey:
-    """The operator's key in a file that only its owner can read. Raises ConfigError."""
-    try:
-        return PrivateKey.from_pem(read_private(path))
-    except KeyInvalid as error:
-        raise ConfigError("identity.key", f"{path}: {error}") from error
-
-
 def new_evidence_keys() -> PrivateKeys:
     """Fresh keys for signing evidence, Ed25519 and ML-DSA-44."""
     return PrivateKeys.generate(system_entropy)
@@ -198,6 +185,11 @@ def new_evidence_keys() -> PrivateKeys:
 
 def load_evidence_keys(path: Path) -> PrivateKeys:
     """The evidence keys in a file that only its owner can read, one or both. Raises ConfigError."""
+    return load_signing_keys(path)
+
+
+def load_signing_keys(path: Path) -> PrivateKeys:
+    """A signer's keys in a file that only its owner can read, one or both. Raises ConfigError."""
     try:
         return PrivateKeys.from_pem(read_private(path))
     except KeyInvalid as error:

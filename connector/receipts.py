@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from http.client import HTTPException
 from urllib.request import Request, urlopen
 
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from compute.errors import ConfigError, Unavailable
 from connector.config import ConnectorConfig
-from connector.enrolment import load_members, pinned_operator
+from connector.enrolment import load_members, operator_keys
 from connector.evidence import demanded_quorum
 from connector.space import GRACE
 from connector.storage import Store
@@ -25,7 +26,7 @@ from witness import bundle, checkpoint, dsse, timestamp, tlog_proof
 from witness.bundle import Item, Opening
 from witness.checks import Requirement
 from witness.encoding import system_entropy
-from witness.keys import ML_DSA_44
+from witness.keys import ML_DSA_44, PublicKey
 from witness.members import WITNESS, MemberList, Participant
 from witness.note import parse_vkey
 from witness.record import Record
@@ -144,7 +145,7 @@ def trust_file(config: ConnectorConfig, authorities: Collection[bytes] = ()) -> 
 
     authorities: certificates (PEM) to which the certificates of timestamp authorities must lead.
     """
-    operator = pinned_operator(config.trust)
+    operator = operator_keys(config.trust)
     if operator is None:
         raise ConfigError("enrolment.not-installed", "install an admission first: no operator key is known")
     members = load_members(config.trust)
@@ -155,9 +156,10 @@ def trust_file(config: ConnectorConfig, authorities: Collection[bytes] = ()) -> 
     demanded_quorum(config)  # refuses what is no quorum
     path = config.quorum_path
     quorum = NO_QUORUM if path is None else path.read_bytes().decode(errors="replace")
-    required_since = required(members, _known_lists(config))
-    trust = of_logs(config.space, [operator], logs, required_since, quorum)
-    return replace(trust, timestamp_authorities=certificates).to_bytes()
+    known = _known_lists(config)
+    trust = of_logs(config.space, operator.keys, logs, required(members, known), quorum)
+    since = _operator_signs_from((*known, members))
+    return replace(trust, timestamp_authorities=certificates, operator_since=since).to_bytes()
 
 
 def _known_lists(config: ConnectorConfig) -> list[MemberList]:
@@ -197,6 +199,16 @@ def _log_signs_from(witness: Participant, lists: Sequence[MemberList]) -> int | 
     announced = min(at for at, member in found if member is not None and keys.intersection(member.logs))
     alone = any(at < announced for at, member in found if member is not None and member.logs)
     return announced + (int(GRACE.total_seconds() * 1000) if alone else 0)
+
+
+def _operator_signs_from(lists: Sequence[MemberList]) -> dict[PublicKey, int]:
+    """From when on records stand on lists that the operator's second key signed, too."""
+    newest = max(lists, key=lambda m: m.version)
+    added = [key for key in newest.operator_keys if key.algorithm == ML_DSA_44]
+    announced = min((m.issued_at for m in lists if m.operator_keys), default=0)
+    # Records on the lists before may wait in an outbox for a while.
+    waits = GRACE if any(m.issued_at < announced for m in lists) else timedelta()
+    return dict.fromkeys(added, announced + int(waits.total_seconds() * 1000))
 
 
 def _certificate(pem: bytes) -> bytes:

@@ -37,17 +37,18 @@ from connector.identity import (
     checked_name,
     issue,
     load_certificate,
-    load_operator_key,
+    load_signing_keys,
     load_tls_key,
     new_authority,
-    new_operator_key,
     tls_key_pem,
     utc_now,
     write_private,
 )
 from witness import dsse
 from witness import members as member_list
-from witness.keys import PrivateKey
+from witness.encoding import system_entropy
+from witness.files import Folder
+from witness.keys import ML_DSA_44, PrivateKey, PrivateKeys
 from witness.members import EvidenceKey, MemberList, MembersInvalid, Participant
 
 GRACE = timedelta(days=7)
@@ -60,7 +61,7 @@ class Space:
 
     folder: Path
     authority: Authority
-    operator: PrivateKey
+    operator: PrivateKeys
     members: MemberList
 
     @property
@@ -71,7 +72,7 @@ class Space:
     @property
     def operator_key_id(self) -> str:
         """What participants compare at their first installation."""
-        return self.operator.public.id
+        return self.operator.public.fingerprint
 
 
 def init(folder: Path, name: str, now: datetime | None = None) -> Space:
@@ -80,13 +81,14 @@ def init(folder: Path, name: str, now: datetime | None = None) -> Space:
     if _members_file(folder).exists():
         raise ConfigError("space.exists", f"{folder} holds a data space already")
     authority = new_authority(checked_name(name, "space name"), now)
-    operator = new_operator_key()
+    operator = PrivateKeys.generate(system_entropy)
     for path in (folder, folder / "keys", folder / "history"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(folder / "keys" / "ca.key", tls_key_pem(authority.key))
     replace_file(folder / "ca.pem", authority.certificate.public_bytes(Encoding.PEM))
     write_private(folder / "keys" / "operator.key", operator.pem())
-    _publish(folder, operator, member_list.successor(None, name, [], _milliseconds(now)))
+    first = member_list.successor(None, name, [], _milliseconds(now), operator.public.keys)
+    _publish(folder, operator, first)
     return open_space(folder)
 
 
@@ -94,11 +96,11 @@ def open_space(folder: Path) -> Space:
     """The space in `folder`, its list verified. Raises ConfigError."""
     if not _members_file(folder).exists():
         raise ConfigError("space.missing", f"{folder} holds no data space: run `bayspace space init`")
-    operator = load_operator_key(folder / "keys" / "operator.key")
+    operator = load_signing_keys(folder / "keys" / "operator.key")
     authority = Authority(load_tls_key(folder / "keys" / "ca.key"), load_certificate(folder / "ca.pem"))
     try:
         envelope = dsse.parse(_members_file(folder).read_bytes())
-        members = member_list.verify(envelope, [operator.public])
+        members = member_list.verify(envelope, operator.public.keys)
     except (OSError, dsse.EnvelopeInvalid, MembersInvalid) as error:
         raise ConfigError("space.members", f"{_members_file(folder)} is not this operator's list") from error
     return Space(folder, authority, operator, members)
@@ -132,8 +134,7 @@ def enrol(
     member = _member(space.members, request, certificate, replace_keys, now)
     if any(key.id in request.evidence.ids for other in others for key in other.keys):
         raise ConfigError("space.key-taken", "another member uses this evidence key")
-    members = member_list.successor(space.members, space.name, [*others, member], _milliseconds(now))
-    envelope = _publish(folder, space.operator, members)
+    members, envelope = _follow(space, [*others, member], now)
     authority = (folder / "ca.pem").read_bytes()
     admission = Admission(space.name, request.participant, certificate, authority, envelope)
     path = folder / "history" / f"admission-{request.participant}-{members.version}.json"
@@ -157,10 +158,7 @@ def remove(folder: Path, participant: str, now: datetime | None = None) -> Membe
     if space.members.participant(participant) is None:
         raise ConfigError("space.no-member", "there is no member of that name")
     others = [p for p in space.members.participants if p.id != participant]
-    members = member_list.successor(space.members, space.name, others, _milliseconds(now or utc_now()))
-    _publish(folder, space.operator, members)
-    _distribute(folder, space.name)
-    return members
+    return _renewed(space, others, now)
 
 
 def certify(folder: Path, participant: str, claims: Iterable[str], now: datetime | None = None) -> MemberList:
@@ -173,11 +171,23 @@ def certify(folder: Path, participant: str, claims: Iterable[str], now: datetime
     if not all(member_list.CLAIM.fullmatch(claim) for claim in wanted):
         raise ConfigError("space.claim", "a claim is written role:name or claim:name")
     others = [p for p in space.members.participants if p.id != participant]
-    changed = [*others, replace(member, claims=wanted)]
-    members = member_list.successor(space.members, space.name, changed, _milliseconds(now or utc_now()))
-    _publish(folder, space.operator, members)
-    _distribute(folder, space.name)
-    return members
+    return _renewed(space, [*others, replace(member, claims=wanted)], now)
+
+
+def add_post_quantum_key(folder: Path, now: datetime | None = None) -> MemberList:
+    """The list that names both of the operator's keys, made now if there is none, and the second key too.
+
+    For a space from before the operator signed with ML-DSA-44. Doing it again changes nothing.
+    """
+    space = open_space(folder)
+    if len(space.operator.keys) == 1:
+        added = PrivateKey.from_seed(system_entropy(32), ML_DSA_44)
+        together = PrivateKeys([*space.operator.keys, added])
+        Folder(folder / "keys").write("operator.key", together.pem(), mode=0o600)
+        space = open_space(folder)
+    if space.members.operator_keys:
+        return space.members
+    return _renewed(space, space.members.participants, now)
 
 
 def listing(folder: Path) -> MemberList:
@@ -226,8 +236,24 @@ def _ended(key: EvidenceKey, at: int) -> EvidenceKey:
     return key if key.valid_until is not None and key.valid_until <= at else replace(key, valid_until=at)
 
 
-def _publish(folder: Path, operator: PrivateKey, members: MemberList) -> dsse.Envelope:
-    envelope = member_list.sign(members, [operator])
+def _renewed(space: Space, participants: Iterable[Participant], now: datetime | None) -> MemberList:
+    """The next list, published and handed to the participants of this machine."""
+    members, _ = _follow(space, participants, now or utc_now())
+    _distribute(space.folder, space.name)
+    return members
+
+
+def _follow(
+    space: Space, participants: Iterable[Participant], now: datetime
+) -> tuple[MemberList, dsse.Envelope]:
+    members = member_list.successor(
+        space.members, space.name, participants, _milliseconds(now), space.operator.public.keys
+    )
+    return members, _publish(space.folder, space.operator, members)
+
+
+def _publish(folder: Path, operator: PrivateKeys, members: MemberList) -> dsse.Envelope:
+    envelope = member_list.sign(members, operator.keys)
     replace_file(folder / "history" / f"members-{members.version}.json", envelope.to_bytes())
     replace_file(_members_file(folder), envelope.to_bytes())
     return envelope

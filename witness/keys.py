@@ -66,6 +66,10 @@ class PublicKey:
                 return cls(algorithm, key.public_bytes_raw())
         raise KeyInvalid("evidence is signed with Ed25519 or ML-DSA-44 keys only")
 
+    def pem(self) -> bytes:
+        """SubjectPublicKeyInfo PEM."""
+        return self._key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
     @cached_property
     def id(self) -> str:
         """SHA-256 of the SubjectPublicKeyInfo, in hexadecimal."""
@@ -160,6 +164,22 @@ class PublicKeys:
     def ids(self) -> tuple[str, ...]:
         """The keys' ids, sorted: as a record's party names them."""
         return tuple(sorted(key.id for key in self.keys))
+
+    @property
+    def fingerprint(self) -> str:
+        """What people compare: a lone key's id, or one SHA-256 over the ids of both."""
+        if len(self.keys) == 1:
+            return self.keys[0].id
+        return hashlib.sha256("\n".join(["bayspace keys v1", *self.ids]).encode()).hexdigest()
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> "PublicKeys":
+        """The keys of a file with one PEM part or two. Raises KeyInvalid."""
+        return cls.of(PublicKey.from_pem(part) for part in _PEM.findall(pem) or [pem])
+
+    def pem(self) -> bytes:
+        """SubjectPublicKeyInfo PEM of each key."""
+        return b"".join(key.pem() for key in self.keys)
 
     @property
     def signature_size(self) -> int:

@@ -5,7 +5,9 @@ so that successive lists are the key history. Refuses unknown fields, unsorted o
 a key listed for two participants, and a key id that is not the key's own.
 
 Version 2 is version 1 with `claims` of members. It is written only where a member has some, so that whoever
-reads version 1 goes on reading lists without them; version 1 is read for ever.
+reads version 1 goes on reading lists without them; version 1 is read for ever. Version 3 also names the keys
+with which the operator signs it, Ed25519 and ML-DSA-44: from such a list on, every list names both and is
+signed by both. So who holds the operator's Ed25519 key alone learns the other one from it.
 """
 
 import hashlib
@@ -17,13 +19,15 @@ from typing import Any
 
 from witness import canonical, dsse
 from witness.encoding import b64
-from witness.keys import KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
+from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PublicKey, SignatureInvalid
 from witness.note import TYPE_SM2, NoteInvalid, parse_vkey
 from witness.schema import HEX32, ID, LINE, TOKEN, Fields, FormatError, matching, present, text_list, utc
 
 PAYLOAD_TYPE = "application/vnd.bayspace.members.v1+json"
 PAYLOAD_TYPE_2 = "application/vnd.bayspace.members.v2+json"
-FORMAT, FORMAT_2 = "bayspace-members/v1", "bayspace-members/v2"
+PAYLOAD_TYPE_3 = "application/vnd.bayspace.members.v3+json"
+FORMAT, FORMAT_2, FORMAT_3 = "bayspace-members/v1", "bayspace-members/v2", "bayspace-members/v3"
+_TYPES = {FORMAT: PAYLOAD_TYPE, FORMAT_2: PAYLOAD_TYPE_2, FORMAT_3: PAYLOAD_TYPE_3}
 CONNECTOR, WITNESS, OPERATOR = "connector", "witness", "operator"
 _ROLES = frozenset({CONNECTOR, WITNESS, OPERATOR})
 CLAIM = re.compile(r"(role|claim):[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -152,23 +156,29 @@ def _vkey(value: Any) -> str:
 
 @dataclass(frozen=True)
 class MemberList:
-    """The members of `space` from `issued_at` (ms since 1970) until the next version."""
+    """The members of `space` from `issued_at` (ms since 1970) until the next version.
+
+    operator_keys: with which the space's operator signs it, one of each algorithm; none in versions 1 and 2.
+    """
 
     space: str
     version: int
     issued_at: int
     participants: tuple[Participant, ...]
     previous: str | None = None
+    operator_keys: tuple[PublicKey, ...] = ()
 
     @property
     def format(self) -> str:
         """The oldest version that can say this."""
+        if self.operator_keys:
+            return FORMAT_3
         return FORMAT_2 if any(p.claims for p in self.participants) else FORMAT
 
     @property
     def payload_type(self) -> str:
         """What an envelope of this list says that it holds."""
-        return PAYLOAD_TYPE_2 if self.format == FORMAT_2 else PAYLOAD_TYPE
+        return _TYPES[self.format]
 
     def to_payload(self) -> bytes:
         """The canonical bytes that the operator signs."""
@@ -177,6 +187,7 @@ class MemberList:
                 {
                     "format": self.format,
                     "issued_at": utc(self.issued_at),
+                    "operator_keys": [_key_json(k) for k in self.operator_keys] or None,
                     "participants": [p.to_json() for p in self.participants],
                     "previous": self.previous,
                     "space": self.space,
@@ -221,11 +232,29 @@ class MemberList:
                 issued_at=f.time("issued_at"),
                 participants=tuple(Participant.from_json(p) for p in f.items("participants")),
                 previous=f.optional("previous", lambda name: f.text(name, HEX32)),
+                operator_keys=f.optional("operator_keys", lambda name: _operator_keys(f.items(name))) or (),
             )
         if version != members.format:
             raise FormatError("the member list is of an unknown version, or misnames its own")
         _check(members)
         return members
+
+
+def _key_json(key: PublicKey) -> dict[str, str]:
+    return {"algorithm": key.algorithm, "public": b64(key.raw)}
+
+
+def _operator_keys(values: list[Any]) -> tuple[PublicKey, ...]:
+    keys = []
+    for value in values:
+        with Fields(value, "operator key") as f:
+            try:
+                keys.append(PublicKey(f.text("algorithm", ID), f.base64("public")))
+            except KeyInvalid as error:
+                raise FormatError(f"operator key: {error}") from error
+    if [key.algorithm for key in keys] != [ED25519, ML_DSA_44]:
+        raise FormatError("operator_keys are not one Ed25519 and one ML-DSA-44 key")
+    return tuple(keys)
 
 
 def _check(members: MemberList) -> None:
@@ -240,15 +269,23 @@ def _check(members: MemberList) -> None:
 
 
 def successor(
-    old: MemberList | None, space: str, participants: Iterable[Participant], issued_at: int
+    old: MemberList | None,
+    space: str,
+    participants: Iterable[Participant],
+    issued_at: int,
+    operator_keys: Sequence[PublicKey] = (),
 ) -> MemberList:
-    """The list that follows `old` (None: the first), with `participants` in the canonical order."""
+    """The list that follows `old` (None: the first), with `participants` in the canonical order.
+
+    It names the operator's keys where there are two.
+    """
     return MemberList(
         space=matching(space, ID, "space"),
         version=old.version + 1 if old else 1,
         issued_at=issued_at,
         participants=tuple(sorted(participants, key=lambda p: p.id)),
         previous=old.digest if old else None,
+        operator_keys=tuple(operator_keys) if len(operator_keys) > 1 else (),
     )
 
 
@@ -259,19 +296,43 @@ def sign(members: MemberList, operator_keys: Iterable[PrivateKey]) -> dsse.Envel
     return dsse.sign(members.payload_type, payload, operator_keys)
 
 
-def verify(envelope: dsse.Envelope, operator_keys: Sequence[PublicKey]) -> MemberList:
-    """The list, when every signature on it is an operator's. Raises MembersInvalid."""
-    known = {key.id: key for key in operator_keys}
-    if envelope.payload_type not in (PAYLOAD_TYPE, PAYLOAD_TYPE_2):
+def verify(
+    envelope: dsse.Envelope, operator_keys: Sequence[PublicKey], settled: Sequence[PublicKey] = ()
+) -> MemberList:
+    """The list, when every signature on it is an operator's and none is missing. Raises MembersInvalid.
+
+    settled: keys that an earlier list named, which this one must name, too. What a list names has signed it.
+    """
+    if envelope.payload_type not in _TYPES.values():
         raise MembersInvalid("the envelope holds something other than a member list")
     try:
+        members = MemberList.parse(envelope.payload)
+        _check_operator(members, operator_keys, settled)
+        known = {key.id: key for key in (*operator_keys, *members.operator_keys)}
         for signature in envelope.signatures:
             envelope.verify(known[signature.keyid])
-        members = MemberList.parse(envelope.payload)
     except KeyError as error:
         raise MembersInvalid("a key that is not the space operator's signed the member list") from error
     except (SignatureInvalid, FormatError) as error:
         raise MembersInvalid(f"the member list: {error}") from error
+    signed = {signature.keyid for signature in envelope.signatures}
+    if not signed.issuperset(key.id for key in members.operator_keys):
+        raise MembersInvalid("a key that the member list names as its operator's did not sign it")
     if envelope.payload_type != members.payload_type:
         raise MembersInvalid("the envelope holds a member list of another version than it says")
     return members
+
+
+def _check_operator(
+    members: MemberList, operator_keys: Sequence[PublicKey], settled: Sequence[PublicKey]
+) -> None:
+    """A list adds an algorithm to the operator's; it neither replaces a known key nor drops one.
+
+    INVARIANT: what names keys names one of each algorithm, so also the known one, which must sign it.
+    """
+    named = set(members.operator_keys)
+    if not named.issuperset(settled):
+        raise MembersInvalid("the member list does not name the operator's keys, as one before it did")
+    known = {key.algorithm for key in operator_keys}
+    if any(key.algorithm in known and key not in operator_keys for key in named):
+        raise MembersInvalid("the member list names another key as the operator's than the one that is known")

@@ -1,7 +1,7 @@
 """The member lists that a running witness knows: a file that the operator replaces, and all lists before.
 
-Refuses a list that the space operator did not sign, of another space, or older than the newest known; the
-witness then goes on with the list it has, so that a bad file cannot stop the recording.
+Refuses a list that the space operator did not sign with every key it had, of another space, or older than the
+newest known; the witness then goes on with the list it has, so that a bad file cannot stop the recording.
 """
 
 import logging
@@ -26,7 +26,9 @@ class Registry:
         self._database, self._file = database, file
         self._space, self._operator_keys = space, operator_keys
         self._lock, self._seen = threading.Lock(), (0, 0)
-        self._lists = tuple(self._verify(envelope) for envelope in database.member_lists())
+        self._lists: tuple[MemberList, ...] = ()
+        for envelope in database.member_lists():
+            self._lists = (*self._lists, self._verify(envelope))
         self._refresh()
         if not self._lists:
             _log.warning("no member list yet: every caller is refused until %s holds one", file)
@@ -63,7 +65,8 @@ class Registry:
         _log.info("member list version %d with %d participants", new.version, len(new.participants))
 
     def _verify(self, data: bytes) -> MemberList:
-        new = members.verify(dsse.parse(data), self._operator_keys)
+        settled = self._lists[-1].operator_keys if self._lists else ()
+        new = members.verify(dsse.parse(data), self._operator_keys, settled)
         if new.space != self._space:
             raise MembersInvalid("it is of another data space")
         return new

@@ -31,7 +31,7 @@ from witness.database import SchemaTooNew
 from witness.door import Doorkeeper, PeerIdentity, Places, certificate_identity
 from witness.encoding import EncodingError, b64, system_clock, system_entropy, unb64
 from witness.files import Folder
-from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys, PublicKey
+from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys, PublicKey, PublicKeys
 from witness.log import Log, LogRefused, sqlite_url
 from witness.members import MembersInvalid
 from witness.metrics import Metrics, MetricsServer
@@ -90,7 +90,7 @@ class WitnessConfig:
     @property
     def operator_keys(self) -> tuple[PublicKey, ...]:
         """The space operator's keys; a key file appears when the first admission is installed."""
-        return tuple(_operator_key(name, self.folder) for name in self.operator_key_names)
+        return tuple(key for name in self.operator_key_names for key in _operator_keys(name, self.folder))
 
 
 _TEMPLATE = """\
@@ -246,11 +246,11 @@ def _read(value: Any, base: Path) -> WitnessConfig:
         )
 
 
-def _operator_key(text: str, base: Path) -> PublicKey:
+def _operator_keys(text: str, base: Path) -> tuple[PublicKey, ...]:
     if text.endswith(".pem"):
-        return PublicKey.from_pem(_file(base / text))
+        return PublicKeys.from_pem(_file(base / text)).keys
     algorithm, _, encoded = text.partition(":")
-    return PublicKey(algorithm, unb64(encoded))
+    return (PublicKey(algorithm, unb64(encoded)),)
 
 
 def sm2_vkeys(config: WitnessConfig) -> tuple[str, ...]:

@@ -1,14 +1,15 @@
 """The trust file: what an auditor must hold independently of any bundle.
 
 The data space, the space operator's public keys, and a C2SP tlog-policy (accepted logs with their verifier
-keys, known witnesses, quorum). `require` says from when on logs and parties must sign with an algorithm
+keys, known witnesses, quorum). A key of the operator's with `since` must have signed the member list of every
+record from then on. `require` says from when on logs and parties must sign with an algorithm
 too; what was recorded before verifies with what it has, for ever. People may edit the file, so spacing is
 free; unknown fields are still refused.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +37,8 @@ class Trust:
     policy_text: str
     require: tuple[Requirement, ...] = ()
     timestamp_authorities: tuple[bytes, ...] = ()  # DER certificates of whoever certifies authorities
+    operator_since: Mapping[PublicKey, int] = field(default_factory=dict)
+    """Operator keys that have signed every member list from then on, ms since 1970."""
 
     @cached_property
     def policy(self) -> Policy:
@@ -46,7 +49,7 @@ class Trust:
         """The file, spaced for people."""
         value: dict[str, Any] = {
             "format": FORMAT,
-            "operator_keys": [{"algorithm": k.algorithm, "public": b64(k.raw)} for k in self.operator_keys],
+            "operator_keys": [self._key_json(key) for key in self.operator_keys],
             "policy": self.policy_text.splitlines(),
             "space": self.space,
         }
@@ -55,6 +58,11 @@ class Trust:
         if self.timestamp_authorities:
             value["timestamp_authorities"] = [b64(c) for c in self.timestamp_authorities]
         return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+    def _key_json(self, key: PublicKey) -> dict[str, str]:
+        since = self.operator_since.get(key)
+        said = {"algorithm": key.algorithm, "public": b64(key.raw)}
+        return said if since is None else {**said, "since": utc(since)}
 
 
 def of_logs(
@@ -74,15 +82,17 @@ def parse(data: bytes) -> Trust:
     try:
         with Fields(canonical.parse_strict(data), "the trust file") as f:
             f.literal("format", FORMAT)
+            keys = [_key(k) for k in f.items("operator_keys")]
             trust = Trust(
                 space=f.text("space", ID),
-                operator_keys=tuple(_key(k) for k in f.items("operator_keys")),
+                operator_keys=tuple(key for key, _ in keys),
                 policy_text="\n".join(_line(line) for line in f.items("policy")),
                 require=f.optional("require", lambda name: _requirements(f.take(name))) or (),
                 timestamp_authorities=f.optional(
                     "timestamp_authorities", lambda name: _certificates(f.items(name))
                 )
                 or (),
+                operator_since={key: since for key, since in keys if since is not None},
             )
         if not trust.operator_keys or not trust.policy.logs:
             raise FormatError("the trust file names no operator key, or no log")
@@ -91,10 +101,10 @@ def parse(data: bytes) -> Trust:
     return trust
 
 
-def _key(value: Any) -> PublicKey:
+def _key(value: Any) -> tuple[PublicKey, int | None]:
     with Fields(value, "operator key") as f:
         try:
-            return PublicKey(f.text("algorithm", ID), f.base64("public"))
+            return PublicKey(f.text("algorithm", ID), f.base64("public")), f.optional("since", f.time)
         except KeyInvalid as error:
             raise FormatError(f"operator key: {error}") from error
 

@@ -99,8 +99,11 @@ def _parse(data: bytes) -> tuple[Bundle, bool]:
 
 def check_members(bundle: Bundle, trust: Trust) -> list[MemberList]:
     """The bundle's member lists: the operator's, and one history. Raises VerificationFailed."""
+    lists: list[MemberList] = []
     try:
-        lists = [member_lists.verify(envelope, trust.operator_keys) for envelope in bundle.members]
+        for envelope in bundle.members:
+            settled = lists[-1].operator_keys if lists else ()
+            lists.append(member_lists.verify(envelope, trust.operator_keys, settled))
     except MembersInvalid as error:
         why = str(error).removeprefix("the member list: ")
         raise VerificationFailed("members", f"The member list does not hold: {why}.") from error
@@ -133,7 +136,9 @@ def _check_record(
     signed = check_signed(item.envelope, lists, included.leaf.received_at, trust.require)
     if signed.one_sided and not accept_one_sided:
         raise VerificationFailed("one-sided", _one_sided(signed))
-    # 3c. What is disclosed and opened is what was signed.
+    # 3c. The operator signed the list that the record names with every key that it had by then.
+    _check_operator(signed.record, lists, trust, included.leaf.received_at)
+    # 3d. What is disclosed and opened is what was signed.
     return VerifiedItem(
         record=signed.record,
         digest=payload_digest(item.envelope.payload),
@@ -144,6 +149,16 @@ def _check_record(
         opened=_check_openings(signed.record, item),
         receipt=_check_receipt(item, included, trust),
     )
+
+
+def _check_operator(record: Record, lists: Sequence[MemberList], trust: Trust, at: int) -> None:
+    named = next(members for members in lists if members.digest == record.members)
+    for key, since in trust.operator_since.items():
+        if since <= at and key not in named.operator_keys:
+            raise VerificationFailed(
+                "members",
+                f"The space operator did not sign the member list with {key.algorithm}, as it must.",
+            )
 
 
 def _one_sided(signed: Signed) -> str:

@@ -77,9 +77,9 @@ def install(
         say("member list installed" if adopted else "this member list is in force already")
         return
     members = enrolment.install(seat, data, utc_now(), operator)
-    pinned = enrolment.pinned_operator(seat.trust)
+    known = enrolment.operator_keys(seat.trust)
     say(f"installed; member list version {members.version}: {_ids(members)}")
-    say(f"operator key id {pinned.id if pinned else ''}: compare it with the operator's")
+    say(f"operator key id {known.fingerprint if known else ''}: compare it with the operator's")
 
 
 @app.command("list")
@@ -130,6 +130,24 @@ def certify(
     members = space.certify(folder, participant, claim or ())
     found = members.participant(participant)
     say(f"member list version {members.version}: {participant} {', '.join(found.claims if found else ())}")
+
+
+@app.command("add-ml-dsa-44")
+def add_ml_dsa_44(folder: Folder) -> None:
+    """Give the operator of an older space its post-quantum key: from then on it signs with both."""
+    from connector import space
+
+    before = space.listing(folder).version
+    members = space.add_post_quantum_key(folder)
+    if members.version == before:
+        say(f"the operator signs with Ed25519 and ML-DSA-44 already (member list version {before})")
+        return
+    say(
+        f"member list version {members.version} names both keys of the operator: send it to every participant"
+    )
+    say(
+        f"operator key id, for participants that join from now on: {space.open_space(folder).operator_key_id}"
+    )
 
 
 def _seat(folder: Path) -> Any:

@@ -11,7 +11,10 @@ import pytest
 from compute.errors import ConfigError
 from connector import config, enrolment, identity, space
 from connector.identity import utc_now
-from witness import dsse
+from witness import dsse, members
+from witness.keys import ML_DSA_44, PrivateKey, PrivateKeys
+
+OPERATOR_2 = PrivateKey.from_seed(b"o" * 32, ML_DSA_44)
 
 
 @pytest.fixture
@@ -137,6 +140,46 @@ def test_the_first_operator_is_pinned(operator, make, tmp_path):
     assert _code(enrolment.install, seat, rival, utc_now()) == "enrolment.operator"
     rival_list = (tmp_path / "rival" / "members.json").read_bytes()
     assert _code(enrolment.adopt_members, seat.trust, rival_list) == "enrolment.members"
+
+
+@pytest.fixture
+def older(operator):
+    """A space whose operator signs with Ed25519 alone, as all did once."""
+    made = space.open_space(operator)
+    first = PrivateKeys(made.operator.keys[:1])
+    (operator / "keys" / "operator.key").write_bytes(first.pem())
+    listed = members.successor(None, "gba", [], made.members.issued_at)
+    (operator / "members.json").write_bytes(members.sign(listed, first.keys).to_bytes())
+    return operator
+
+
+def test_an_older_operator_gets_its_second_key_and_members_learn_it_from_the_list(older, make, tmp_path):
+    seat, carried = make("hk-bank"), make("sz-trade")
+    space.enrol_local(older, seat)
+    admission = space.enrol(older, carried.folder / enrolment.REQUEST_FILE).read_bytes()
+    enrolment.install(carried, admission, utc_now(), space.open_space(older).operator_key_id)
+    alone = shutil.copy(older / "keys" / "operator.key", tmp_path / "stolen")
+    assert len(enrolment.operator_keys(seat.trust).keys) == 1
+    named = space.add_post_quantum_key(older)
+    assert space.add_post_quantum_key(older) == named
+    assert enrolment.adopt_members(carried.trust, (older / "members.json").read_bytes())
+    for trust in (seat.trust, carried.trust):
+        assert enrolment.operator_keys(trust).fingerprint == space.open_space(older).operator_key_id
+    # From now on the Ed25519 key alone makes neither a list nor an admission.
+    stolen = PrivateKeys.from_pem(alone.read_bytes())
+    forged = members.sign(members.successor(named, "gba", [], named.issued_at), stolen.keys).to_bytes()
+    assert _code(enrolment.adopt_members, seat.trust, forged) == "enrolment.members"
+    assert _code(enrolment.install, carried, admission, utc_now()) == "enrolment.operator"
+    enrolment.install(
+        carried, space.enrol(older, carried.folder / enrolment.REQUEST_FILE).read_bytes(), utc_now()
+    )
+
+
+def test_a_second_key_without_its_list_is_announced_at_the_next_try(older):
+    first = space.open_space(older).operator
+    (older / "keys" / "operator.key").write_bytes(PrivateKeys([*first.keys, OPERATOR_2]).pem())
+    named = space.add_post_quantum_key(older)
+    assert named.operator_keys == (*first.public.keys, OPERATOR_2.public)
 
 
 def test_an_admission_for_somebody_else_or_other_keys_is_refused(operator, make):

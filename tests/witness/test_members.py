@@ -54,6 +54,48 @@ def test_two_operator_keys_while_rotating(space):
     members.verify(envelope, [space.operator.public, new.public])
 
 
+OPERATOR_2 = key_of("operator", ML_DSA_44)
+
+
+def named(space, second=OPERATOR_2):
+    """The list that names both keys of the operator."""
+    return replace(space.members, operator_keys=(space.operator.public, second.public))
+
+
+def test_an_operator_with_two_keys_signs_with_both_and_names_them(space):
+    members_3 = named(space)
+    envelope = members.sign(members_3, [space.operator, OPERATOR_2])
+    assert (members_3.format, envelope.payload_type) == (members.FORMAT_3, members.PAYLOAD_TYPE_3)
+    both = [space.operator.public, OPERATOR_2.public]
+    for known in (both[:1], both):  # who held the first key alone learns the second
+        assert members.verify(dsse.parse(envelope.to_bytes()), known, both) == members_3
+    assert members.verify(space.member_envelope, both) == space.members  # from before
+
+
+def test_a_list_that_is_not_the_whole_operators_is_refused(space):
+    other, first = key_of("another operator", ML_DSA_44), space.operator.public
+    both = [first, OPERATOR_2.public]
+    whole = members.sign(named(space), [space.operator, OPERATOR_2])
+    half = members.sign(named(space), [space.operator])
+    rival = members.sign(named(space, other), [space.operator, other])
+    for envelope, known, settled, why in (
+        (half, [first], [], "did not sign it"),
+        (whole, [key_of("stranger").public], [], "another key"),
+        (rival, both, [], "another key"),
+        (rival, [first], both, "does not name"),
+        (space.member_envelope, both, both, "does not name"),
+    ):
+        with pytest.raises(MembersInvalid, match=why):
+            members.verify(envelope, known, settled)
+
+
+def test_operator_keys_are_one_of_each_algorithm(space):
+    for keys in ([space.operator], [OPERATOR_2], [OPERATOR_2, space.operator]):
+        wrong = replace(space.members, operator_keys=tuple(key.public for key in keys))
+        with pytest.raises(FormatError, match="operator_keys"):
+            MemberList.parse(wrong.to_payload())
+
+
 @pytest.mark.parametrize(
     ("start", "end", "time", "valid"),
     [(10, None, 9, False), (10, None, 10, True), (10, 20, 19, True), (10, 20, 20, False)],

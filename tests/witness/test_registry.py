@@ -7,7 +7,7 @@ from sqlalchemy.exc import OperationalError
 
 from witness import members
 from witness.database import Database
-from witness.keys import PrivateKey
+from witness.keys import ML_DSA_44, PrivateKey
 from witness.registry import Registry
 
 
@@ -58,6 +58,20 @@ def test_what_is_refused_changes_nothing(opened, space):
         file.write_bytes(bad)
         assert versions(registry) == [1]
     assert registry.lists() == (space.members,)
+
+
+def test_an_operator_who_signs_with_two_keys_is_not_half_of_them_any_more(opened, space):
+    open_, file = opened
+    second = PrivateKey.from_seed(b"2" * 32, ML_DSA_44)
+    both = (space.operator.public, second.public)
+    file.write_bytes(space.member_envelope.to_bytes())
+    registry = open_()
+    named = members.successor(space.members, "gba", [], space.now, both)
+    file.write_bytes(members.sign(named, [space.operator, second]).to_bytes())
+    assert versions(registry) == [1, 2]
+    half = members.successor(named, "gba", [], space.now)
+    file.write_bytes(members.sign(half, [space.operator]).to_bytes())
+    assert versions(registry) == versions(open_()) == [1, 2]
 
 
 def test_a_list_that_the_database_could_not_keep_is_taken_up_at_the_next_look(opened, space, monkeypatch):

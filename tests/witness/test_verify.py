@@ -291,6 +291,30 @@ def test_two_keys_of_one_party_must_both_sign(space, log):
     fails("signature", bundle_of(space, space.item(log, intent, both)), space.trust, 0)
 
 
+def test_the_operators_second_key_is_demanded_from_a_time_on(space, log):
+    second = PrivateKey.from_seed(b"o" * 32, ML_DSA_44)
+    keys = (space.operator.public, second.public)
+    before = bundle_of(space, item_of(space, log, space.seal()))
+    verify(before, space.trust)
+    since = space.now + 1000
+    trusted = dataclasses.replace(space.trust, operator_keys=keys, operator_since={second.public: since})
+    trusted = trust.parse(trusted.to_bytes())
+    assert trusted.operator_since == {second.public: since}
+    verify(before, trusted)  # on record before that time
+    space.now = since
+    fails("members", bundle_of(space, item_of(space, log, space.seal())), trusted, 0)
+    first = space.member_envelope
+    space.members = members.successor(space.members, "gba", space.participants(), space.now, keys)
+    space.member_envelope = members.sign(space.members, [space.operator, second])
+    item = item_of(space, log, space.seal())
+    lists = [first, space.member_envelope]
+    for known in (trusted, space.trust):  # also for an auditor who never heard of the second key
+        verify(bundle_of(space, item, lists=lists), known)
+    half = members.successor(space.members, "gba", space.participants(), space.now)
+    lists.append(members.sign(half, [space.operator]))
+    fails("members", bundle_of(space, item, lists=lists), space.trust)
+
+
 def test_inclusion_of_another_envelope(space, log):
     first, second = item_of(space, log, space.seal()), item_of(space, log, space.seal())
     swapped = dataclasses.replace(first, proof=second.proof)
