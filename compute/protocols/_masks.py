@@ -61,9 +61,9 @@ class Masks:
     def pads(self, label: str, length: int) -> Iterator[tuple[bool, bytes]]:
         """With each other participant: do we add or take off, and what. INVARIANT: once per label."""
         for other, secret in self.secrets:
-            yield self.own < other, self._pad(other, secret, label, length)
+            yield self.own < other, self._stream(other, secret, label, length)
 
-    def _pad(self, other: str, secret: bytes, label: str, length: int) -> bytes:
+    def _stream(self, other: str, secret: bytes, label: str, length: int) -> bytes:
         pair = [label.encode(), *sorted([self.own.encode(), other.encode()])]
         info = self.scheme.encode() + b"\0" + f.joined(pair)
         key = HKDF(hashes.SHA256(), 32, self.salt, info).derive(secret)
