@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import rfc8785
@@ -147,7 +148,7 @@ class Logistic:
     identities: int  # fewer in all, and nothing is summed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """Everything both sides must agree on. `receiver` asks; `sender` owns the data that is asked about."""
 
@@ -178,6 +179,11 @@ class Plan:
 
     def canonical(self) -> bytes:
         """RFC 8785 bytes of the plan."""
+        return self._canonical
+
+    @cached_property
+    def _canonical(self) -> bytes:
+        # Kept: a query asks for it six times. INVARIANT: nothing changes inside a plan.
         fields = {k: v for k, v in asdict(self).items() if k != "reveals"}
         if self.logistic is None:  # so that no other plan's digest changed when there was this
             del fields["logistic"]
