@@ -72,7 +72,7 @@ def tutorial(tmp_path_factory) -> tuple[Path, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=150,
+        timeout=500,
         check=False,
     )
     logs = "".join(log.read_text() for log in folder.glob("*.log"))
