@@ -16,7 +16,7 @@ from witness import note, policy
 from witness.encoding import b64
 from witness.note import verifier_key
 
-pytestmark = [pytest.mark.deep, pytest.mark.outside, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.deep, pytest.mark.outside]
 SOURCE = Path(__file__).parent / "go"
 NEEDED = (1, 25)
 

@@ -523,7 +523,6 @@ def browse(url: str, folder: Path, *more: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.deep
 @pytest.mark.outside
-@pytest.mark.timeout(300)
 def test_chromium_shows_the_pages_and_misses_nothing(served, made, tmp_path) -> None:
     if shutil.which("chromium") is None:
         pytest.skip("needs chromium (Debian: chromium)")
