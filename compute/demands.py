@@ -21,7 +21,7 @@ from compute.dataset import DatasetInfo
 from compute.errors import QueryError
 from compute.expressions import quoted
 from compute.noise import Scale, Sensitivity
-from compute.plan import Dimension, Figure, Noise, Partial, Plan, Total
+from compute.plan import STEP, Dimension, Figure, Noise, Partial, Plan, Total
 from compute.types import parse_type
 from policy_enforcer.disclosure import Fact
 from policy_enforcer.obligations import Obligations
@@ -99,7 +99,8 @@ def _noised(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
     once = Sensitivity(cells, cells)
     gated = plan.receiver is None and demands.minimum_identities > 1
     moved = {p.name: _moved(p, identity, rows, once) for p in plan.sender.partials}
-    count = sum(found is not None for found in moved.values()) + gated
+    steps = plan.logistic.steps if plan.logistic is not None else 1
+    count = steps * sum(found is not None for found in moved.values()) + gated
     partials = []
     for partial in plan.sender.partials:
         sensitivity = moved[partial.name]
@@ -143,7 +144,7 @@ def _moved(partial: Partial, identity: str, rows: int, once: Sensitivity) -> Sen
     """
     if partial.function == "count_distinct" and partial.sql == quoted(identity):
         return once
-    if partial.function != "sum" or partial.type != "integer":
+    if partial.function not in ("sum", STEP) or partial.type != "integer":
         return None
     most = rows * max(1, partial.row_bound)
     return Sensitivity(most, most * most)

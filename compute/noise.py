@@ -76,6 +76,11 @@ class Scale:
             return isqrt(196 * self.parameter.numerator // self.parameter.denominator) + 1
         return int(98 * self.parameter) + 1
 
+    @property
+    def variance(self) -> Fraction:
+        """Of a draw. Of a Laplace one at most that: on whole numbers it is less, by no more than 1/6."""
+        return self.parameter if self.mechanism == "discrete-gaussian" else 2 * self.parameter**2
+
     def draw(self, entropy: Entropy) -> int:
         """One exact draw."""
         if not self.parameter:

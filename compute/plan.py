@@ -138,6 +138,10 @@ class Regressor:
     high: int
 
 
+STEP = "step"
+"""The function of a partial that is the sum of a step: `sql` says what is added up, once there are coefficients."""
+
+
 @dataclass(frozen=True, slots=True)
 class Logistic:
     """A logistic regression over the rows in which nothing is NULL. The sums of a step are the partials."""

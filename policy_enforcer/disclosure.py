@@ -43,6 +43,7 @@ class Fact(StrEnum):
     TOTAL_COUNTS = (
         "total-counts"  # identities and participants behind every cell of a federation, before any gate
     )
+    STEP_TOTALS = "step-totals"  # sums over all participants at each step of a fit, and the coefficients then
     OWN_MATCHES = "own-matches"  # which of the learner's own keys matched, before any gate
     CELL_MATCH_COUNTS = "cell-match-counts"  # exact matches per cell, before any gate
     GROUP_COUNT = "group-count"  # how many groups the other side has
