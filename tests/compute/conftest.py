@@ -4,6 +4,7 @@ executable specification of every joint protocol, in plain SQL over both local i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -62,20 +63,26 @@ CATALOGUE = {info.full_name: info for info in (INVOICES, CREDIT)}
 LIMITS = Limits(threads=1)
 
 
+@cache
+def _duckdb() -> duckdb.DuckDBPyConnection:
+    """One for all tests: starting another takes longer than most of these questions."""
+    return duckdb.connect(":memory:")
+
+
 def _plaintext_join(plan: Plan, receiver: LocalInput, sender: LocalInput) -> Cells:
     """What a joint protocol computes, on plaintext: per pair of groups, the distinct matching keys and the
     sender's sums over them. A key that the receiver holds in two rows of a group would count twice."""
     assert all(rows == 1 for rows in receiver.cells["rows"].to_pylist())
-    with duckdb.connect(":memory:") as connection:
-        for name, side in (("r", receiver), ("s", sender)):
-            connection.register(f"{name}_keys", pa.table({"at": range(len(side.keys)), "bytes": side.keys}))
-            connection.register(f"{name}_cells", side.cells)
-        columns = ['r."group" AS rg', 's."group" AS sg', "count(DISTINCT s.key) AS identities"]
-        columns += [f"sum({p.name}) AS {p.name}" for p in plan.sender.partials]
-        joined = connection.sql(
-            f"SELECT {', '.join(columns)} FROM r_cells r JOIN r_keys ON r.key = r_keys.at "
-            "JOIN s_keys ON s_keys.bytes = r_keys.bytes JOIN s_cells s ON s.key = s_keys.at GROUP BY 1, 2"
-        ).to_arrow_table()
+    connection = _duckdb()
+    for name, side in (("r", receiver), ("s", sender)):
+        connection.register(f"{name}_keys", pa.table({"at": range(len(side.keys)), "bytes": side.keys}))
+        connection.register(f"{name}_cells", side.cells)
+    columns = ['r."group" AS rg', 's."group" AS sg', "count(DISTINCT s.key) AS identities"]
+    columns += [f"sum({p.name}) AS {p.name}" for p in plan.sender.partials]
+    joined = connection.sql(
+        f"SELECT {', '.join(columns)} FROM r_cells r JOIN r_keys ON r.key = r_keys.at "
+        "JOIN s_keys ON s_keys.bytes = r_keys.bytes JOIN s_cells s ON s.key = s_keys.at GROUP BY 1, 2"
+    ).to_arrow_table()
     if joined.num_rows == 0 and receiver.labels.num_columns + sender.labels.num_columns == 0:
         zero = {name: [0] for name in joined.column_names}
         joined = pa.table(zero, schema=joined.schema)  # without dimensions SQL answers one row
@@ -107,13 +114,17 @@ def _answer(prepared: Prepared, tables: dict[str, pa.Table], catalogue: dict[str
 
 def _pooled(sql: str, tables: dict[str, pa.Table]) -> pa.Table:
     """The same SQL over both tables in one DuckDB."""
-    with duckdb.connect(":memory:") as connection:
+    connection = _duckdb()
+    connection.begin()
+    try:
         for name, table in tables.items():
             schema, bare = name.split(".")
             connection.register("incoming", table)
             connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
             connection.execute(f'CREATE TABLE "{schema}".{bare} AS SELECT * FROM incoming')
         return connection.sql(sql).to_arrow_table()
+    finally:
+        connection.rollback()
 
 
 @pytest.fixture(scope="session")
