@@ -24,13 +24,16 @@ from connector.node import Node
 from connector.receipts import receipt_of
 from connector.rounds import Asked, Round, ask, explanation, inquire
 from connector.statements import Statements
-from connector.transfers import transfers
+from connector.stopping import Stop
+from connector.transfers import transfer, transfers
 from connector.v1 import analyst_pb2, analyst_pb2_grpc, catalog_pb2
 from policy_enforcer.explain import Language
 from witness.members import CONNECTOR
 
 RECEIPT_SECONDS = 5.0
 """How long a query waits for its last records to be witnessed before it answers with a pending receipt."""
+STOPPED_SECONDS = 5.0
+"""How long a stopped query has to be on record before its command answers with where it stands."""
 PART_BYTES = 1 << 20
 
 
@@ -96,6 +99,8 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
             return [self._statements.state(negotiating.find(which), command.start, command.end)]
         if command.action == "statements":
             return self._statements.kept(negotiating.find(which))
+        if command.action == "stop":
+            return [self._stopped(which)]
         if command.action == "transfers":
             agreement = negotiating.find(which).agreement if which else None
             return [] if which and agreement is None else transfers(node.store, agreement)
@@ -109,6 +114,17 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
             return [agreements.shown(node, record) for record in found]
         return [agreements.summary(node, record) for record in found]
 
+    def _stopped(self, which: str) -> dict[str, Any]:
+        """End one running query, ours or a peer's, and say where its transfer stands then."""
+        exchange = self._node.stops.end(which, self._node.id)
+        late = time.monotonic() + STOPPED_SECONDS
+        while self._node.evidence.is_open(exchange) and time.monotonic() < late:
+            time.sleep(0.02)
+        found = self._node.store.exchange(exchange)
+        if found is None:
+            raise AssertionError("a query that runs has an exchange")
+        return transfer(self._node.store, found)
+
 
 class _Running:
     """One query in its own thread, reporting into a queue."""
@@ -117,8 +133,7 @@ class _Running:
         self._node, self._sql, self._purpose = node, sql, purpose
         self._trace = traceparent
         self._events: queue.SimpleQueue[analyst_pb2.QueryEvent | BaseException | None] = queue.SimpleQueue()
-        self._interrupt = threading.Event()
-        self._call: Any = None
+        self._stop = Stop()
         self._thread = threading.Thread(target=self._run, name="query", daemon=True)
 
     def events(self) -> Iterator[analyst_pb2.QueryEvent]:
@@ -131,15 +146,13 @@ class _Running:
 
     def cancel(self) -> None:
         """The analyst is gone, or does not want the answer any more."""
-        self._interrupt.set()
-        if self._call is not None:
-            self._call.cancel()
+        self._stop.fire(Unavailable("asker.cancelled", "the analyst cancelled the query"))
 
     def _run(self) -> None:
         try:
             self._ask()
         except Exception as error:  # noqa: BLE001  carried to the handler's thread, which the firewall guards
-            self._events.put(error)
+            self._events.put(self._stop.error or error)
         finally:
             self._events.put(None)
 
@@ -149,7 +162,7 @@ class _Running:
             self._progress("plan", 0, 1)
             engine.warm()
             inquiry = inquire(node, self._sql, self._purpose)
-            asked = ask(node, inquiry, self._progress, self._interrupt, self._calling, trace)
+            asked = ask(node, inquiry, self._progress, self._stop, trace)
         for part in _parts(asked.answer.arrow):
             self._events.put(analyst_pb2.QueryEvent(arrow=part))
         self._progress("evidence", 0, 1)
@@ -179,11 +192,6 @@ class _Running:
             trace_id=trace.split("-")[1],
             summary=_json(summary),
         )
-
-    def _calling(self, call: Any) -> None:
-        self._call = call
-        if self._interrupt.is_set():
-            call.cancel()
 
     def _progress(self, stage: str, done: int, total: int) -> None:
         progress = analyst_pb2.Progress(stage=stage, done=done, total=total)

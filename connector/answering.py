@@ -4,12 +4,11 @@ It trusts nothing the asker derived: plan and decision are its own, from the que
 two dataset descriptions. Nothing that depends on data leaves before the intent is signed by both and, where
 the policy demands it, witnessed; the answer leaves sealed, and its key only for the asker's signature on the
 receipt. Every refusal and every failure becomes evidence; a use once charged is never refunded. An agreement
-that ends, is suspended or runs out meanwhile ends the exchange at its next frame.
+that ends, is suspended or runs out meanwhile ends the exchange at once, and our own people may (`stopping`).
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ from connector.references import template_of
 from connector.releases import Sealer
 from connector.state.rows import AnswerRecord
 from connector.statements import charged
+from connector.stopping import Stop
 from connector.telemetry import Span
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers
@@ -72,8 +72,8 @@ class _Admitted:
 class Answering:
     """Answers one query of `asker`, who is authenticated already."""
 
-    def __init__(self, node: Node, asker: str, headers: Headers, interrupt: threading.Event) -> None:
-        self._node, self._asker, self._headers, self._interrupt = node, asker, headers, interrupt
+    def __init__(self, node: Node, asker: str, headers: Headers, stop: Stop) -> None:
+        self._node, self._asker, self._headers, self._stop = node, asker, headers, stop
         self._terms: Terms | None = None
         self._question, self._kept = "", cast(AnswerRecord | None, None)  # what it is, and what was answered
         self._sequence = 0
@@ -89,7 +89,7 @@ class Answering:
                 self._node.telemetry.span(
                     "answer", opening.trace, exchange=opening.exchange, peer=self._asker
                 ) as span,
-                self._node.running(opening.exchange, terms.agreement, self._interrupt),
+                self._node.running(opening.exchange, terms.agreement, self._stop),
             ):
                 self._decide(terms, prepared)
                 yield from self._answer(terms, prepared, span)
@@ -241,9 +241,9 @@ class Answering:
             with node.telemetry.span("answer again", span.traceparent):
                 summary = yield from self._again(admitted, self._kept, sealer)
         else:
-            with node.telemetry.span("local part", span.traceparent), self._ending(admitted):
+            with node.telemetry.span("local part", span.traceparent), self._ending():
                 agreement = terms.agreement
-                local = node.own_input(prepared, agreement.full_name, agreement, self._interrupt)
+                local = node.own_input(prepared, agreement.full_name, agreement, self._stop.interrupt)
                 audit = self._guarded(admitted)
             with node.telemetry.span("protocol", span.traceparent, protocol=prepared.plan.protocol):
                 summary = yield from self._protocol(admitted, local, sealer, audit)
@@ -289,19 +289,19 @@ class Answering:
         guard = self._node.guard(admitted.terms)
         if guard is None:
             return None
-        members = self._node.membership(admitted.prepared, admitted.terms.agreement, self._interrupt)
+        members = self._node.membership(admitted.prepared, admitted.terms.agreement, self._stop.interrupt)
         if admitted.prepared.plan.receiver is None:
             return lambda cells: guard.admit(members, leaving(members, cells))
         guard.admit(members, np.full(members.cells(), fill_value=True))
         return None
 
     @contextmanager
-    def _ending(self, admitted: _Admitted) -> Iterator[None]:
-        """A local part that was interrupted because the agreement ended says so."""
+    def _ending(self) -> Iterator[None]:
+        """A local part that was interrupted says why."""
         try:
             yield
         except Unavailable:
-            self._in_force(admitted)
+            self._stop.check()
             raise
 
     def _again(self, admitted: _Admitted, kept: AnswerRecord, sealer: Sealer) -> Role[Summary]:

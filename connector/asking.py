@@ -110,10 +110,11 @@ class Asking:
             # nobody is charged before everybody has accepted
             self._seat = self._place.seat(self._terms.entry(sid))
         self._headers.bind(Transcript(sid, Party.RECEIVER))
-        yield Frame("confirm", signature(intent, self._node.key))
+        # Kept first: the owner charges for it as soon as it has our signature.
         with self._node.store.atomic():
             self._keep(intent, acceptance.intent.signature, self._terms.openings())
             self._node.store.add_charge(charged(self._terms))
+        yield Frame("confirm", signature(intent, self._node.key))
         return sid, intent
 
     def _check_repeated(self, first: str) -> None:

@@ -26,6 +26,7 @@ from connector.node import Node, Offered
 from connector.opening import Opening, checked_purpose
 from connector.records import countersigned
 from connector.references import template_of, transfer_of
+from connector.stopping import Stop
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers, call
 from connector.v1 import query_pb2_grpc
@@ -127,8 +128,7 @@ def ask(
     node: Node,
     inquiry: Inquiry,
     progress: Progress,
-    interrupt: threading.Event,
-    on_call: Callable[[Any], object],
+    stop: Stop,
     trace: str,
 ) -> tuple[str, Answer, dict[str, int]]:
     """Ask the owner. Returns the exchange's id, the answer, and the bytes and frames of both directions."""
@@ -138,7 +138,8 @@ def ask(
         record_refusal(node, terms, inquiry.decision)
         raise PolicyRefusal(inquiry.decision)
     try:
-        answer, figures = _exchanged(node, inquiry, terms, progress, interrupt, on_call, trace)
+        with node.stoppable(exchange, inquiry.agreement, stop):
+            answer, figures = _exchanged(node, inquiry, terms, progress, stop, trace)
     except BaseException:
         # where it broke off before the first frame: nothing was said, so there is nothing to record
         node.store.close_exchange(exchange, "failed")
@@ -166,18 +167,20 @@ def _exchanged(
     inquiry: Inquiry,
     terms: Terms,
     progress: Progress,
-    interrupt: threading.Event,
-    on_call: Callable[[Any], object],
+    stop: Stop,
     trace: str,
 ) -> tuple[Answer, dict[str, int]]:
     """Compute our side of the join, then talk to the owner."""
     exchange = terms.opening.exchange
     with node.telemetry.span("local part", trace, exchange=exchange):
-        local = _local(node, inquiry, interrupt)
+        local = _local(node, inquiry, stop.interrupt)
     headers = Headers()
     role = Asking(node, terms, inquiry.prepared, local, headers, progress).run()
     del local  # the role's, and gone before the answer is made
-    return called(node, inquiry, exchange, role, headers, on_call, trace), headers.figures()
+    answer = called(
+        node, inquiry, exchange, role, headers, lambda call: stop.on_fire(call.cancel), stop, trace
+    )
+    return answer, headers.figures()
 
 
 def called(
@@ -189,12 +192,13 @@ def called(
     on_call: Callable[[Any], object],
     trace: str,
 ) -> Answer:
+    stop: Stop,
     """Talk to the owner."""
     stub = query_pb2_grpc.JointQueryStub(node.peers.channel(inquiry.agreement.provider))
     timeout = node.config.limits.frame_timeout_seconds
     protocol = inquiry.prepared.plan.protocol
     with node.telemetry.span("exchange", trace, exchange=exchange, protocol=protocol) as span:
-        answer = call(role, headers, stub.Run, inquiry.agreement.provider, timeout, on_call)
+        answer = call(role, headers, stub.Run, inquiry.agreement.provider, timeout, on_call, stop)
         for name, count in headers.figures().items():
             span.set(name, count)
     return answer

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -45,6 +45,7 @@ from connector.identity import (
 from connector.peers import RECONNECTING, Peers
 from connector.records import Statement, countersigned
 from connector.state.rows import AgreementRecord, NegotiationRecord, OfferRecord
+from connector.stopping import Stop, Stops
 from connector.storage import Store
 from connector.telemetry import Telemetry
 from connector.terms import Terms, milliseconds, moment
@@ -111,7 +112,7 @@ class Node:
         self.store = Store.open(config.state_url)
         self.entropy: Entropy = system_entropy
         self._parsed: dict[tuple[str, int], Offered] = {}
-        self._stops: dict[str, tuple[str, threading.Event]] = {}  # exchange -> agreement, and what ends it
+        self.stops = Stops()
         self._shown: tuple[float, list[Offered]] = (-SHOWN_SECONDS, [])  # our catalogue, and when it was read
         self._members, self._kept = Members(config.seat.trust), ""
         self.peers = Peers(config.tls, config.space, self._members.current)
@@ -258,7 +259,7 @@ class Node:
         """The agreement, when it is in force between us and `peer`. Raises `PolicyRefusal`."""
         record = self._agreement_record(digest, role, peer)
         if record.state != "active":
-            raise _refused(f"agreement.{record.state}", f"the agreement is {record.state}")
+            raise _not_in_force(record.state)
         return _agreement(record.document)
 
     def known_agreement(self, digest: str, *, role: str, peer: str) -> Agreement:
@@ -428,28 +429,28 @@ class Node:
         return f"dataset {offer.dataset}"
 
     @contextmanager
-    def running(self, exchange: str, agreement: Agreement, stop: threading.Event) -> Iterator[None]:
-        """Register a query as running. Raises `PolicyRefusal` when too many run already.
-
-        `stop` is set when its agreement ends or is suspended meanwhile.
-        """
+    def running(self, exchange: str, agreement: Agreement, stop: Stop) -> Iterator[None]:
+        """Register a query of a peer's as running. Raises `PolicyRefusal` when too many run already."""
         uses = agreement.policy.uses
         most = uses.max_concurrent if uses is not None and uses.max_concurrent is not None else UNLIMITED
         total = self.config.limits.maximum_joint_queries
         if not self.store.start_query(exchange, agreement.digest, most, total):
             raise _refused("uses.concurrent", "too many queries are running", rule="uses.max_concurrent")
-        self._stops[exchange] = (agreement.digest, stop)
         try:
-            yield
+            with self.stoppable(exchange, agreement, stop):
+                yield
         finally:
-            del self._stops[exchange]
             self.store.finish_query(exchange)
 
     def stop_queries(self, agreement: str) -> None:
-        """Interrupt what this process computes under an agreement: before its next frame would end it."""
-        for digest, stop in tuple(self._stops.values()):
-            if digest == agreement:
-                stop.set()
+        """End what runs here under an agreement that is not in force any more, as asker or as owner."""
+        found = self.store.agreement(agreement)
+        if found is not None and found.state != "active":
+            self.stops.end_agreement(agreement, _not_in_force(found.state))
+    def stoppable(self, exchange: str, agreement: Agreement, stop: Stop) -> AbstractContextManager[None]:
+        """While inside, `stop` is fired when the agreement ends, is suspended, or our people say so."""
+        return self.stops.held(exchange, agreement.digest, stop, agreement.ends, self.now())
+
 
     # --- computing ------------------------------------------------------------------------------------
 
@@ -579,3 +580,7 @@ def _named_period(per: Period, at: datetime) -> str:
 
 def _refused(code: str, sentence: str, rule: str = "agreement", allowed: str | None = None) -> PolicyRefusal:
     return PolicyRefusal(Decision((Reason(code, rule, sentence, allowed=allowed),)))
+def _not_in_force(state: str) -> PolicyRefusal:
+    return _refused(f"agreement.{state}", f"the agreement is {state}")
+
+

@@ -10,7 +10,7 @@ one of whose participants refuses.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import inf
@@ -36,6 +36,7 @@ from connector.inquiry import Inquiry
 from connector.meeting import Meeting, Place, named
 from connector.node import Node, Offered
 from connector.references import template_of, transfer_of
+from connector.stopping import Stop
 from connector.terms import Terms
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
@@ -204,16 +205,15 @@ def ask(
     node: Node,
     asked: Inquiry | Round,
     progress: Progress,
-    interrupt: threading.Event,
-    on_call: Callable[[Any], object],
+    stop: Stop,
     trace: str,
 ) -> Asked:
     """Ask the owner, or all of them. Raises `PolicyRefusal`, `Unavailable` and others of `compute.errors`."""
     if isinstance(asked, Inquiry):
-        exchange, answer, figures = single.ask(node, asked, progress, interrupt, on_call, trace)
+        exchange, answer, figures = single.ask(node, asked, progress, stop, trace)
         return Asked((exchange,), answer, figures)
     _refused(node, asked, trace)
-    return _Asking(node, asked, progress, interrupt, on_call, trace).run()
+    return _Asking(node, asked, progress, stop, trace).run()
 
 
 def _refused(node: Node, round_: Round, trace: str) -> None:
@@ -234,17 +234,16 @@ class _Asking:
         node: Node,
         round_: Round,
         progress: Progress,
-        interrupt: threading.Event,
-        on_call: Callable[[Any], object],
+        stop: Stop,
         trace: str,
     ) -> None:
         self._node, self._round, self._progress, self._trace = node, round_, progress, trace
-        self._added = _own_cells(
-            node, round_, interrupt
-        )  # what is wrong with our data is found before a charge
+        self._stop = stop
+        # what is wrong with our data is found before a charge
+        self._added = _own_cells(node, round_, stop.interrupt)
         names = [inquiry.agreement.provider for inquiry in round_.inquiries]
         self._meeting = Meeting(names, node.config.limits.frame_timeout_seconds)
-        on_call(self._meeting)
+        stop.on_fire(self._meeting.cancel)
 
     def run(self) -> Asked:
         """Ask all; raises what the first failure was."""
@@ -262,7 +261,8 @@ class _Asking:
         terms = None
         try:
             terms = single.opened(node, inquiry, single.opening_of(node, inquiry, self._trace))
-            return self._talk(place, inquiry, terms)
+            with node.stoppable(terms.opening.exchange, inquiry.agreement, self._stop):
+                return self._talk(place, inquiry, terms)
         except BaseException as error:  # noqa: BLE001  raised again by `run`, in the question's own thread
             self._meeting.fail(place, error)
             if terms is not None:
@@ -275,7 +275,9 @@ class _Asking:
         met = Place(self._meeting, place)
         role = Asking(node, terms, inquiry.prepared, None, headers, watch, met, self._added).run()
         exchange = terms.opening.exchange
-        answer = single.called(node, inquiry, exchange, role, headers, self._meeting.called, self._trace)
+        answer = single.called(
+            node, inquiry, exchange, role, headers, self._meeting.called, self._stop, self._trace
+        )
         return Asked((exchange,), answer, headers.figures())
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -29,8 +30,9 @@ from connector.identity import server_credentials
 from connector.negotiating import Negotiating
 from connector.node import Node
 from connector.statements import Statements
+from connector.stopping import Stop
 from connector.transitions import State
-from connector.transport import WIRE_BYTES, Headers, serve
+from connector.transport import WIRE_BYTES, Headers, gone, serve
 from connector.v1 import (
     analyst_pb2,
     analyst_pb2_grpc,
@@ -115,12 +117,12 @@ class _JointQuery(query_pb2_grpc.JointQueryServicer):
     def Run(  # noqa: N802
         self, request_iterator: Iterator[frame_pb2.Frame], context: grpc.ServicerContext
     ) -> Iterator[frame_pb2.Frame]:
-        interrupt, headers, caller = threading.Event(), Headers(), self._node.caller(context)
-        context.add_callback(interrupt.set)
+        stop, headers, caller = Stop(), Headers(), self._node.caller(context)
+        context.add_callback(partial(stop.fire, gone()))
         with self._place(caller):
-            role = Answering(self._node, caller, headers, interrupt).run()
+            role = Answering(self._node, caller, headers, stop).run()
             timeout = self._node.config.limits.frame_timeout_seconds
-            yield from serve(role, headers, request_iterator, context.cancel, timeout)
+            yield from serve(role, headers, request_iterator, context.cancel, timeout, stop)
 
     @contextmanager
     def _place(self, caller: str) -> Iterator[None]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 import grpc
@@ -19,6 +21,7 @@ from compute.errors import BayspaceError, PeerViolation, Unavailable
 from compute.protocols.base import FRAME_BYTES, Frame, Role
 from compute.session import Header, Transcript
 from connector.firewall import error_of
+from connector.stopping import Stop
 from connector.v1 import frame_pb2
 
 T = TypeVar("T")
@@ -27,6 +30,10 @@ WIRE_BYTES = FRAME_BYTES + 4096
 """Largest message on the wire: a sealed frame of `FRAME_BYTES` with its header."""
 
 
+STOP_SECONDS = 2.0
+"""That a stopped exchange has to say why."""
+MOST_READ = 2
+"""Frames that are read before the role asks for them."""
 MOST_WAITING = 8
 """Frames that wait for the network. A role runs at most six ahead of its peer (`psi`, "Order of frames")."""
 
@@ -133,41 +140,95 @@ class Watchdog:
         self._cancel()
 
 
+class _Inbox:
+    """Reads the asker's frames in a thread of its own, so that waiting for one can be ended from outside."""
+
+    def __init__(self, requests: Iterator[frame_pb2.Frame], stop: Stop) -> None:
+        self._stop = stop
+        self._frames: deque[frame_pb2.Frame] = deque()
+        self._ended = self.closed = False
+        self._changed = threading.Condition()
+        stop.on_fire(self._wake)
+        threading.Thread(target=self._read, args=(requests,), name="frames", daemon=True).start()
+
+    def next(self, timeout: float) -> frame_pb2.Frame:
+        """The next frame. Raises the reason of a stop, and `Unavailable` where none comes."""
+        with self._changed:
+            came = self._changed.wait_for(self._over, timeout)
+            self._stop.check()
+            if not came:
+                raise _stalled("the asker")
+            if not self._frames:
+                raise gone()
+            self._changed.notify_all()
+            return self._frames.popleft()
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        with self._changed:
+            self._ended = self.closed = True
+            self._frames.clear()
+            self._changed.notify_all()
+
+    def _over(self) -> bool:
+        return bool(self._frames) or self._ended or self._stop.error is not None
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _read(self, requests: Iterator[frame_pb2.Frame]) -> None:
+        with suppress(Exception):  # grpcio raises a bare Exception when the call is cancelled
+            for frame in requests:
+                if not self._taken(frame):
+                    return
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _taken(self, frame: frame_pb2.Frame) -> bool:
+        """Whether more are wanted, once there is room for them."""
+        with self._changed:
+            self._frames.append(frame)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._ended or len(self._frames) < MOST_READ)
+            return not self._ended
+
+
 def serve(
     role: Role[None],
     headers: Headers,
     requests: Iterator[frame_pb2.Frame],
     cancel: Callable[[], object],
     timeout: float,
+    stop: Stop,
 ) -> Iterator[frame_pb2.Frame]:
-    """The owner's end of the stream: what a gRPC handler returns."""
-    waiting = Watchdog(timeout, cancel)
-
-    def arrivals() -> frame_pb2.Frame:
-        try:
-            with waiting:
-                return next(requests)
-        except StopIteration:
-            raise Unavailable(
-                "peer.gone", "the asker ended the stream before the exchange was over"
-            ) from None
-        except grpc.RpcError:
-            raise _lost(waiting, "the asker") from None
-        except Exception:  # noqa: BLE001  grpcio raises a bare Exception when the call is cancelled
-            raise _lost(waiting, "the asker") from None
-
-    running = exchange(role, headers, arrivals)
+    """The owner's end of the stream: what a gRPC handler returns. `stop` ends it from outside."""
+    waiting, inbox = Watchdog(timeout, cancel), _Inbox(requests, stop)
+    running = exchange(role, headers, lambda: inbox.next(timeout))
+    stop.on_fire(partial(_cut_off, inbox, cancel))
     try:
         for frame in running:
             with waiting:  # an asker that does not read stops us here
                 yield frame
     except GeneratorExit:
-        if waiting.fired:
-            with suppress(Unavailable, StopIteration):
-                running.throw(_lost(waiting, "the asker"))
+        reason = stop.error or (_stalled("the asker") if waiting.fired else None)
+        if reason is not None:
+            with suppress(BayspaceError, StopIteration):
+                running.throw(reason)
         raise
     finally:
         running.close()
+        inbox.close()
+
+
+def _cut_off(inbox: _Inbox, cancel: Callable[[], object]) -> None:
+    """A stopped exchange has a moment to tell the asker why; one that does not take it is cancelled."""
+    if inbox.closed:
+        return
+    timer = threading.Timer(STOP_SECONDS, lambda: None if inbox.closed else cancel())
+    timer.daemon = True
+    timer.start()
 
 
 def call(
@@ -177,10 +238,11 @@ def call(
     peer: str,
     timeout: float,
     on_call: Callable[[Any], object],
+    stop: Stop,
 ) -> T:
     """The asker's end: run `role` against the stub method `run` and return its result.
 
-    `on_call` is handed the call object, so that Ctrl-C can cancel it.
+    `on_call` is handed the call object, to cancel it; `stop` says why somebody here did.
     """
     outgoing: queue.Queue[frame_pb2.Frame | None] = queue.Queue(MOST_WAITING)
     responses = run(iter(outgoing.get, None))
@@ -194,7 +256,7 @@ def call(
         except StopIteration:
             raise PeerViolation("peer.ended-early", f"{peer} ended the exchange before it was over") from None
         except grpc.RpcError as error:
-            raise (_lost(waiting, peer) if waiting.fired else error_of(error, peer)) from None
+            raise (stop.error or _failure(waiting, error, peer)) from None
 
     running = exchange(role, headers, arrivals)
     try:
@@ -204,7 +266,7 @@ def call(
                 with waiting:
                     _put(outgoing, frame, responses)
             except _CallOver:
-                running.throw(_lost(waiting, peer) if waiting.fired else _outcome(responses, peer))
+                running.throw(stop.error or (_stalled(peer) if waiting.fired else _outcome(responses, peer)))
     except StopIteration as end:
         with suppress(_CallOver):
             _put(outgoing, None, responses)
@@ -254,7 +316,14 @@ def _finish(responses: Any) -> None:
             return
 
 
-def _lost(waiting: Watchdog, peer: str) -> Unavailable:
-    if waiting.fired:
-        return Unavailable("peer.stalled", f"{peer} sent nothing within the frame timeout")
-    return Unavailable("peer.gone", f"{peer} cancelled the exchange or went away")
+def _failure(waiting: Watchdog, error: grpc.RpcError, peer: str) -> BayspaceError:
+    return _stalled(peer) if waiting.fired else error_of(error, peer)
+
+
+def _stalled(peer: str) -> Unavailable:
+    return Unavailable("peer.stalled", f"{peer} sent nothing within the frame timeout")
+
+
+def gone() -> Unavailable:
+    """The asker left before the exchange was over."""
+    return Unavailable("peer.gone", "the asker cancelled the exchange or went away")

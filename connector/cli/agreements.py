@@ -16,6 +16,7 @@ templates = typer.Typer(no_args_is_help=True)
 
 Agreement = Annotated[str, typer.Argument(help="agreement or negotiation id, or a unique beginning of one")]
 _STATED = ["start", "end", "uses", "rows", "bytes", "loss", "signed", "exchange"]
+_TRANSFER = ["transfer", "agreement", "role", "peer", "state", "code", "at"]
 _COLUMNS = ["agreement", "role", "peer", "offer", "agreement_state", "uses", "ends", "signed_by"]
 
 
@@ -54,8 +55,22 @@ def transfers(
     with connect(configuration(config)) as space:
         found = space.contract("transfers", agreement=agreement)
     rows = [{**one, "agreement": (one["agreement"] or "")[:12]} for one in found]
-    columns = ["transfer", "agreement", "role", "peer", "state", "code", "at"]
-    show(found if json else rows, columns, as_json=json)
+    show(found if json else rows, _TRANSFER, as_json=json)
+
+
+@agreements.command()
+def stop(
+    transfer: Annotated[str, typer.Argument(help="a running transfer's id, or a unique beginning of it")],
+    config: Config = Path(),
+    json: Json = False,
+) -> None:
+    """Stop one running query, ours or a peer's; the agreement stays in force."""
+    from connector import connect
+
+    with connect(configuration(config)) as space:
+        stopped = space.contract("stop", agreement=transfer)
+    rows = [{**one, "agreement": (one["agreement"] or "")[:12]} for one in stopped]
+    show(stopped if json else rows, _TRANSFER, as_json=json)
 
 
 @agreements.command()

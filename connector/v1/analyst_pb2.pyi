@@ -219,13 +219,13 @@ class ContractCommand(_message.Message):
     action: _builtins.str
     """request, offer, counter, accept, approve, reject, resend, list, show, suspend,"""
     participant: _builtins.str
-    """resume, terminate, state, statements, transfers
+    """resume, terminate, state, statements, transfers, stop
     request: the provider; offer: the consumer
     """
     offer: _builtins.str
     """request, offer: the offer's name"""
     agreement: _builtins.str
-    """the other actions: agreement or negotiation id"""
+    """the other actions: agreement or negotiation id; stop: a running transfer's id"""
     reason: _builtins.str
     terms: _builtins.str
     """request, offer, counter: a policy (YAML) instead of the offer's"""

@@ -8,7 +8,6 @@ them, and must say the same: one verdict, one set of codes, the same columns.
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -26,6 +25,7 @@ from connector.answering import Answering
 from connector.contract import Agreement
 from connector.firewall import reasons_from_json
 from connector.opening import RefusalNotice
+from connector.stopping import Stop
 from connector.transfer_lists import ROLE
 from connector.transport import Headers
 from policy_enforcer.codes import REASONS
@@ -74,6 +74,7 @@ BY_COLUMN = {
     "noise.domain-undeclared",
     "noise.measure",
     "weighted.not-allowed",
+    "disclosure.not-allowed",
 }
 """Reasons that the matrix shows as well: it has a cell for what they refuse."""
 
@@ -165,6 +166,7 @@ class Seat:
         request = replace(
             request,
             standing={who: frozenset(words) for who, words in self._attack.get("standing", {}).items()},
+            connectors={who: frozenset(keys) for who, keys in self._attack.get("connectors", {}).items()},
             origin=self.jurisdiction_of(policy.owner),
             lists=transfer_lists.stated(policy, agreement.documents, ISSUERS),
         )
@@ -220,7 +222,7 @@ def test_each_is_answered_with_exactly_these_reasons(number):
 def example(name: str, attack: dict[str, Any]) -> dict[str, Any]:
     """The attack as a test file beside the policy would write it."""
     policy, seat = policy_of(name), Seat(attack.get("asker", "hk-bank"), name, attack)
-    said_of_it = ("name", "sql", "asker", "purpose", "at", "uses", "running", "standing")
+    said_of_it = ("name", "sql", "asker", "purpose", "at", "uses", "running", "standing", "connectors")
     receiving = {seat.jurisdiction_of(seat.id)}
     return {
         **{word: attack[word] for word in said_of_it if word in attack},
@@ -299,7 +301,7 @@ def test_the_owners_refusal_and_both_records_say_the_same(number):
         return
     terms = inquiry.opened(found.node, found.inquiry, inquiry.opening_of(found.node, found.inquiry, TRACE))
     owner = Seat(policy_of(CASES[number][0]).owner, *CASES[number])
-    answering = Answering(owner, found.node.id, Headers(), threading.Event())
+    answering = Answering(owner, found.node.id, Headers(), Stop())
     decision = answering._decision(terms, found.inquiry.prepared)
     mine = found.inquiry.decisions[terms.agreement.full_name]
     assert decision == mine

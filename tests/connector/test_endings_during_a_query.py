@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from compute.errors import DataError, PeerViolation, PolicyRefusal, QueryError
-from connector import datasets, inquiry
+from compute.errors import BayspaceError, ConfigError, DataError, PeerViolation, PolicyRefusal, QueryError
+from connector import analyst, datasets, inquiry
+from connector.contract import Agreement
 from connector.negotiating import Negotiating
 from connector.node import Node
 from connector.opening import Opening
 from connector.transport import Headers
+from witness import dsse
+from witness.record import Record
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
 SQL = "SELECT count(*) AS n FROM sz-trade.{}"
@@ -32,7 +37,16 @@ def when_sent(monkeypatch, kind, action):
 
 
 def ends(space):
+    """The events of the last query on both sides, once both have recorded its end."""
+    late = time.monotonic() + 10
+    while any(e.status == "open" for n in space.nodes.values() for e in queries(n)):
+        assert time.monotonic() < late
+        time.sleep(0.01)
     return [space.evidence(name)[-1] for name in (OWNER, ASKER)]
+
+
+def queries(node):
+    return [e for e in node.store.exchanges() if e.kind == "query"]
 
 
 @pytest.mark.parametrize("end", ["terminated", "suspended"])
@@ -58,9 +72,6 @@ def test_an_end_stops_the_query_at_its_next_frame(build_space, monkeypatch, kind
     assert ends(space)[0] == ["query.intent", "query.failure"]
     assert ends(space)[1][0] == "query.intent"
     assert ends(space)[1][-1] == "query.failure"
-    assert not any(
-        e.status == "open" for n in space.nodes.values() for e in n.store.exchanges() if e.kind == "query"
-    )
     assert not space.nodes[OWNER].store.running()
 
 
@@ -133,7 +144,7 @@ def test_a_failure_before_the_first_frame_leaves_nothing_open(fresh, monkeypatch
     monkeypatch.setattr(inquiry, "_local", lambda *_: (_ for _ in ()).throw(DataError("data.local", "no")))
     with pytest.raises(DataError):
         fresh.asker.query(JOINT, PURPOSE)
-    assert [e.status for e in fresh.nodes[ASKER].store.exchanges() if e.kind == "query"] == ["failed"]
+    assert [e.status for e in queries(fresh.nodes[ASKER])] == ["failed"]
 
 
 @pytest.mark.parametrize("purpose", ["credit-risk\n[forged]", "\u202ecredit", "x" * 300])
@@ -155,3 +166,105 @@ def test_the_owner_refuses_such_a_purpose_too(shared, purpose):
     with pytest.raises(PeerViolation) as refused:
         Opening.parse(replace(opening, purpose=purpose).to_bytes())
     assert refused.value.code == "peer.malformed"
+
+
+# --- while no frame moves -----------------------------------------------------------------------------
+
+
+class Silent:
+    """A query of the asker's that stands still before its frame of this kind, until it is let go."""
+
+    def __init__(self, space, monkeypatch, kind, sql):
+        self.let_go, self._stands, self._space, self.error = threading.Event(), threading.Event(), space, None
+        real = Headers.wrap
+
+        def wrap(headers, frame):
+            if frame.kind == kind:
+                self._stands.set()
+                assert self.let_go.wait(20)
+            return real(headers, frame)
+
+        monkeypatch.setattr(Headers, "wrap", wrap)
+        self._thread = threading.Thread(target=self._ask, args=(sql,))
+        self._thread.start()
+        assert self._stands.wait(10)
+        self.exchange = queries(space.nodes[OWNER])[-1].id
+
+    def _ask(self, sql):
+        try:
+            self._space.asker.query(sql, PURPOSE)
+        except BayspaceError as error:
+            self.error = error
+
+    def over(self, node):
+        """The event and the reason that a side recorded last, which it must while the asker is silent."""
+        late = time.monotonic() + 4  # the frame timeout is 5 s
+        while node.store.exchange(self.exchange).status == "open":
+            assert time.monotonic() < late
+            time.sleep(0.01)
+        last = node.store.evidence(self.exchange)[-1]
+        return last.event, Record.parse(dsse.parse(last.envelope).payload).outcome.reason
+
+    def close(self):
+        self.let_go.set()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def silent(shared, monkeypatch):
+    made = []
+
+    def start(kind, sql):
+        made.append(Silent(shared, monkeypatch, kind, sql))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+def test_an_end_is_not_kept_waiting_by_a_silent_asker(shared, silent):
+    agreement = shared.agree("matched")
+    query = silent("receipt", SQL.format("matched"))
+    Negotiating(shared.nodes[OWNER]).terminate(agreement, "contract.terminated")
+    assert query.over(shared.nodes[OWNER]) == ("query.failure", "agreement.terminated")
+    query.close()
+    assert query.error.code == "agreement.terminated"
+    assert query.over(shared.nodes[ASKER]) == ("query.failure", "agreement.terminated")
+
+
+def test_the_clock_ends_a_query_on_which_no_frame_moves(shared, silent, monkeypatch):
+    shared.agree("matched")
+    soon = datetime.now(UTC) + timedelta(seconds=0.7)
+    monkeypatch.setattr(Agreement, "ends", property(lambda _: soon))
+    query = silent("receipt", SQL.format("matched"))
+    assert query.over(shared.nodes[OWNER]) == ("query.failure", "time.expired")
+    query.close()
+    assert query.error.code == "time.expired"
+    assert not shared.nodes[OWNER].store.running()
+
+
+@pytest.mark.parametrize("who", [OWNER, ASKER])
+def test_either_sides_people_stop_one_query(shared, silent, monkeypatch, who):
+    monkeypatch.setattr(analyst, "STOPPED_SECONDS", 0.5)  # the asker's end stands still
+    shared.agree("matched")
+    query = silent("receipt", SQL.format("matched"))
+    (stopped,) = shared.clients[who].contract("stop", agreement=query.exchange[:12])
+    if who == OWNER:
+        assert (stopped["state"], stopped["code"]) == ("TERMINATED", "query.stopped")
+    query.close()
+    assert query.error.code == "query.stopped"
+    expected = {OWNER: "query.stopped", ASKER: "peer.gone"}[who]
+    assert query.over(shared.nodes[OWNER]) == ("query.failure", expected)
+    assert query.over(shared.nodes[ASKER]) == ("query.failure", "query.stopped")
+    with pytest.raises(ConfigError, match=r"query\.not-running"):
+        shared.clients[who].contract("stop", agreement=query.exchange)
+    assert shared.asker.query(SQL.format("matched"), PURPOSE).table.num_rows == 1  # and no other
+
+
+def test_the_asker_keeps_the_intent_before_the_owner_can_charge_for_it(shared, silent):
+    shared.agree("matched")
+    query = silent("confirm", SQL.format("matched"))
+    assert [e.event for e in shared.nodes[ASKER].store.evidence(query.exchange)] == ["query.intent"]
+    assert shared.nodes[OWNER].store.evidence(query.exchange) == []

@@ -28,6 +28,7 @@ from connector.api import Space
 from connector.node import Node
 from connector.receipts import trust_file
 from connector.service import Server
+from connector.stopping import Stop
 from connector.storage import Store
 from connector.transport import Headers
 from connector.v1 import analyst_pb2

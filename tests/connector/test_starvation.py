@@ -14,6 +14,7 @@ from compute.errors import PeerViolation, Unavailable
 from compute.protocols.base import Frame, receive
 from connector import service, transport
 from connector.identity import channel_credentials, channel_options
+from connector.stopping import Stop
 from connector.transport import Headers
 from connector.v1 import query_pb2_grpc
 
@@ -84,7 +85,7 @@ def test_an_asker_that_does_not_read_is_cut_off_and_that_is_recorded():
             recorded.append(error.code)
             raise
 
-    frames = transport.serve(role(), Headers(), iter(()), cancelled.set, 0.05)
+    frames = transport.serve(role(), Headers(), iter(()), cancelled.set, 0.05, Stop())
     assert next(frames).kind == "first"
     assert cancelled.wait(5)  # gRPC would now end the call, and close the generator
     frames.close()
@@ -101,7 +102,7 @@ def test_an_asker_that_cancels_is_not_called_stalled():
             recorded.append("closed")
             raise
 
-    frames = transport.serve(role(), Headers(), iter(()), lambda: None, 30)
+    frames = transport.serve(role(), Headers(), iter(()), lambda: None, 30, Stop())
     next(frames)
     frames.close()
     assert recorded == ["closed"]
@@ -150,7 +151,7 @@ class Silent:
 
 def failed(role, call):
     with pytest.raises(Unavailable) as caught:
-        transport.call(role, Headers(), lambda _: call, OWNER, 0.3, lambda _: None)
+        transport.call(role, Headers(), lambda _: call, OWNER, 0.3, lambda _: None, Stop())
     assert call.cancelled.is_set()
     return caught.value.code
 
@@ -198,7 +199,7 @@ def test_the_asker_records_why_the_owner_hung_up(error, code):
             raise
 
     with pytest.raises((Unavailable, PeerViolation)) as failed:
-        transport.call(role(), Headers(), lambda _: Over(error), OWNER, 30, lambda _: None)
+        transport.call(role(), Headers(), lambda _: Over(error), OWNER, 30, lambda _: None, Stop())
     assert recorded == [failed.value.code] == [code]
 
 

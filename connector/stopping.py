@@ -1,0 +1,108 @@
+"""What ends one running query from outside: its agreement, the clock, our own people, or a caller that left.
+
+The first reason counts: it is what both sides are told and what goes on record. It interrupts what is
+computed and wakes whoever waits, so that a query on which no frame moves ends as well.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from compute.errors import BayspaceError, ConfigError, PolicyRefusal, Unavailable
+from policy_enforcer.facts import Decision, Reason
+
+
+class Stop:
+    """Ends one query, or all exchanges of one federated round, once."""
+
+    def __init__(self) -> None:
+        self.interrupt = threading.Event()  # for what is computed
+        self._error: BayspaceError | None = None
+        self._acts: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+
+    def fire(self, error: BayspaceError) -> None:
+        """End it for this reason, unless there is one already."""
+        with self._lock:
+            if self._error is not None:
+                return
+            self._error, acts = error, self._acts
+            self._acts = []
+        self.interrupt.set()
+        for act in acts:
+            act()
+
+    def on_fire(self, act: Callable[[], object]) -> None:
+        """Do this when it is ended; at once where it is ended already."""
+        with self._lock:
+            if self._error is None:
+                self._acts.append(act)
+                return
+        act()
+
+    @property
+    def error(self) -> BayspaceError | None:
+        """Why it was ended, or None."""
+        return self._error
+
+    def check(self) -> None:
+        """Raise the reason when it was ended."""
+        if self._error is not None:
+            raise self._error
+
+
+class Stops:
+    """What runs in this process, as asker and as owner, and what ends each."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[str, Stop]] = {}  # by exchange: its agreement, and what ends it
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def held(
+        self, exchange: str, agreement: str, stop: Stop, ends: datetime | None, now: datetime
+    ) -> Iterator[None]:
+        """Let it be ended while it runs; when the agreement's time is over it is."""
+        clock = None if ends is None else _timer(stop, (ends - now).total_seconds())
+        with self._lock:
+            self._held[exchange] = agreement, stop
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._held[exchange]
+            if clock is not None:
+                clock.cancel()
+
+    def end_agreement(self, agreement: str, error: BayspaceError) -> None:
+        """End everything that runs under an agreement."""
+        with self._lock:
+            found = [stop for digest, stop in self._held.values() if digest == agreement]
+        for stop in found:
+            stop.fire(error)
+
+    def end(self, exchange: str, who: str) -> str:
+        """End one query for our own people: its exchange's id, or a unique beginning. Returns the id."""
+        with self._lock:
+            found = [name for name in self._held if exchange and name.startswith(exchange)]
+            if len(found) != 1:
+                raise ConfigError("query.not-running", "no query, or more than one, of this id runs here now")
+            stop = self._held[found[0]][1]
+        stop.fire(Unavailable("query.stopped", f"{who} stopped the query"))
+        return found[0]
+
+
+def _expired() -> PolicyRefusal:
+    return PolicyRefusal(
+        Decision((Reason("time.expired", "when", "the permission ended while the query ran"),))
+    )
+
+
+def _timer(stop: Stop, seconds: float) -> threading.Timer:
+    timer = threading.Timer(max(0.0, min(seconds, threading.TIMEOUT_MAX)), stop.fire, (_expired(),))
+    timer.daemon = True
+    timer.start()
+    return timer
