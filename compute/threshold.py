@@ -86,6 +86,10 @@ class Parameters:
         """Length of all c0, or all c1, of a vector."""
         return self.blocks(length) * self.polynomial_bytes
 
+    def residue_bytes(self, length: int) -> int:
+        """Length of a vector's polynomials as residues of 64 bits, which sums of 64 members fit."""
+        return 8 * self.blocks(length) * self.degree * len(self.moduli)
+
     def canonical(self) -> dict[str, int | list[int]]:
         """What enters the plan's digest."""
         return {
@@ -113,16 +117,17 @@ def messages(parameters: Parameters, words: Sequence[int]) -> NDArray[np.uint64]
     return np.frombuffer(plain.ljust(whole, b"\0"), dtype="<u8")
 
 
-def opened(
-    ring: _native.SelectionRing, parameters: Parameters, columns: Sequence[bytes], length: int
-) -> list[int]:
-    """The sums in [-t/2, t/2) from `columns`, which are all c0 and everybody's decryption shares."""
+def residues(ring: _native.SelectionRing, columns: Sequence[bytes]) -> NDArray[np.uint64]:
+    """The residues, 64 bits each, of the sum of packed columns."""
+    return np.frombuffer(_native.threshold_residues(ring, _native.threshold_add(ring, columns)), dtype="<u8")
+
+
+def opened(parameters: Parameters, found: NDArray[np.uint64], length: int) -> list[int]:
+    """The sums in [-t/2, t/2) from the residues of all c0 and everybody's decryption shares, added up."""
     if not length:
         return []
-    total = _native.threshold_add(ring, columns)
-    residues = np.frombuffer(_native.threshold_residues(ring, total), dtype="<u8")
     primes = len(parameters.moduli)
-    by_coefficient = residues.reshape(-1, primes, parameters.degree).transpose(0, 2, 1).reshape(-1, primes)
+    by_coefficient = found.reshape(-1, primes, parameters.degree).transpose(0, 2, 1).reshape(-1, primes)
     q = prod(parameters.moduli)
     basis = [q // p * pow(q // p, -1, p) for p in parameters.moduli]  # Chinese remainders
     sums = []

@@ -6,13 +6,14 @@ unless all but one other collude: the sum of two honest contributions is then wh
 participants. An asker that deviates can announce wrong totals. It cannot have anything opened but the sum
 over the whole roster: each participant adds up the signed ciphertexts itself before it gives its share.
 
-    i -> all  H(p_i, c1_i, c1'_i);  then p_i, c1_i, c1'_i, signed         b = sum of p_i;  ': of the measures
-    i -> asker  c0_i;  d_i = (sum of c1_j) s_i + flood                    counts
-    i -> asker  c0'_i; d'_i = (sum of c1'_j) s_i + flood, as its release  measures, once the totals are known
+    i -> all  H(p_i, c1_i, c1'_i, X_i);  then p_i, c1_i, c1'_i, X_i, signed    b = sum of p_i;  ': of measures
+    i -> asker  c0_i  + (sum of c1_j)  s_i + flood + mask_i                    counts
+    i -> asker  c0'_i + (sum of c1'_j) s_i + flood + mask'_i, as its release   measures, after the totals
 
 c1 = a u + e1 depends on no message, so all of it is committed to before any is shown: who speaks last can
 choose neither the key (p - sum of p_j) nor what is opened (one c1 in place of the sum). It can still show
-a c1 that is none: docs/explanation/federation.md says what that gives it.
+a c1 that is none, and then the sum of the secrets is opened. That is no use to it: ciphertexts leave under
+pairwise masks alone (compute/protocols/_masks.py, X_i their keys), so nobody sees one, only their sum.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from numpy.typing import NDArray
 
 from compute import _native, pooling, threshold
 from compute import federation as f
@@ -31,11 +36,13 @@ from compute.frames import Role, receive_blob, send_blob
 from compute.inputs import Entropy
 from compute.plan import Plan, Side
 from compute.protocols import _federated as federated
-from compute.protocols._release import receive_release, send_release
+from compute.protocols._masks import KEY_BYTES, Masks
+from compute.protocols._release import malformed, receive_release, send_release
 from compute.protocols.base import Cost
 from compute.threshold import Parameters
 
-SCHEME = "he_sum v2"
+SCHEME = "he_sum v3"
+VECTORS = ("counts", "measures")
 _SEED_BYTES = 32
 
 
@@ -49,44 +56,45 @@ def participant(
     """A participant's side: returns which cells it filled."""
     roster = yield from f.receive_roster(member)
     part = _Part.fresh(parameters, shape, roster, entropy)
-    agreed = _Agreed.of(part, (yield from f.disclosed(member, SCHEME, roster, part.shown)))
+    parts = yield from f.disclosed(member, SCHEME, roster, part.shown)
+    agreed = _Agreed.of(part, member, roster, parts)
     member.contributing()
-    c0, share = agreed.contributed(0, own.counted())
-    yield from send_blob("counts-c0", c0)
-    yield from send_blob("counts-share", share)
+    yield from send_blob("counts", agreed.contributed("counts", own.counted()))
     totals = yield from receive_blob("totals", f.WORD_BYTES * shape.counted)
     released = TotalGate.of(roster).released(shape, f.integers(totals))
-    c0, share = agreed.contributed(1, own.measured(released))
-    yield from send_blob("measures-c0", c0)
-    yield from send_release(share)
+    yield from send_release(agreed.contributed("measures", own.measured(released)))
     return released
 
 
 def coordinator(roster: Roster, shape: Shape, parameters: Parameters) -> Role[Totals]:
     """The asker's side of the exchange with one participant; all of a round run side by side."""
-    counts, measures = map(parameters.ciphertext_bytes, (shape.counted, shape.measured))
+    halves = sum(map(parameters.ciphertext_bytes, (shape.counted, shape.measured)))
     yield from f.send_roster(roster)
-    yield from f.relay_disclosed(parameters.polynomial_bytes + counts + measures)
-    c0 = yield from receive_blob("counts-c0", counts)
-    share = yield from receive_blob("counts-share", counts)
-    totals = yield from _opened(parameters, "counts", c0, share, shape.counted)
+    yield from f.relay_disclosed(parameters.polynomial_bytes + halves + KEY_BYTES)
+    counts = yield from receive_blob("counts", parameters.residue_bytes(shape.counted))
+    totals = yield from _opened(parameters, "counts", counts, shape.counted)
     yield from send_blob("totals", totals)
-    c0 = yield from receive_blob("measures-c0", measures)
-    share = yield from receive_release()
-    if len(share) != measures:
-        raise PeerViolation("peer.malformed-release", "the peer's release is not in the agreed form")
-    sums = yield from _opened(parameters, "measures", c0, share, shape.measured)
+    measures = yield from receive_release()
+    if len(measures) != parameters.residue_bytes(shape.measured):
+        raise malformed()
+    sums = yield from _opened(parameters, "measures", measures, shape.measured)
     return Totals.of(shape, f.integers(totals), f.integers(sums))
 
 
-def _opened(parameters: Parameters, label: str, c0: bytes, share: bytes, length: int) -> Role[bytes]:
-    """The sums of one vector. Each exchange checks and adds what its own participant sent."""
-    ring = parameters.ring()
+def _opened(parameters: Parameters, label: str, vector: bytes, length: int) -> Role[bytes]:
+    """The sums of one vector, from everybody's."""
 
-    def reduce(columns: list[bytes]) -> bytes:
-        return f.words(threshold.opened(ring, parameters, columns, length))
+    def reduce(vectors: list[bytes]) -> bytes:
+        total = sum((_residues(one) for one in vectors[1:]), _residues(vectors[0]))
+        moduli = np.array(parameters.moduli, np.uint64)[:, np.newaxis]
+        found = total.reshape(-1, len(parameters.moduli), parameters.degree) % moduli
+        return f.words(threshold.opened(parameters, found, length))
 
-    return (yield from f.together(label, _added(ring, [c0, share]), reduce))
+    return (yield from f.together(label, vector, reduce))
+
+
+def _residues(vector: bytes) -> NDArray[np.uint64]:
+    return np.frombuffer(vector, dtype="<u8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +104,10 @@ class _Part:
     parameters: Parameters
     ring: _native.SelectionRing
     secret: _native.ThresholdMember
-    seeds: tuple[bytes, bytes]  # of the counts' ciphertexts and the measures'
-    vectors: tuple[int, int]  # bytes of their c1
-    shown: bytes  # p_i and both c1_i
+    private: X25519PrivateKey
+    seeds: dict[str, bytes]  # of the counts' ciphertexts and the measures'
+    lengths: dict[str, int]  # bytes of their c1
+    shown: bytes  # p_i, both c1_i and X_i
     entropy: Entropy
 
     def __repr__(self) -> str:
@@ -107,45 +116,57 @@ class _Part:
     @classmethod
     def fresh(cls, parameters: Parameters, shape: Shape, roster: Roster, entropy: Entropy) -> _Part:
         """Everything but the messages, all of it new."""
-        ring, lengths = parameters.ring(), (shape.counted, shape.measured)
-        common = hashlib.sha256(b"bayspace he_sum v2 common\0" + roster.digest).digest()
+        ring, words = parameters.ring(), dict(zip(VECTORS, (shape.counted, shape.measured), strict=True))
+        common = hashlib.sha256(SCHEME.encode() + b" common\0" + roster.digest).digest()
         secret = _native.ThresholdMember(ring, entropy(_SEED_BYTES), common)
-        seeds = entropy(_SEED_BYTES), entropy(_SEED_BYTES)
-        halves = [
-            _native.threshold_second_halves(ring, common, seed, parameters.blocks(length))
-            for seed, length in zip(seeds, lengths, strict=True)
-        ]
-        shown = b"".join([secret.key_share(), *halves])
-        return cls(parameters, ring, secret, seeds, (len(halves[0]), len(halves[1])), shown, entropy)
+        seeds = {vector: entropy(_SEED_BYTES) for vector in VECTORS}
+        halves = {
+            vector: _native.threshold_second_halves(ring, common, seed, parameters.blocks(words[vector]))
+            for vector, seed in seeds.items()
+        }
+        private = X25519PrivateKey.from_private_bytes(entropy(KEY_BYTES))
+        public = private.public_key().public_bytes_raw()
+        shown = b"".join([secret.key_share(), *halves.values(), public])
+        lengths = {vector: len(half) for vector, half in halves.items()}
+        return cls(parameters, ring, secret, private, seeds, lengths, shown, entropy)
 
 
 @dataclass(frozen=True, slots=True)
 class _Agreed:
-    """A round's public key and, of both vectors, the sum of everybody's c1."""
+    """A round's public key, everybody's masks and, of both vectors, the sum of everybody's c1."""
 
     part: _Part
     public: bytes
-    sums: tuple[bytes, bytes]
+    sums: dict[str, bytes]
+    masks: Masks
 
     @classmethod
-    def of(cls, part: _Part, parts: Sequence[bytes]) -> _Agreed:
-        """From all members' parts."""
-        total, key = _added(part.ring, parts), part.parameters.polynomial_bytes
-        counts = key + part.vectors[0]
-        return cls(part, total[:key], (total[key:counts], total[counts:]))
+    def of(cls, part: _Part, member: Member, roster: Roster, parts: Sequence[bytes]) -> _Agreed:
+        """From all members' parts. Raises `PeerViolation`."""
+        total, at = _added(part.ring, [one[:-KEY_BYTES] for one in parts]), part.parameters.polynomial_bytes
+        public, sums = total[:at], {}
+        for vector, length in part.lengths.items():
+            sums[vector] = total[at : at + length]
+            at += length
+        keys = [one[-KEY_BYTES:] for one in parts]
+        return cls(part, public, sums, Masks.between(SCHEME, member, roster, part.private, keys))
 
-    def contributed(self, vector: int, words: list[int]) -> tuple[bytes, bytes]:
-        """Our c0 of a vector, and our share of everybody's sum. INVARIANT: once per vector."""
+    def contributed(self, vector: str, words: list[int]) -> bytes:
+        """Our c0 with our share of everybody's sum, under our masks. INVARIANT: once per vector.
+
+        The asker adds all of them up: neither half of it, nor the sum of both, is anybody's to see.
+        """
         part, parameters = self.part, self.part.parameters
+        message = threshold.messages(parameters, words)
         c0 = _native.threshold_first_halves(
-            part.ring,
-            parameters.plain_bits,
-            self.public,
-            threshold.messages(parameters, words),
-            part.seeds[vector],
+            part.ring, parameters.plain_bits, self.public, message, part.seeds[vector]
         )
         flood = part.entropy(_SEED_BYTES)
-        return c0, part.secret.decryption_share(self.sums[vector], flood, parameters.flood_bits)
+        share = part.secret.decryption_share(self.sums[vector], flood, parameters.flood_bits)
+        total = threshold.residues(part.ring, [c0, share]).copy()
+        for add, pad in self.masks.pads(vector, total.nbytes):
+            total += _residues(pad) if add else -_residues(pad)
+        return total.tobytes()
 
 
 def _added(ring: _native.SelectionRing, columns: Sequence[bytes]) -> bytes:
@@ -170,8 +191,9 @@ def _cost(plan: Plan) -> Cost:
     shape, n, parameters = pooling.shape(plan), len(plan.federation), Parameters.planned(plan.parameters)
     polynomial = parameters.polynomial_bytes
     whole = parameters.ciphertext_bytes(shape.counted) + parameters.ciphertext_bytes(shape.measured)
-    seconds = 0.1 + n * (n + 5) * (polynomial + whole) / 1.5e8
-    return Cost(seconds, n * ((n + 1) * (whole + polynomial) + 2 * whole))
+    vectors = parameters.residue_bytes(shape.counted) + parameters.residue_bytes(shape.measured)
+    seconds = 0.1 + n * (n + 5) * (polynomial + whole) / 1.5e8 + n * n * vectors / 2e8
+    return Cost(seconds, n * ((n + 1) * (whole + polynomial) + vectors + f.WORD_BYTES * shape.counted))
 
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
@@ -181,16 +203,17 @@ def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict
             "MIN and MAX over a federation need words of 128 bits, which masked_sum adds and this does not",
         )
     parameters = pooling.threshold_parameters(sender, maximum_cells)
-    federated.check_release(parameters.ciphertext_bytes(len(sender.partials) * maximum_cells))
+    federated.check_release(parameters.residue_bytes(len(sender.partials) * maximum_cells))
     return parameters.canonical()
 
 
 PROTOCOL = federated.protocol(
     name="he_sum",
-    version=2,
+    version=3,
     threat_model=(
-        "All participants follow the protocol and may study what they see; all but two may pool it. A "
-        "deviating asker can announce wrong totals to the gate; nothing but sums over all participants opens."
+        "All connectors follow the protocol and may study what they see; all but two participants may pool "
+        "it. A deviating asker can announce wrong totals to the gate; with participants that deviate too it "
+        "gets sums over all of them only."
     ),
     coordinator=_coordinated,
     participant=_taken,

@@ -21,6 +21,7 @@ from compute import federation as f
 from compute.errors import PeerViolation
 from compute.federation import Contribution, Shape
 from compute.frames import FRAME_BYTES, Frame
+from compute.protocols import _masks as masks
 from compute.protocols import he_sum, masked_sum
 from compute.protocols._masks import Masks
 from compute.threshold import Parameters
@@ -111,37 +112,35 @@ class LastSpeaker:
         for held in self.held:
             held.give_sized("parts", f.joined([*(one.sent("part") for one in self.held), own]))
 
-    def opened(self, columns: Sequence[bytes]) -> list[int]:
-        return threshold.opened(self.ring, self.parameters, columns, SHAPE.counted)
+    def known(self, name: str) -> he_sum._Part:
+        """A part as its member made it: what a test knows and no adversary."""
+        return he_sum._Part.fresh(self.parameters, SHAPE, self.roster, _entropy(name))
+
+    def agreed(self, parts: Sequence[bytes]) -> he_sum._Agreed:
+        """What the last speaker makes of everybody's parts."""
+        return he_sum._Agreed.of(self.part, self.round.member(2), self.roster, parts)
+
+    def opened(self, total: Any, length: int = SHAPE.counted) -> list[int]:
+        """The words behind residues that are everybody's, added up."""
+        moduli = np.array(self.parameters.moduli, np.uint64)[:, np.newaxis]
+        blocks = total.reshape(-1, len(self.parameters.moduli), self.parameters.degree)
+        return threshold.opened(self.parameters, blocks % moduli, length)
 
 
-def rogue_key(evil: LastSpeaker) -> list[int]:
-    """p = p' - the others': the key of the round is the adversary's own, and opens the victim's c0."""
-    parts = evil.shown()
+def rogue_key(evil: LastSpeaker, parts: Sequence[bytes]) -> bytes:
+    """p = p' - the others': the key of the round is the adversary's own."""
     others = _native.threshold_add(evil.ring, [part[: evil.key] for part in parts])
     key = _native.threshold_add(
         evil.ring, [evil.part.shown[: evil.key], negated(evil.ring, evil.parameters, others)]
     )
-    evil.show(key + evil.part.shown[evil.key :])
-    c1 = parts[0][evil.key : evil.key + evil.part.vectors[0]]
-    return evil.opened([evil.held[0].sent("counts-c0"), evil.part.secret.decryption_share(c1, bytes(32), 1)])
+    return key + evil.part.shown[evil.key :]
 
 
-def chosen_half(evil: LastSpeaker) -> list[int]:
+def chosen_half(evil: LastSpeaker, parts: Sequence[bytes]) -> bytes:
     """c1 = - the other's: what is opened in place of the sum is the victim's ciphertext."""
-    parts = evil.shown()
-    end = evil.key + evil.part.vectors[0]
+    end = evil.key + evil.part.lengths["counts"]
     c1 = negated(evil.ring, evil.parameters, parts[1][evil.key : end])
-    evil.show(evil.part.shown[: evil.key] + c1 + evil.part.shown[end:])
-    victims = parts[0][evil.key : end]
-    shares = [held.sent("counts-share") for held in evil.held]
-    return evil.opened(
-        [
-            evil.held[0].sent("counts-c0"),
-            *shares,
-            evil.part.secret.decryption_share(victims, bytes(32), 1),
-        ]
-    )
+    return evil.part.shown[: evil.key] + c1 + evil.part.shown[end:]
 
 
 @pytest.mark.parametrize("attack", [rogue_key, chosen_half])
@@ -150,30 +149,81 @@ def test_who_speaks_last_chooses_nothing_from_the_others(
 ) -> None:
     evil = LastSpeaker()
     with pytest.raises(PeerViolation) as error:
-        attack(evil)
+        evil.show(attack(evil, evil.shown()))
     assert error.value.code == "peer.round-key"
-    assert not any(held.sent("counts-c0") for held in evil.held)
+    assert not any(held.sent("counts") for held in evil.held)
     monkeypatch.setattr(f, "_commitment", lambda *_: bytes(32))  # commitments that bind to nothing
-    assert attack(LastSpeaker()) == VICTIM.counted()
+    unbound = LastSpeaker()
+    unbound.show(attack(unbound, unbound.shown()))
+    assert all(held.sent("counts") for held in unbound.held)
 
 
-def test_declared_a_half_that_is_none_opens_the_sum_of_the_secrets() -> None:
-    """What commitments do not stop (docs/explanation/federation.md): c1 + q/8 has the sum open with t/8 s."""
-    evil = LastSpeaker(bound=2**40)
-    half = residues(evil.ring, evil.parameters, evil.part.shown[evil.key :])
+def test_what_is_no_polynomial_is_refused_by_everybody() -> None:
+    evil = LastSpeaker()
+    evil.part = replace(evil.part, shown=b"\xff" * len(evil.part.shown))
+    evil.shown()
+    with pytest.raises(PeerViolation) as error:
+        evil.show(evil.part.shown)
+    assert error.value.code == "peer.malformed"
+
+
+def secrets_opened(evil: LastSpeaker) -> list[bytes]:
+    """c1 + q/8 from the last speaker: what is opened holds t/8 s. Everybody's parts."""
+    keys = evil.part.shown[-masks.KEY_BYTES :]
+    half = residues(evil.ring, evil.parameters, evil.part.shown[evil.key : -masks.KEY_BYTES])
     eighth = prod(evil.parameters.moduli) // 8
     for i, p in enumerate(evil.parameters.moduli):
         half[0, i, 0] = (int(half[0, i, 0]) + eighth) % p
-    evil.part = replace(evil.part, shown=evil.part.shown[: evil.key] + packed(evil.parameters, half))
-    parts = evil.shown()
-    evil.show(evil.part.shown)
-    own = he_sum._Agreed.of(evil.part, [*parts, evil.part.shown]).contributed(0, [0] * SHAPE.counted)
-    columns = [held.sent(kind) for held in evil.held for kind in ("counts-c0", "counts-share")]
-    opened = threshold.opened(evil.ring, evil.parameters, [*columns, *own], evil.parameters.degree)
+    shown = evil.part.shown[: evil.key] + packed(evil.parameters, half) + keys
+    evil.part = replace(evil.part, shown=shown)
+    parts = [*evil.shown(), shown]
+    evil.show(shown)
+    return parts
+
+
+def victims(evil: LastSpeaker, agreed: he_sum._Agreed, parts: Sequence[bytes]) -> list[int]:
+    """What the victim's own vector opens to for one who has every secret but the mask of the honest pair."""
+    vector = np.frombuffer(evil.held[0].sent("counts"), dtype="<u8").copy()
+    for (name, _), (add, pad) in zip(
+        agreed.masks.secrets, agreed.masks.pads("counts", vector.nbytes), strict=True
+    ):
+        if name == "party-00":  # our share of its mask has the other sign
+            vector += np.frombuffer(pad, "<u8") if add else -np.frombuffer(pad, "<u8")
+    c1 = parts[0][evil.key : evil.key + evil.part.lengths["counts"]]
+    members = [evil.known(name).secret for name in ("round/0", "round/1", "evil")]
+    own = members[0].decryption_share(agreed.sums["counts"], bytes(32), 1)
+    columns = [member.decryption_share(c1, bytes(32), 1) for member in members]
+    columns.append(negated(evil.ring, evil.parameters, own))
+    return evil.opened(vector + threshold.residues(evil.ring, columns))
+
+
+def test_a_half_that_is_none_opens_the_sum_of_the_secrets_and_nobody_s_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What commitments do not stop (docs/explanation/federation.md), and what masks leave of it: nothing."""
+    evil = LastSpeaker(bound=2**40)
+    parts = secrets_opened(evil)
+    agreed = evil.agreed(parts)
+    vectors = [held.sent("counts") for held in evil.held]
+    total = sum(np.frombuffer(one, "<u8") for one in vectors)
+    total = total + np.frombuffer(agreed.contributed("counts", [0] * SHAPE.counted), "<u8")
+    opened = evil.opened(total, evil.parameters.degree)
     read = [round(8 * word / evil.parameters.t) for word in opened]
     seeds = [_entropy(name)(32) for name in ("round/0", "round/1", "evil")]
     secrets = [ternary(seed, SECRET, 0, evil.parameters.degree) for seed in seeds]
     assert read == [sum(one) for one in zip(*secrets, strict=True)]
+    assert victims(evil, agreed, parts) != VICTIM.counted()
+
+    whole = Masks._stream
+
+    def bare(self: Any, other: str, secret: bytes, label: str, length: int) -> bytes:
+        pair = {self.own, other} == {"party-00", "party-01"}
+        return bytes(length) if pair else whole(self, other, secret, label, length)
+
+    monkeypatch.setattr(Masks, "_stream", bare)
+    other = LastSpeaker(bound=2**40)
+    parts = secrets_opened(other)
+    assert victims(other, other.agreed(parts), parts) == VICTIM.counted()
 
 
 # --- simulation -----------------------------------------------------------------------------------------
@@ -282,8 +332,11 @@ class Opening:
         self.frames = {(i, kind): body for i, kind, body in _frames(self.round, contributions)}
         self.q = prod(self.parameters.moduli)
 
-    def columns(self) -> list[bytes]:
-        return [b for (_, kind), b in self.frames.items() if kind in ("counts-c0", "counts-share")]
+    def total(self) -> Any:
+        """What everybody sent, added up: the masks are off."""
+        sent = [np.frombuffer(b, "<u8") for (_, kind), b in self.frames.items() if kind == "counts"]
+        moduli = np.array(self.parameters.moduli, np.uint64)[:, np.newaxis]
+        return sum(sent[1:], sent[0]).reshape(-1, len(moduli), self.parameters.degree) % moduli
 
     def scaled(self, words: Sequence[int]) -> bytes:
         """round(q m / t), packed."""
@@ -296,10 +349,8 @@ class Opening:
 
     def noise(self, words: Sequence[int]) -> Any:
         """Of every coefficient, what is left when the sum is taken off: in units of the flood's bound."""
-        minus = negated(self.ring, self.parameters, self.scaled(words))
-        left = residues(
-            self.ring, self.parameters, _native.threshold_add(self.ring, [*self.columns(), minus])
-        )
+        minus = residues(self.ring, self.parameters, negated(self.ring, self.parameters, self.scaled(words)))
+        left = (self.total() + minus) % np.array(self.parameters.moduli, np.uint64)[:, np.newaxis]
         basis = [self.q // p * pow(self.q // p, -1, p) for p in self.parameters.moduli]
         sums = [sum(int(x) * e for x, e in zip(row, basis, strict=True)) % self.q for row in left[0].T]
         return (
@@ -310,7 +361,7 @@ class Opening:
 
 @pytest.mark.parametrize("n", [3, 5])
 def test_what_colluders_see_of_he_sum_is_made_from_the_result_alone(n: int) -> None:
-    """The simulator encrypts zeros for both honest participants and moves one's share by their sum.
+    """The simulator encrypts zeros for both honest participants and moves one's vector by their sum.
 
     That its ciphertexts look like theirs is RLWE's to say; tested is that it opens to the same result, with
     frames of the same kinds and sizes, and with noise of one distribution (two-sample Kolmogorov-Smirnov).
@@ -321,9 +372,10 @@ def test_what_colluders_see_of_he_sum_is_made_from_the_result_alone(n: int) -> N
     known = of_honest(result, [c.counted() for c in contributions[2:]])
     zero = Contribution((0, 0), ((0, 0),))
     made = Opening(n, [zero, zero, *contributions[2:]], "made")
-    share = made.frames[1, "counts-share"]
-    made.frames[1, "counts-share"] = _native.threshold_add(made.ring, [share, made.scaled(known)])
-    assert threshold.opened(made.ring, made.parameters, made.columns(), len(result)) == result
+    moved = np.frombuffer(made.frames[1, "counts"], "<u8").copy()
+    moved += residues(made.ring, made.parameters, made.scaled(known)).ravel()
+    made.frames[1, "counts"] = moved.tobytes()
+    assert threshold.opened(made.parameters, made.total(), len(result)) == result
     assert [(k, len(v)) for k, v in made.frames.items()] == [(k, len(v)) for k, v in real.frames.items()]
     samples = [np.sort(one.noise(result)) for one in (real, made)]
     assert all(n / 8 < sample.std() < n for sample in samples)  # floods, not the ciphertexts' own noise
@@ -361,7 +413,7 @@ def test_without_the_flood_a_share_gives_its_member_s_secret(flooded: bool) -> N
     """d = c1 s + f: without f, division by c1 gives s. The smallest flood is of one bit; here it is known."""
     evil = LastSpeaker()
     part = he_sum._Part.fresh(evil.parameters, SHAPE, evil.roster, _entropy("round/0"))
-    c1 = part.shown[evil.key : evil.key + part.vectors[0]]
+    c1 = part.shown[evil.key : evil.key + part.lengths["counts"]]
     bits = evil.parameters.flood_bits if flooded else 0
     share = part.secret.decryption_share(c1, bytes(32), bits)
     p, x, y = (
