@@ -7,10 +7,9 @@ from pathlib import Path
 from compute.errors import ConfigError
 from connector.enrolment import Seat, Trust, create_keys, write_request
 from connector.identity import TlsPaths, checked_name, split_address
-from witness.server import ConfigInvalid, WitnessConfig, load, log_vkeys, write_default
+from witness.server import EVIDENCE_KEY, ConfigInvalid, WitnessConfig, load, log_vkeys, write_default
 
 OPERATOR_KEY = "operator.pem"
-EVIDENCE_KEY = "evidence-key.pem"
 
 
 def init_witness(

@@ -1,4 +1,4 @@
-"""The witness without a connector: `python -m witness init|serve|fsck|keys|erase|console|verify|document`.
+"""The witness without a connector: `python -m witness init|serve|fsck|keys|lists|erase|console|verify|…`.
 
 An auditor's `verify` loads only the standard library and `cryptography`. Exit codes: 0 done, 2 usage or
 configuration, 7 verification failed, 8 fsck found damage, 9 fsck found that a log signed what cannot be.
@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from witness.auditor import DONE, USAGE, add_commands, fail
 
@@ -48,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     keys.add_argument("config", type=Path)
     keys.add_argument("--add-ml-dsa-44", action="store_true", help="give the log its post-quantum key first")
     keys.set_defaults(run=_keys)
+    lists = commands.add_parser("lists", help="which member lists are on record, since when")
+    lists.add_argument("config", type=Path)
+    lists.add_argument("--format", choices=("text", "json"), default="text")
+    lists.add_argument("--out", type=Path, help="write their records as a bundle, for `verify`")
+    lists.set_defaults(run=_lists)
     erase = commands.add_parser("erase", help="erase a record's content; its leaf and proofs stay")
     erase.add_argument("config", type=Path)
     erase.add_argument("digest", nargs="+", help="SHA-256 of the envelope, in hexadecimal")
@@ -145,6 +151,38 @@ def _keys(options: argparse.Namespace) -> int:
         return fail(USAGE, str(error))
     sys.stdout.write("\n".join(lines) + "\n")
     return DONE
+
+
+def _lists(options: argparse.Namespace) -> int:
+    from witness.console import lists
+    from witness.console.health import Standing
+    from witness.database import Database, SchemaOther
+    from witness.encoding import system_clock
+    from witness.server import ConfigInvalid, database_url, load
+
+    try:
+        config = load(options.config)
+        with contextlib.closing(Database(database_url(config), read_only=True)) as database:
+            standing = Standing(config, database, system_clock)
+            rows = lists.rows(standing, database)
+            if options.out is not None:
+                options.out.write_bytes(lists.bundle(standing, database))
+    except (ConfigInvalid, SchemaOther, lists.Unproved) as error:
+        return fail(USAGE, str(error))
+    except OSError as error:
+        return fail(USAGE, f"cannot write {error.filename}")
+    as_json = options.format == "json"
+    sys.stdout.write(json.dumps(rows) + "\n" if as_json else "".join(f"{_list_line(row)}\n" for row in rows))
+    return DONE
+
+
+def _list_line(row: dict[str, Any]) -> str:
+    entry = "not on record here" if row["entry"] is None else f"entry {row['entry']}, {row['received_at']}"
+    keys = " and ".join(row["operator_signs"])
+    return (
+        f"version {row['version']}, issued {row['issued_at']}, {row['members']} members, "
+        f"signed with {keys}: {entry}"
+    )
 
 
 def _erase(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from witness.checks import VerificationFailed
 from witness.document_text import chinese_of
 from witness.encoding import format_time
+from witness.members import MemberList
 from witness.verify import Verified, VerifiedItem
 
 # Events after which more must follow; a bundle that ends there leaves out what came of it.
@@ -34,6 +35,8 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "timestamped": "timestamped {at} by {who}",
         "receipt": "COSE receipt: entry {index} of a tree of {size}",
         "learned": "{who} learned {what}",
+        "list": "member list version {version}, issued {at}, signed by the operator with {keys}: {who}",
+        "before": "its keys before: {keys}",
         "disclosed": "disclosed {name}: {value}",
         "opened": "opened {name}: {value}",
         "unknown": "{count} timestamp(s) by authorities unknown to the trust file",
@@ -52,6 +55,8 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "timestamped": "时间戳 {at},签发机构 {who}",
         "receipt": "COSE 回执:大小为 {size} 的树中第 {index} 条",
         "learned": "{who} 获知 {what}",
+        "list": "第 {version} 版成员名单,签发时间 {at},运营方签名算法 {keys}:{who}",
+        "before": "此前的密钥:{keys}",
         "disclosed": "披露 {name}:{value}",
         "opened": "打开承诺 {name}:{value}",
         "unknown": "{count} 个时间戳的签发机构不在信任文件中,不予采信",
@@ -63,7 +68,9 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 def to_text(verified: Verified, language: str = "en") -> str:
     """What was verified, for people."""
     words = _WORDS[language]
-    lines = [words["verified"], *(_item_text(n, item, words) for n, item in enumerate(verified.items, 1))]
+    lists = {members.digest: members for members in verified.members}
+    items = enumerate(verified.items, 1)
+    lines = [words["verified"], *(_item_text(n, item, words, lists) for n, item in items)]
     if verified.unknown_timestamps:
         lines.append(words["unknown"].format(count=verified.unknown_timestamps))
     lines += [words["open"].format(id=exchange) for exchange in open_exchanges(verified)]
@@ -86,7 +93,9 @@ def failed_text(failure: VerificationFailed, language: str = "en") -> str:
     return f"{words['failed']} [{failure.code}]{where}: {said}"
 
 
-def _item_text(number: int, item: VerifiedItem, words: Mapping[str, str]) -> str:
+def _item_text(
+    number: int, item: VerifiedItem, words: Mapping[str, str], lists: Mapping[str, MemberList]
+) -> str:
     record, place = item.record, item.included
     reason = f" ({record.outcome.reason})" if record.outcome.reason else ""
     cosigners = ", ".join(sorted(place.cosigners))
@@ -99,11 +108,28 @@ def _item_text(number: int, item: VerifiedItem, words: Mapping[str, str]) -> str
         words["cosigned"].format(who=cosigners) if cosigners else words["alone"],
         *(words["timestamped"].format(at=format_time(t.at * 1000), who=t.authority) for t in item.timestamps),
         *(words["receipt"].format(index=r.index, size=r.size) for r in (item.receipt,) if r),
+        *_told(item, words, lists),
         *(words["learned"].format(who=reveal.party, what=reveal.what) for reveal in record.data.reveals),
         *(words["disclosed"].format(name=n, value=_plain(v)) for n, v in item.disclosed.claims().items()),
         *(words["opened"].format(name=n, value=_shown(v)) for n, v in item.opened.items()),
     ]
     return "\n   ".join([f"{number}. {record.event}: {record.outcome.status}{reason}", *lines])
+
+
+def _told(item: VerifiedItem, words: Mapping[str, str], lists: Mapping[str, MemberList]) -> list[str]:
+    """What a record is about that says it by digests: a member list, or keys that were replaced."""
+    digests = item.record.data.digests
+    if item.record.event == "key.rotation":
+        return [words["before"].format(keys=", ".join(digests.values()))]
+    if item.record.event != "member-list":
+        return []
+    found = lists.get(digests.get("member-list", ""))
+    if found is None:
+        return []
+    keys = ", ".join(key.algorithm for key in found.operator_keys) or "ed25519"
+    who = ", ".join(p.id for p in found.participants)
+    at = format_time(found.issued_at)
+    return [words["list"].format(version=found.version, at=at, keys=keys, who=who)]
 
 
 def _plain(value: Any) -> str:

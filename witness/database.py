@@ -113,6 +113,14 @@ _forks = Table(
     Column("second", Text, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
 )
+# What this witness records itself, by exchange: sent to the log again after a crash, it must be the same.
+_own_records = Table(
+    "own_records",
+    _metadata,
+    Column("exchange", Text, primary_key=True),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("tag", LargeBinary(32), nullable=False),
+)
 _schema = Table("schema_version", _metadata, Column("version", Integer, primary_key=True))
 
 # What every append executes, built once: building a statement costs more than executing it.
@@ -127,8 +135,8 @@ _MOVE_LOCK = (
     .values(checkpoint=bindparam("new"))
 )
 
-SCHEMA_VERSION = 2
-_MIGRATIONS: dict[int, tuple[str, ...]] = {2: ()}
+SCHEMA_VERSION = 3
+_MIGRATIONS: dict[int, tuple[str, ...]] = {2: (), 3: ()}
 """Statements that lead from the version before; new tables are created where they are missing. Schema 1,
 which did not say its version, had `entries`, `envelopes`, `staging`, `lock` and `members`."""
 BUSY = 10_000  # milliseconds that a connection waits for another
@@ -181,6 +189,15 @@ class Fork:
         """What tells one contradiction from another: the two texts, however often they were signed."""
         texts = (signed.partition("\n\n")[0] for signed in (self.first, self.second))
         return hashlib.sha256("\n\n".join(texts).encode()).digest()
+
+
+@dataclass(frozen=True)
+class OwnRecord:
+    """A record by this witness: its exchange, the envelope, and the tag of its leaf."""
+
+    exchange: str
+    envelope: bytes = field(repr=False)
+    tag: bytes
 
 
 @dataclass(frozen=True)
@@ -421,6 +438,20 @@ class Database:
         query = select(_members.c.envelope).order_by(_members.c.version)
         with self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
+
+    def own_record(self, exchange: str) -> OwnRecord | None:
+        """What this witness recorded, or was about to record, as this exchange."""
+        with self._engine.connect() as connection:
+            row = connection.execute(
+                select(_own_records).where(_own_records.c.exchange == exchange)
+            ).one_or_none()
+        return None if row is None else OwnRecord(row.exchange, row.envelope, row.tag)
+
+    def keep_own_record(self, made: OwnRecord) -> None:
+        """Keeps a record of this witness's own, before it is sent to the log."""
+        values = {"exchange": made.exchange, "envelope": made.envelope, "tag": made.tag}
+        with self._engine.begin() as connection:
+            connection.execute(insert(_own_records).values(values))
 
     def _scalar(self, query: Any) -> Any:
         with self._engine.connect() as connection:

@@ -32,6 +32,7 @@ from witness.door import Doorkeeper, PeerIdentity, Places, certificate_identity
 from witness.encoding import EncodingError, b64, system_clock, system_entropy, unb64
 from witness.files import Folder
 from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys, PublicKey, PublicKeys
+from witness.list_records import Author, ListRecords
 from witness.log import Log, LogRefused, sqlite_url
 from witness.members import MembersInvalid
 from witness.metrics import Metrics, MetricsServer
@@ -51,6 +52,7 @@ from witness.verifiers import Verifiers
 
 _log = logging.getLogger(__name__)
 CONFIG_FILE = "witness.toml"
+EVIDENCE_KEY = "evidence-key.pem"
 WHAT_TO_DO = "Keep every file, and see docs/reference/evidence.md, 'When the log refuses to run'"
 _PATH = re.compile(r"[^\x00-\x1f]+")
 MOST_CALLS = 256
@@ -86,6 +88,7 @@ class WitnessConfig:
     metrics_listen: str | None = None
     retain_days: int | None = None
     sm2_key: Path | None = None
+    evidence_key: Path | None = None
 
     @property
     def operator_keys(self) -> tuple[PublicKey, ...]:
@@ -128,6 +131,10 @@ tls_authority = "tls-authority.pem"
 
 # The member list as the space operator signed it. Replace the file to bring in a new version.
 members = "members.json"
+
+# The keys with which this witness records each new member list in its log, where the list names them as its
+# own. `bayspace witness init` makes them.
+# evidence_key = "evidence-key.pem"
 
 # The space operator's keys that sign member lists: "ed25519:<base64>", or a PEM file of a public key.
 operator_keys = [{operator_keys}]
@@ -243,7 +250,13 @@ def _read(value: Any, base: Path) -> WitnessConfig:
             metrics_listen=f.optional("metrics_listen", lambda name: f.text(name, LINE)),
             retain_days=f.optional("retain_days", f.integer),
             sm2_key=f.optional("sm2_key", path),
+            evidence_key=f.optional("evidence_key", path) or _made_with_the_folder(base),
         )
+
+
+def _made_with_the_folder(base: Path) -> Path | None:
+    """The evidence keys of a folder that `bayspace witness init` made, also before they could be named."""
+    return base / EVIDENCE_KEY if (base / EVIDENCE_KEY).exists() else None
 
 
 def _operator_keys(text: str, base: Path) -> tuple[PublicKey, ...]:
@@ -346,7 +359,8 @@ def _serve(
         if config.metrics_listen is not None:
             metrics = Metrics(log, sequencer, quorum)
             _start_http(MetricsServer(*_address(config.metrics_listen), metrics), "metrics", running)
-        for part in (quorum, _retention(config, log)):
+        lists = _list_records(config, log, registry, sequencer, confirmed)
+        for part in (quorum, _retention(config, log), lists):
             if part is not None:
                 part.start()
                 running.callback(part.close)
@@ -403,6 +417,20 @@ def _quorum(config: WitnessConfig, log: Log) -> Quorum | None:
 
 def _retention(config: WitnessConfig, log: Log) -> Retention | None:
     return None if config.retain_days is None else Retention(log.database, config.retain_days, system_clock)
+
+
+def _list_records(
+    config: WitnessConfig,
+    log: Log,
+    registry: Registry,
+    sequencer: Sequencer,
+    confirmed: Callable[[], bool] | None,
+) -> ListRecords | None:
+    if config.evidence_key is None:
+        return None
+    keys = _private_keys(config.evidence_key, "evidence_key")
+    author = Author(config.space, config.participant, keys, system_clock)
+    return ListRecords(author, log.database, registry, sequencer, confirmed or (lambda: True))
 
 
 def _policy(path: Path) -> Policy:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from witness import dsse
-from witness.console import drawing
+from witness.console import drawing, lists
 from witness.console.health import Standing
 from witness.console.index import Filter, Index
 from witness.database import Database
@@ -270,6 +270,7 @@ class Pages:
             "witnesses": self._witnesses(),
             "others": self._standing.others(),
             "contents": self._database.count_contents(),
+            "lists": lists.rows(self._standing, self._database),
         }
         return Page("log.html", data, "witnesses")
 
