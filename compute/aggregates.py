@@ -179,6 +179,8 @@ class Aggregates(Joining):
 
     def _figure(self, function: str, totals: Sequence[Total], kind: Type) -> Bound:
         self._counts_own |= self._own_rows
+        if kind == INT64:
+            self._products.check_count()
         return self._partials.figure(function, totals, kind)
 
     def _count_distinct(self, nodes: Sequence[exp.Expr], keep: Bound | None, part: str) -> Bound:

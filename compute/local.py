@@ -295,7 +295,7 @@ def _declared(info: DatasetInfo, column: Column, schema: pa.Schema) -> str:
     if not engine_reads(data):
         raise DataError(
             "data.type",
-            f"{info.full_name}.{column.name} is {data}, which cannot be read exactly; cast it to {instead(data)}",
+            f"{info.full_name}.{column.name} is {data}, not read exactly; cast it to {instead(data)}",
         )
     name = quoted(column.name)
     return name if data == kind.arrow else f"CAST({name} AS {kind.duckdb}) AS {name}"

@@ -7,7 +7,7 @@ bound is unknown the measure is refused, and the message names who has to declar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import reduce
@@ -105,9 +105,7 @@ class Measure:
             scale, magnitude = a.scale, a.magnitude + b.magnitude
             sign = "+" if isinstance(node, exp.Add) else "-"
         if magnitude > LIMIT:
-            raise self._scalar.refuse(
-                "overflow", "this arithmetic can exceed 126 bits; tighten the declared bounds"
-            )
+            raise too_large(a.columns | b.columns)
         left, right = (_wide(n, magnitude) for n in (a, b))
         merged = self._merged((a, b))
         self._notes.applied(merged.columns, "arithmetic")
@@ -126,20 +124,18 @@ class Measure:
     def _case(self, node: exp.Expr) -> Number:
         """CASE WHEN … THEN number …: a predicate inside an aggregate, and noted as one.
 
-        With one number and no other it selects rows, as FILTER does; two numbers let rows count for a minimum
-        that add nothing.
+        Not as one that selects rows: an ELSE lets rows count for a minimum that add nothing.
         """
         branches = [node] if isinstance(node, exp.If) else node.args["ifs"]
         default = node.args.get("false" if isinstance(node, exp.If) else "default")
         subject = node.this if isinstance(node, exp.Case) else None
-        results = [b.args["true"] for b in branches] + ([default] if default is not None else [])
-        values = [result for result in results if not isinstance(result, exp.Null)]
-        with self._notes.predicate_inside_aggregate(selecting=len(values) == 1):
+        with self._notes.predicate_inside_aggregate(selecting=False):
             conditions = [
                 self._scalar.predicate(exp.EQ(this=subject, expression=b.this) if subject else b.this)
                 for b in branches
             ]
-            numbers = _rescaled([self.number(value) for value in values])
+            results = [b.args["true"] for b in branches] + ([default] if default is not None else [])
+            numbers = _rescaled([self.number(r) for r in results if not isinstance(r, exp.Null)])
         if not numbers:
             raise self._scalar.refuse("measure", "every branch of a CASE is NULL")
         merged = self._merged([*numbers, *conditions])
@@ -181,6 +177,20 @@ _WEIGHTED = (
     "CASE and COALESCE read columns of one party only; add, subtract and multiply those of both, and put the "
     "other's condition into FILTER (WHERE …)"
 )
+
+
+def named(columns: Iterable[ColumnRef]) -> str:
+    """Columns as people write them."""
+    return ", ".join(f"{dataset}.{column}" for dataset, column in sorted(columns))
+
+
+def too_large(columns: Iterable[ColumnRef]) -> QueryError:
+    """Arithmetic that could leave its type on a row, whatever the rows turn out to hold."""
+    return QueryError(
+        "query.overflow",
+        f"this arithmetic can exceed 126 bits, as far as is declared of {named(columns)}; ask the owner to "
+        "declare (tighter) bounds, or aggregate the columns by themselves",
+    )
 
 
 def square(number: Number, other: Number) -> Number:
@@ -304,7 +314,7 @@ def times(number: Number, factor: int, scale: int) -> Number:
         return number
     magnitude = number.magnitude * abs(factor)
     if magnitude > LIMIT:
-        raise QueryError("query.overflow", "this arithmetic can exceed 126 bits; tighten the declared bounds")
+        raise too_large(number.columns)
     sql = f"({_wide(number, magnitude)} * {_integer(factor)})"
     return replace(number, sql=sql, magnitude=magnitude, scale=scale, huge=_is_huge(magnitude))
 

@@ -19,7 +19,7 @@ from compute.dataset import Column, DatasetInfo
 from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound
 from compute.facts import ColumnRef
-from compute.measures import LIMIT, Measure, Number, square, times
+from compute.measures import LIMIT, Measure, Number, named, square, times, too_large
 from compute.plan import Figure, Partial, Total
 from compute.types import Type
 
@@ -181,7 +181,7 @@ def _times(a: Number | None, b: Number | None) -> Number | None:
         return a or b
     found = square(a, b)
     if found.magnitude > LIMIT:
-        raise QueryError("query.overflow", "a product can exceed 126 bits; tighten the declared bounds")
+        raise too_large(found.columns)
     return found
 
 
@@ -248,18 +248,28 @@ class Products:
     receiver: Partials
     repeats: bool = False  # a key of the receiver's may be in several rows of a group: they are counted
     unique: bool = False  # the sender's keys are declared to be in one row each
-    pairs: int = 0  # most rows that one cell of the join has; 0: no join
+    pairs: int = 1  # most rows that one cell of the join, or of one dataset, has
     exists: bool = False  # rows of the receiver are looked up: how many of the sender's match does not matter
     outer: str = ""  # "left" or "anti": rows of the receiver without a match count too, or alone
     weights: set[str] = field(default_factory=set)  # the receiver's partials that multiply the sender's
 
-    def check(self, mixed: Mixed) -> None:
-        """Refuse a sum over a join that could have more digits than its type."""
+    def check(self, mixed: Mixed, part: str) -> None:
+        """Refuse a sum that could have more digits than its type, whatever the rows turn out to hold."""
         if not mixed.inexact and sum(term.magnitude for term in mixed.terms) * self.pairs >= 10**38:
             raise QueryError(
                 "query.overflow",
-                "a sum over this join can have more than 38 digits; tighten the declared bounds, or declare "
-                "the join key unique where it is",
+                f"in {part}: this sum can have more than 38 digits, as far as is declared of "
+                f"{named(mixed.columns)} and of the number of rows; ask for AVG and COUNT, which cannot "
+                "overflow, or ask the owner to declare (tighter) bounds, fewer rows, or a join key unique",
+            )
+
+    def check_count(self) -> None:
+        """Refuse to count what there could be more of than an int64 holds."""
+        if self.pairs >= 2**63:
+            raise QueryError(
+                "query.overflow",
+                "this join can have more than 2^63 rows to count, as far as is declared; ask the owner to "
+                "declare fewer rows, or the join key unique where it is",
             )
 
     def count(self, mixed: Mixed) -> Total:

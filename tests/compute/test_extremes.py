@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Context, Decimal
 
 import pyarrow as pa
 import pytest
 
 from compute.dataset import Column, DatasetInfo
-from compute.errors import DataError, QueryError
+from compute.errors import QueryError
 from compute.planner import prepare
 from policy_enforcer.disclosure import Level
+from policy_enforcer.obligations import NOTHING_DEMANDED
 
 LEAST, MOST = -(2**63), 2**63 - 1
 MANY = 1 << 40
@@ -40,11 +42,36 @@ def test_squares_of_the_largest_integers_are_exact(ask, rows_bound):
     assert got == [sum(values), pytest.approx(mean), pytest.approx(variance)]
 
 
-def test_products_of_the_largest_integers_are_exact_while_their_sum_has_38_digits(ask):
+@pytest.mark.parametrize("product", ["x * x", "CASE WHEN x > 0 THEN x * x END", "-(x * x)"])
+def test_a_sum_that_could_exceed_38_digits_is_refused_before_any_row_is_read(ask, product):
+    with pytest.raises(QueryError, match=r"declared of sz\.t\.x .* AVG and COUNT") as refused:
+        ask(f"sum({product})", Column("x", "int64"), pa.int64(), [1])
+    assert refused.value.code == "query.overflow"
+    with pytest.raises(QueryError, match=r"126 bits.* sz\.t\.x"):
+        ask("avg(x * x * x)", Column("x", "int64"), pa.int64(), [1])
+
+
+def test_what_the_declarations_prove_is_exact_to_the_last_digit(ask):
     column = Column("x", "int64")
-    assert ask("sum(x * x)", column, pa.int64(), [LEAST, 3]) == [2**126 + 9]
-    with pytest.raises(DataError, match="38 digits"):
-        ask("sum(x * x)", column, pa.int64(), [LEAST, LEAST])
+    assert ask("sum(x * x)", column, pa.int64(), [LEAST], rows_bound=1) == [2**126]
+    assert ask("avg(x * x), var_pop(x)", column, pa.int64(), [LEAST, LEAST]) == [2.0**126, 0]
+    bounded = Column("x", "int64", bounds=("-4000000000", "4000000000"))
+    values = [4 * 10**9] * 9
+    assert ask("sum(x * x)", bounded, pa.int64(), values, MANY) == [144 * 10**18]
+
+
+@pytest.mark.parametrize(("rows", "repeats"), [(1 << 31, True), (1 << 32, False)])
+def test_rows_of_a_join_are_counted_key_by_key_only_while_an_int64_holds_them(rows, repeats):
+    columns = (Column("k", "int64", key=()), Column("x", "int64", bounds=("0", "1")))
+    infos = {
+        f"{who}.t": DatasetInfo(who, "t", columns, rows, 10, "00" * 32, Level.RECEIVER)
+        for who in ("sz", "hk")
+    }
+    demands = {"sz.t": replace(NOTHING_DEMANDED, weighted=True)}
+    ask = "SELECT count(*) FROM sz.t s JOIN hk.t r ON s.k = r.k"
+    plan = prepare(ask, "hk", infos, demands=demands).plan
+    assert plan.receiver is not None
+    assert plan.receiver.repeats == repeats
 
 
 @pytest.mark.parametrize(
@@ -61,7 +88,7 @@ def test_wide_decimals_are_clamped_and_summed_exactly(ask, precision, scale, edg
     largest, small = 9 * 10 ** (precision - 1), -5  # in units of the last digit
     values = [WIDE.scaleb(Decimal(v), -scale) for v in (largest, small)]
     column = Column("x", f"decimal({precision},{scale})", bounds=(f"-{edge}", edge))
-    got = ask("sum(x)", column, pa.decimal128(precision, scale), [*values, None])
+    got = ask("sum(x)", column, pa.decimal128(precision, scale), [*values, None], rows_bound=9)
     top = int(WIDE.scaleb(Decimal(edge), scale))
     assert WIDE.scaleb(got[0], scale) == min(largest, top) + small
 
