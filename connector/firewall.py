@@ -31,6 +31,7 @@ from compute.errors import (
     QueryError,
     Unavailable,
 )
+from connector.door import Door
 from policy_enforcer.facts import Decision, Reason
 from witness.schema import TEXT, TOKEN
 
@@ -132,53 +133,53 @@ def _status(code: int, sentence: str, reason: str, metadata: dict[str, str]) -> 
 
 
 class Firewall(grpc.ServerInterceptor):
-    """Admits a call only when `authorise` accepts its peer, and turns every exception into a status.
+    """Lets a call in through the door, and turns every exception into a status.
 
-    `authorise(context, method)` raises a `BayspaceError` to refuse. `pools`: services that have threads of
-    their own, by full name.
+    `pools`: services that have threads of their own, by full name.
     """
 
-    def __init__(
-        self,
-        authorise: Callable[[grpc.ServicerContext, str], None],
-        pools: Mapping[str, ThreadPoolExecutor] | None = None,
-    ) -> None:
-        self._authorise, self._pools = authorise, pools or {}
+    def __init__(self, door: Door, pools: Mapping[str, ThreadPoolExecutor] | None = None) -> None:
+        self._door, self._pools = door, pools or {}
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wrap the handler; unknown methods are left to gRPC."""
         handler = continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(("/grpc.health.", "/grpc.reflection.")):
-            return handler
+        if handler is None:
+            return None
         if handler.response_streaming:
-            wrapped = self._streaming(handler.stream_stream or handler.unary_stream, method)
+            wrapped = self._streaming(self._of_requests(handler), method)
         else:
-            wrapped = self._unary(handler.stream_unary or handler.unary_unary, method)
+            wrapped = self._unary(self._of_requests(handler), method)
         wrapped.experimental_thread_pool = self._pools.get(method.split("/")[1])  # type: ignore[attr-defined]
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        make = {True: grpc.stream_stream_rpc_method_handler, False: grpc.stream_unary_rpc_method_handler}
+        return make[handler.response_streaming](
+            wrapped, handler.request_deserializer, handler.response_serializer
+        )
+
+    def _of_requests(self, handler: Any) -> Callable[..., Any]:
+        """The handler's behaviour as one that reads its requests itself."""
+        if handler.request_streaming:
+            found: Callable[..., Any] = handler.stream_stream or handler.stream_unary
+            return found
+        answer = handler.unary_stream or handler.unary_unary
+        return lambda requests, context: answer(self._door.message(requests, context), context)
 
     def _unary(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-        def call(request: Any, context: grpc.ServicerContext) -> Any:
+        def call(requests: Any, context: grpc.ServicerContext) -> Any:
             try:
-                self._authorise(context, method)
-                return behaviour(request, context)
+                with self._door.entered(context, method):
+                    return behaviour(requests, context)
             except Exception as error:  # noqa: BLE001  the firewall is where everything must stop
                 _abort(context, error)
 
         return call
 
     def _streaming(self, behaviour: Callable[..., Iterator[Any]], method: str) -> Callable[..., Any]:
-        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        def call(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             try:
-                self._authorise(context, method)
-                yield from behaviour(request, context)
+                with self._door.entered(context, method):
+                    yield from behaviour(requests, context)
             except Exception as error:  # noqa: BLE001
                 _abort(context, error)
 

@@ -25,6 +25,7 @@ from grpc_reflection.v1alpha import reflection
 from compute.errors import ConfigError, PeerViolation, Unavailable
 from connector.analyst import Analyst
 from connector.answering import Answering
+from connector.door import Door
 from connector.firewall import Firewall
 from connector.identity import server_credentials
 from connector.negotiating import Negotiating
@@ -50,6 +51,10 @@ _log = logging.getLogger(__name__)
 THREADS = 64
 ANALYST_THREADS = 16
 """Of their own: no peer can keep a participant's own people from their connector."""
+MOST_CALLS_OF_A_PEER = 24
+"""Calls of any kind that one caller may have open at once."""
+MESSAGE_SECONDS = 10.0
+"""How long a call may keep its one message waiting."""
 MOST_STREAMS_OF_A_PEER = 16
 """Query streams of one peer at once: each holds a thread, also before it counts as a running query."""
 _OPTIONS = (
@@ -147,10 +152,11 @@ class Server:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._door = Door(self._authorise, MOST_CALLS_OF_A_PEER, THREADS + ANALYST_THREADS, MESSAGE_SECONDS)
         self._analysts = ThreadPoolExecutor(ANALYST_THREADS, thread_name_prefix="analyst")
         self._server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
-            interceptors=[Firewall(self._authorise, {_ANALYST: self._analysts})],
+            interceptors=[Firewall(self._door, {_ANALYST: self._analysts})],
             options=_OPTIONS,
             maximum_concurrent_rpcs=4 * THREADS,
         )
@@ -169,6 +175,7 @@ class Server:
         self._node.recover()
         Negotiating(self._node).recover()
         self._node.evidence.start()
+        self._door.start()
         self._server.start()
         threading.Thread(target=self._resume, name="contracts", daemon=True).start()
         for service in _SERVICES:
@@ -185,6 +192,7 @@ class Server:
         """Refuse new calls, give running ones `grace` seconds, then cancel them."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
+        self._door.close()
         self._analysts.shutdown(wait=False)
 
     def _bound(self, address: str) -> int:
@@ -196,10 +204,11 @@ class Server:
             raise ConfigError("network.listen", f"cannot listen on {address}: is the port taken?")
         return int(port)
 
-    def _authorise(self, context: grpc.ServicerContext, method: str) -> None:
+    def _authorise(self, context: grpc.ServicerContext, method: str) -> str:
         caller = self._node.caller(context)
         if method.startswith(f"/{_ANALYST}/") and caller != self._node.id:
             raise PeerViolation("peer.not-allowed", "this service answers to its own participant only")
+        return caller
 
 
 _ANALYST = analyst_pb2.DESCRIPTOR.services_by_name["Analyst"].full_name
