@@ -19,8 +19,9 @@ from compute.errors import QueryError
 from compute.expressions import Bound, Constant
 from compute.finish import TAKES
 from compute.joining import Joining, unwrapped
+from compute.logistic import figures
 from compute.measures import Measure, Unbounded
-from compute.plan import Output, Total
+from compute.plan import STEP, Logistic, Output, Total
 from compute.pooling import Part
 from compute.products import (
     IDENTITIES,
@@ -34,8 +35,9 @@ from compute.products import (
     together,
 )
 from compute.regression import LINEAR, MOST_REGRESSORS, pairs
+from compute.regressors import logistic
 from compute.scope import Scope
-from compute.sql import REGRESSION, Statement, regressing
+from compute.sql import LOGISTIC, REGRESSION, Statement, regressing
 from compute.types import FLOAT64, HUGE, INT64, STRING, Type
 
 _JOINT_CAPACITY = 2**62
@@ -53,6 +55,7 @@ class Aggregates(Joining):
     ) -> None:
         super().__init__(statement, scope, asker)
         self._repeats, self._parts = repeats, parts
+        self._logistic: Logistic | None = None
         self._counts_own = False  # a figure counts rows of the asker, so each must be there once
         capacity = _JOINT_CAPACITY if self._receiver is not None else _OWN_CAPACITY
         self._partials = Partials("m", self._sender.rows_bound, capacity)
@@ -314,6 +317,8 @@ class Aggregates(Joining):
         self, name: str, node: exp.Expr, condition: exp.Expr | None, part: str
     ) -> list[tuple[Output, Bound]]:
         """A line's columns: rows, whether there is one, R², then each coefficient and its standard error."""
+        if node.name.lower() == LOGISTIC:
+            return self._logistic_regression(name, node, condition, part)
         y, *xs = self._regressed(node, part)
         read = {self._scope.column(c)[0].full_name for c in node.find_all(exp.Column)}
         self._visible(read, part)
@@ -336,6 +341,33 @@ class Aggregates(Joining):
             found.append((f"{term}_se", self._figure(f"{LINEAR}error:{i}", totals, FLOAT64)))
         before = "" if name == REGRESSION else f"{name}_"
         return [(Output(before + column, bound.sql, str(bound.type)), bound) for column, bound in found]
+
+    def _logistic_regression(
+        self, name: str, node: exp.Expr, condition: exp.Expr | None, part: str
+    ) -> list[tuple[Output, Bound]]:
+        """A fit's columns: rows, what became of it, steps, then each coefficient and its standard error."""
+        y, *xs = self._regressed(node, part)
+        if not self._parts or condition is not None:
+            what = "is over a federation" if not self._parts else "takes its conditions in WHERE"
+            raise QueryError("query.logistic", f"in {part}: {LOGISTIC} {what}")
+        measure = Measure(self._rows(part), self._scope.column, self._notes, joint=True)
+        self._logistic = logistic(self._scope, measure, y, xs, part)
+        named = [self._scope.column(column) for column in node.find_all(exp.Column)]
+        self._notes.aggregated([(info.full_name, column.name) for info, column in named], "logistic")
+        sums = figures(len(xs))
+        added = [Total((self._partials.add(sql, 0, bound, STEP),)) for sql, bound in sums]
+        found = [("n", "rows", INT64), ("fit", "verdict", STRING), ("steps", "steps", INT64)]
+        for j, term in enumerate(["intercept", *(r.name for r in self._logistic.regressors)]):
+            found += [(term, f"coefficient:{j}", FLOAT64), (f"{term}_se", f"error:{j}", FLOAT64)]
+        before = "" if name == LOGISTIC else f"{name}_"
+        return [
+            (Output(before + column, (bound := self._shown_of(source, added, kind)).sql, str(kind)), bound)
+            for column, source, kind in found
+        ]
+
+    def _shown_of(self, source: str, sums: Sequence[Total], kind: Type) -> Bound:
+        """What the protocol answers under this name (compute/logistic.py), from all sums of the steps."""
+        return self._partials.figure("value", [Total((source,)), *sums], kind)
 
     def _squares(self, measured: Sequence[Mixed]) -> list[Total]:
         """How many pairs of rows, the sums over them, and those of all products by two."""
@@ -361,7 +393,7 @@ class Aggregates(Joining):
         if y is None or not 1 <= len(xs) <= MOST_REGRESSORS:
             raise QueryError(
                 "query.regression",
-                f"in {part}: {REGRESSION}(y, [x1, x2]) takes a column and a list of 1 to {MOST_REGRESSORS}",
+                f"in {part}: {node.name}(y, [x1, x2]) takes a column and a list of 1 to {MOST_REGRESSORS}",
             )
         if len({one.sql().casefold() for one in (y.unnest(), *xs)}) <= len(xs):
             raise QueryError(

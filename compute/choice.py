@@ -25,6 +25,7 @@ def choose(draft: Plan, infos: Sequence[DatasetInfo], protocols: Sequence[Protoc
     """The cheapest protocol that both datasets tolerate and that the sums fit."""
     joint = draft.receiver is not None
     kind = "federated" if draft.federation else draft.kind
+    kind = "logistic" if draft.logistic is not None else kind
     able = [p for p in protocols if p.joint == joint and kind in p.kinds]
     if draft.noise is not None:
         able = [p for p in able if "noise" in p.gates]

@@ -24,7 +24,7 @@ from compute.errors import DataError
 from compute.expressions import quoted
 from compute.inputs import LocalInput
 from compute.keys import canonical_keys
-from compute.plan import Partial, Side
+from compute.plan import Logistic, Partial, Side
 from compute.types import INT64, Type, engine_reads, instead, parse_type, sum_type, type_of_arrow
 from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 
@@ -229,6 +229,28 @@ def membership(
     labels, cell = _groups(side, numbered, found.num_rows)
     names = [found.column(count + i).to_numpy().astype(np.uint64) for i in range(2)]
     return members.Membership(labels, cell, names[0], names[1])
+
+
+def observations(
+    side: Side, logistic: Logistic, info: DatasetInfo, demands: Obligations, source: Source, limits: Limits
+) -> pa.Table:
+    """The rows that a logistic regression is over: `who` (a number for an identity), y, x1, x2, …"""
+    rows, view_of = _opened(source), _holding(info, demands)
+    named = [("y", logistic.outcome), *((f"x{i}", r.sql) for i, r in enumerate(logistic.regressors, 1))]
+    view = _view(info, rows.schema, demands)
+    where = [*side.filters, *(f"({sql}) IS NOT NULL" for _, sql in named)]
+    if contributions.limited(demands):
+        view, where = contributions.bounded(view, where, side, view_of, demands), []
+    who = "row_number() OVER ()"  # without an identity to count, each row counts
+    if demands.identity is not None:
+        identity = quoted(demands.identity)
+        who = f"CASE WHEN {identity} IS NOT NULL THEN hash({identity}) END"
+    columns = [f"CAST({who} AS UBIGINT) AS who", *(f"CAST({sql} AS BIGINT) AS {name}" for name, sql in named)]
+    with locked({"source": rows}, limits) as connection:
+        table = connection.sql(select(columns, view, where)).to_arrow_table()
+    if table.num_rows > side.rows_bound:
+        raise _too_many_rows(side)
+    return table
 
 
 def aggregate_schema(side: Side) -> pa.Schema:

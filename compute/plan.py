@@ -139,7 +139,7 @@ class Regressor:
 
 
 STEP = "step"
-"""The function of a partial that is the sum of a step: `sql` says what is added up, once there are coefficients."""
+"""The function of a partial that is the sum of a step: its `sql` names what is added up, and is not run."""
 
 
 @dataclass(frozen=True, slots=True)

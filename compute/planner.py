@@ -27,12 +27,13 @@ from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound, Scalar
 from compute.facts import Notes, Prepared
 from compute.histograms import bucket, numbers, quantile_buckets
-from compute.plan import Dimension, Histogram, Output, Plan, Side
+from compute.logistic import NOISY_STEPS
+from compute.plan import Dimension, Histogram, Logistic, Output, Plan, Side
 from compute.pooling import Part
 from compute.protocols import PROTOCOLS
 from compute.protocols.base import Protocol
 from compute.scope import Scope, described, named_column
-from compute.sql import REGRESSION, Item, Statement, parse, regressing, unique
+from compute.sql import LOGISTIC, Item, Statement, parse, regressing, unique
 from compute.types import FLOAT64
 from policy_enforcer.disclosure import Level
 from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
@@ -303,7 +304,7 @@ class _Planner(Aggregates):
             return self._aggregate(node, None, part)
         if regressing(node):
             raise QueryError(
-                "query.regression", f"in {part}: {REGRESSION} is several columns: a SELECT item of its own"
+                "query.regression", f"in {part}: {node.name} is several columns: a SELECT item of its own"
             )
         if has_aggregate(node) or node.find(exp.Column) is None:
             return None
@@ -385,7 +386,22 @@ class _Planner(Aggregates):
             figures=tuple(self._partials.figures.values()),
             join=self._join_kind,
             histogram=self._histogram,
+            logistic=self._stepped(),
         )
+
+    def _stepped(self) -> Logistic | None:
+        """The logistic regression, which is asked alone. Under noise it takes fewer steps, always as many."""
+        found = self._logistic
+        if found is None:
+            return None
+        if self._dimensions or self._statement.having is not None or len(self._statement.select) > 1:
+            raise QueryError(
+                "query.logistic",
+                f"{LOGISTIC} is asked alone: without GROUP BY, HAVING and other SELECT items",
+            )
+        if self._demands.noise is None:
+            return found
+        return replace(found, steps=NOISY_STEPS, identities=0)
 
     def _side(self, info: DatasetInfo) -> Side:
         sender = info is self._sender

@@ -174,7 +174,7 @@ _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
     exp.WidthBucket: frozenset({"this", "min_value", "max_value", "num_buckets"}),
     exp.Array: frozenset({"expressions"}),  # the edges of width_bucket, the columns of a regression
     exp.ApproxQuantile: frozenset({"this", "quantile"}),
-    exp.Anonymous: _LIST,  # only the names in _ANONYMOUS, and REGRESSION
+    exp.Anonymous: _LIST,  # only the names in _ANONYMOUS, REGRESSION and LOGISTIC
     exp.Count: frozenset({"this", "big_int"}),
     exp.CountIf: _THIS,
     exp.Distinct: frozenset({"expressions"}),
@@ -202,7 +202,7 @@ _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
     exp.RegrSxy: _BINARY,
 }
 _ANONYMOUS = frozenset({"date_part", "datepart"})
-REGRESSION = "linear_regression"
+REGRESSION, LOGISTIC = "linear_regression", "logistic_regression"
 
 # What to say about the constructs people try first: (what it is, what to write instead).
 _ADVICE: dict[str, tuple[str, str]] = {
@@ -366,7 +366,7 @@ def _check_nodes(root: exp.Expr) -> None:
         if isinstance(node, exp.Anonymous) and node.name.lower() in ("now", "today"):
             what, instead = _ADVICE["CurrentTimestamp"]
             raise QueryError("query.construct", f"{what} is not available; write {instead}")
-        if isinstance(node, exp.Anonymous) and node.name.lower() not in {*_ANONYMOUS, REGRESSION}:
+        if isinstance(node, exp.Anonymous) and node.name.lower() not in {*_ANONYMOUS, REGRESSION, LOGISTIC}:
             raise QueryError("query.function", f"an unknown function is used; {_FUNCTIONS}")
         for name, value in node.args.items():
             if value and name not in allowed:
@@ -492,7 +492,7 @@ def _name(node: exp.Expr) -> str:
         return node.alias_or_name
     node = node.this if isinstance(node, exp.Filter) else node
     if regressing(node):
-        return REGRESSION
+        return node.name.lower()
     if isinstance(node, exp.Count) and isinstance(node.this, exp.Star):
         return "count_star()"
     if isinstance(node, exp.Func) and not isinstance(node, exp.Case | exp.Cast | exp.Anonymous):
@@ -502,8 +502,8 @@ def _name(node: exp.Expr) -> str:
 
 
 def regressing(node: exp.Expr) -> bool:
-    """Is this `linear_regression(…)`, which sqlglot knows as a name only?"""
-    return isinstance(node, exp.Anonymous) and node.name.lower() == REGRESSION
+    """Is this `linear_regression(…)` or `logistic_regression(…)`, which sqlglot knows as names only?"""
+    return isinstance(node, exp.Anonymous) and node.name.lower() in (REGRESSION, LOGISTIC)
 
 
 def unique(name: str, taken: dict[str, int]) -> str:

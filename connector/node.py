@@ -474,6 +474,8 @@ class Node:
         if plan.receiver is None:
             policy = agreement.policy if agreement is not None else published.policy
             demands = replace(obligations(policy), mask_salt=self._mask_salt(published, agreement))
+            if plan.logistic is not None:
+                return local.observations(side, plan.logistic, described, demands, published.source, limits)
             return local.aggregate(side, described, demands, published.source, limits)
         demands = NOTHING_DEMANDED
         if agreement is not None:

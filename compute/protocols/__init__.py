@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compute.protocols import (
     he_sum,
+    logistic_steps,
     masked_sum,
     private_join_and_compute,
     psi_aggregate,
@@ -21,6 +22,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
     psi_list.PROTOCOL,
     masked_sum.PROTOCOL,
     he_sum.PROTOCOL,
+    logistic_steps.PROTOCOL,
 )
 """Every protocol a plan may name; planner, policy and explain read only these declarations."""
 
