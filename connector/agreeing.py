@@ -62,7 +62,6 @@ class Agreeing:
             record.offer,
             agreement.to_bytes(),
             agreement.digest,
-            None,
         )
 
     def _drafted(self, record: NegotiationRecord) -> NegotiationRecord:

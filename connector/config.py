@@ -98,6 +98,7 @@ class Limits(_Strict):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     maximum_joint_queries: Annotated[int, Field(ge=1, le=256)] = 4
     frame_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    negotiations_per_day: Annotated[int, Field(ge=1)] = 100  # that one peer may open here
 
 
 class Telemetry(_Strict):
@@ -354,6 +355,7 @@ memory_mib = 2048             # for the local engine
 threads = 2
 maximum_joint_queries = 4     # at once, over all agreements
 frame_timeout_seconds = 60    # a peer that is silent for longer has failed
+negotiations_per_day = 100    # that one participant may open here: each is on record for ever
 
 # Spans hold counts, durations and ids only. Remove `spans` to write none.
 [telemetry]

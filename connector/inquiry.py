@@ -190,9 +190,9 @@ def called(
     role: Role[Answer],
     headers: Headers,
     on_call: Callable[[Any], object],
+    stop: Stop,
     trace: str,
 ) -> Answer:
-    stop: Stop,
     """Talk to the owner."""
     stub = query_pb2_grpc.JointQueryStub(node.peers.channel(inquiry.agreement.provider))
     timeout = node.config.limits.frame_timeout_seconds

@@ -246,7 +246,7 @@ class Negotiating:
         if len(message.exchange_key) != EXCHANGE_KEY_BYTES:
             raise PeerViolation("contract.malformed", "an exchange key is 32 bytes")
         state = NEGOTIATION.after(None, kind, author)
-        with store.atomic():
+        with self._node.telemetry.span("negotiation", peer=peer), store.atomic():
             if (signed := self._records.signed_before(negotiation, message.record)) is not None:
                 return signed  # the same message came twice at once
             if store.exchange(negotiation) is not None:  # a query's, say: it is no id for another one
@@ -255,7 +255,7 @@ class Negotiating:
             record = self._table.of(peer, negotiation, role)
             expected = self._table.turn(_EVENTS[kind], record, versions[-1].proposal, peer)
             sealed, theirs = self._records.received(message.record, expected)
-            self._table.check_waiting(record)
+            self._table.check_openings(record)
             self._records.keep(negotiation, sealed, peer, theirs)
         return self._records.signature(sealed)
 

@@ -7,15 +7,16 @@ may pile up.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from compute.errors import ConfigError, PeerViolation, Unavailable
 from connector.contract import Agreement, Proposal
-from connector.contract_records import NO_TRACE, Records
+from connector.contract_records import NO_TRACE, OFFER, REQUEST, Records
 from connector.node import Node
 from connector.records import Statement
 from connector.state.rows import NegotiationRecord
-from connector.transitions import NEGOTIATION, PROVIDER, Message, State
+from connector.transitions import CONSUMER, NEGOTIATION, PROVIDER, Message, State
 from witness.schema import HEX16, FormatError, matching
 
 MOST_WAITING_REQUESTS = 32
@@ -23,6 +24,8 @@ MOST_WAITING_REQUESTS = 32
 MOST_PROPOSALS = 20
 """Versions of the terms in one negotiation: each is kept, for ever unless who opened it ends it unagreed."""
 FEWEST_DIGITS = 8
+_OPENINGS = {PROVIDER: REQUEST, CONSUMER: OFFER}
+"""The first record of a negotiation that a peer opened, by our role in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Table:
 
     def find(self, negotiation: str) -> NegotiationRecord:
         """By its id, or by the id of the agreement it led to; a unique beginning of either will do."""
+        if (exactly := self._node.store.negotiation(negotiation)) is not None:
+            return exactly
         found = [
             n
             for n in self._node.store.negotiations()
@@ -136,8 +141,17 @@ class Table:
         if not self._node.store.move_negotiation(negotiation, [before.value], after.value, **fields):
             raise ConfigError("contract.state", "the contract changed meanwhile: look at it again")
 
-    def check_waiting(self, opened: NegotiationRecord) -> None:
-        """Raise `Unavailable` when the peer has opened too many, this one included."""
+    def check_openings(self, opened: NegotiationRecord) -> None:
+        """Raise `Unavailable` when the peer has opened too many within a day, or too many that wait.
+
+        Each leaves rows and records for ever, however soon it is ended. In the transaction that opens it.
+        """
+        most, node = self._node.config.limits.negotiations_per_day, self._node
+        if node.store.count_opened(opened.peer, _OPENINGS, node.now() - timedelta(days=1)) >= most:
+            sentence = (
+                f"{opened.peer} opened {most} negotiations here within a day, which is as many as it may"
+            )
+            raise Unavailable("contract.too-many", sentence)
         waiting = self._node.store.count_negotiations(opened.role, opened.peer, opened.state)
         if waiting > MOST_WAITING_REQUESTS:
             sentence = f"{opened.peer} has too many requests waiting for an answer here"

@@ -442,15 +442,15 @@ class Node:
         finally:
             self.store.finish_query(exchange)
 
+    def stoppable(self, exchange: str, agreement: Agreement, stop: Stop) -> AbstractContextManager[None]:
+        """While inside, `stop` is fired when the agreement ends, is suspended, or our people say so."""
+        return self.stops.held(exchange, agreement.digest, stop, agreement.ends, self.now())
+
     def stop_queries(self, agreement: str) -> None:
         """End what runs here under an agreement that is not in force any more, as asker or as owner."""
         found = self.store.agreement(agreement)
         if found is not None and found.state != "active":
             self.stops.end_agreement(agreement, _not_in_force(found.state))
-    def stoppable(self, exchange: str, agreement: Agreement, stop: Stop) -> AbstractContextManager[None]:
-        """While inside, `stop` is fired when the agreement ends, is suspended, or our people say so."""
-        return self.stops.held(exchange, agreement.digest, stop, agreement.ends, self.now())
-
 
     # --- computing ------------------------------------------------------------------------------------
 
@@ -580,9 +580,9 @@ def _named_period(per: Period, at: datetime) -> str:
     return "agreement" if start is None else f"{per} {start.isoformat()}"
 
 
-def _refused(code: str, sentence: str, rule: str = "agreement", allowed: str | None = None) -> PolicyRefusal:
-    return PolicyRefusal(Decision((Reason(code, rule, sentence, allowed=allowed),)))
 def _not_in_force(state: str) -> PolicyRefusal:
     return _refused(f"agreement.{state}", f"the agreement is {state}")
 
 
+def _refused(code: str, sentence: str, rule: str = "agreement", allowed: str | None = None) -> PolicyRefusal:
+    return PolicyRefusal(Decision((Reason(code, rule, sentence, allowed=allowed),)))

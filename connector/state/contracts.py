@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from connector.state import tables
-from connector.state.database import Database
+from connector.state.database import Database, written
 from connector.state.rows import AgreementRecord, NegotiationRecord, ProposalRecord, UnsentRecord
 
 
@@ -44,6 +45,16 @@ class Contracts(Database):
         where = (columns.role == role, columns.peer == peer, columns.state == state)
         with self._reading() as connection:
             return int(connection.execute(select(func.count()).where(*where)).scalar() or 0)
+
+    def count_opened(self, peer: str, openings: Mapping[str, str], since: datetime) -> int:
+        """How many a peer opened since then. `openings`: the event of their first record, by our role."""
+        exchanges, evidence = tables.exchanges.c, tables.evidence.c
+        first = (evidence.exchange == exchanges.id) & (evidence.sequence == 0)
+        theirs = [(exchanges.role == role) & (evidence.event == name) for role, name in openings.items()]
+        query = select(func.count()).select_from(tables.exchanges.join(tables.evidence, first))
+        query = query.where(exchanges.peer == peer, exchanges.at >= written(since), or_(*theirs))
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
 
     def move_negotiation(
         self,
@@ -120,12 +131,9 @@ class Contracts(Database):
         offer: str,
         document: bytes,
         digest: str,
-        valid_until: str | None,
     ) -> AgreementRecord:
         """Keep a finalised agreement, active."""
-        record = AgreementRecord(
-            agreement, role, peer, offer, document, digest, "active", valid_until, self._now()
-        )
+        record = AgreementRecord(agreement, role, peer, offer, document, digest, "active", self._now())
         with self._writing() as connection:
             self._insert(connection, tables.agreements, record)
         return record

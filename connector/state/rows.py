@@ -89,7 +89,6 @@ class AgreementRecord:
     document: bytes
     digest: str
     state: str
-    valid_until: str | None
     at: str
 
 

@@ -76,7 +76,7 @@ unsent = _table(
 agreements = _table(
     "agreements",
     *(_text("id"), _text("role"), _text("peer"), _text("offer"), _blob("document"), _text("digest")),
-    *(_text("state"), _text("valid_until", nullable=True), _text("at")),
+    *(_text("state"), _text("at")),
     key=["id"],
 )
 uses = _table("uses", _text("agreement"), _text("period"), _int("used"), key=["agreement", "period"])
@@ -128,7 +128,7 @@ outbox = _table(
     refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
 )
 members = _table("members", _text("digest"), _int("version"), _blob("envelope"), key=["digest"])
-VERSION = 6
+VERSION = 7
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     2: (
         (
@@ -172,5 +172,6 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         ),
     ),
     6: ("DELETE FROM answers",),  # kept beyond their agreement's end, and in another form
+    7: ("ALTER TABLE agreements DROP COLUMN valid_until",),  # the policy in the document says when it ends
 }
 """Statements that lead from the version before to the one they are listed under."""

@@ -201,6 +201,26 @@ def test_a_peer_cannot_pile_up_requests(fresh, owner, asker, monkeypatch):
     assert asker.request(OWNER, "matched").state == "REQUESTED"
 
 
+def test_opening_and_ending_in_turn_has_an_end(fresh, owner, asker):
+    """What is ended is on record all the same; so a peer's openings are counted, and nobody else's."""
+    node = fresh.nodes[OWNER]
+
+    def allow(most):
+        limits = node.config.limits.model_copy(update={"negotiations_per_day": most})
+        node.config = node.config.model_copy(update={"limits": limits})
+
+    allow(2)
+    for _ in range(2):
+        asker.terminate(asker.request(OWNER, "matched").id, "contract.terminated")
+    with pytest.raises(Unavailable) as refused:
+        asker.request(OWNER, "matched")
+    assert refused.value.code == "contract.too-many"
+    assert owner.offer(ASKER, "matched").state == "OFFERED"
+    allow(3)
+    asker.resume()
+    assert [n.state for n in node.store.negotiations() if n.role == "provider"].count("REQUESTED") == 1
+
+
 @pytest.mark.deep
 def test_a_connector_that_starts_sends_what_was_not_confirmed(fresh, asker, owner, monkeypatch):
     with monkeypatch.context() as lost:

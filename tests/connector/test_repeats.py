@@ -66,7 +66,7 @@ def test_it_is_deleted_when_the_first_of_the_policys_duties_says(store, clock):
 
 def test_without_such_a_duty_it_is_deleted_with_the_agreement(store, clock):
     forever = POLICY[: POLICY.index("duties")]
-    store.add_agreement("a" * 64, "provider", "asker", "data", b"", "a" * 64, None)
+    store.add_agreement("a" * 64, "provider", "asker", "data", b"", "a" * 64)
     keep(store, "q", agreement(forever))
     clock.now = NOW + timedelta(days=900)
     store.move_agreement("a" * 64, ["active"], "suspended")

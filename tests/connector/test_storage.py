@@ -105,6 +105,7 @@ def test_the_first_schema_gains_what_came_since(url):
         since = " ".join(statement for made in tables.MIGRATIONS.values() for statement in made)
         for table in re.findall(r"CREATE TABLE (\w+)", since):
             connection.execute(text(f"DROP TABLE {table}"))
+        connection.execute(text("ALTER TABLE agreements ADD COLUMN valid_until TEXT"))
         connection.execute(text("UPDATE schema_version SET version = 1"))
     opened = Store.open(url)
     assert opened.lose("a", "p", 1, 1)
@@ -161,7 +162,7 @@ def test_concurrent_starts_respect_both_limits(store):
 
 
 def test_state_change_and_evidence_are_written_together_or_not_at_all(store):
-    store.add_agreement("a1", "provider", "hk-bank", "invoices", b"{}", "00", None)
+    store.add_agreement("a1", "provider", "hk-bank", "invoices", b"{}", "00")
     _exchange(store)
     with pytest.raises(RuntimeError), store.atomic():  # noqa: PT012
         assert store.move_agreement("a1", ["active"], "suspended")
