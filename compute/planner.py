@@ -36,6 +36,7 @@ from compute.scope import Scope, described, named_column
 from compute.sql import LOGISTIC, Item, Statement, parse, regressing, unique
 from compute.types import FLOAT64
 from policy_enforcer.disclosure import Level
+from policy_enforcer.model import ANY
 from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 
 OWN_CELLS = 65_536
@@ -86,14 +87,18 @@ def _prepared(
 ) -> Prepared:
     """`prepare`, counting how many of the asker's rows share a key, or relying on none doing so."""
     statement = parse(sql)
-    infos = tuple(_seen(described(source, catalogue), demands) for source in statement.sources)
+    infos = tuple(_seen(described(source, catalogue), asker, demands) for source in statement.sources)
     scope = Scope(statement.sources, infos, frozenset(name.name.casefold() for name in statement.using))
     return _Planner(statement, scope, asker, demands, repeats=repeats, parts=parts).prepared(protocols)
 
 
-def _seen(info: DatasetInfo, demands: Mapping[str, Obligations]) -> DatasetInfo:
-    """The dataset under the masks of its owner's policy."""
-    return masking.described(info, demands.get(info.full_name, NOTHING_DEMANDED).masking)
+def _seen(info: DatasetInfo, asker: str, demands: Mapping[str, Obligations]) -> DatasetInfo:
+    """The dataset under the masks of its owner's policy, and what that tolerates of this asker."""
+    policy = demands.get(info.full_name, NOTHING_DEMANDED)
+    masked = masking.described(info, policy.masking)
+    if not {asker, *ANY} & policy.matches_hidden_from:
+        return masked
+    return replace(masked, disclosure=min(info.disclosure, Level.CARDINALITY))
 
 
 class _Planner(Aggregates):

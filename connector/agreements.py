@@ -14,6 +14,7 @@ from connector.references import transfer_of
 from connector.state.rows import AgreementRecord, NegotiationRecord
 from connector.terms import moment
 from connector.transitions import NEGOTIATION, Message, State
+from policy_enforcer.describe import declared
 from witness import dsse
 from witness.keys import SignatureInvalid
 
@@ -57,6 +58,7 @@ def _details(node: Node, record: NegotiationRecord, found: AgreementRecord) -> d
         "policy": agreement.policy.policy,
         "documents": dict(agreement.documents),
         "transfer": transfer_of(agreement),
+        "declared": declared(agreement.policy),
         "templates": list(agreement.policy.analysis.templates),
         "signatures": _signatures(node, record, agreement),
     }

@@ -73,6 +73,7 @@ def _planned(
         request,
         asker=facts.asker,
         standing=facts.standing,
+        connectors=facts.connectors,
         categories={**request.categories, **example.categories},
         origin=facts.origin,
         lists=lists,

@@ -39,6 +39,7 @@ from connector.references import template_of, transfer_of
 from connector.stopping import Stop
 from connector.terms import Terms
 from connector.transport import Headers
+from policy_enforcer.describe import declared
 from policy_enforcer.disclosure import Party
 from policy_enforcer.explain import Language, sentence
 from policy_enforcer.facts import Decision, Reason
@@ -310,6 +311,7 @@ def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[
         **found,
         "agreement": None,
         "transfer": {},
+        "declared": {},
         "budget": min((one["budget"] for one in participants), key=_left),
         "learns": _learns(node, asked, language),
         "evidence": {**found["evidence"], "demanded": demanded},
@@ -378,6 +380,7 @@ def _participant(node: Node, inquiry: Inquiry, language: Language) -> dict[str, 
         "beside": list(federation.participants) if federation and federation.participants else None,
         "protection": _protection(policy, language),
         "transfer": transfer_of(inquiry.agreement),
+        "declared": declared(inquiry.agreement.policy),
         "budget": single.budget(node, inquiry),
     }
 

@@ -61,10 +61,13 @@ def _any_alone(policy: Policy) -> Iterator[Contradiction]:
 
 
 def _empty_groups(policy: Policy) -> Iterator[Contradiction]:
-    for word in ("where", "when", "uses", "transfer"):
+    for word in ("where", "when", "uses", "conditions", "transfer"):
         group = getattr(policy, word)
         if group is not None and not group.model_dump(exclude_none=True, exclude={"per"}):
             yield (word,), "this limits nothing", f"Say what {word!r} limits, or remove it."
+    declared = policy.conditions.declared if policy.conditions else None
+    if declared is not None and not declared.model_dump(exclude_none=True):
+        yield ("conditions", "declared"), "this declares nothing", "Name an application, event or state."
 
 
 def _window(policy: Policy) -> Iterator[Contradiction]:
@@ -149,6 +152,17 @@ def _companions(policy: Policy) -> Iterator[Contradiction]:
         yield ("analysis", "federation", "participants"), sentence, "Name more, or demand fewer."
 
 
+def _known(policy: Policy) -> Iterator[Contradiction]:
+    for column, entries in policy.analysis.column_disclosure.items():
+        for who, ways in entries.items():
+            path = ("analysis", "column_disclosure", column, who)
+            alone = {"plaintext", "never"} & set(ways)
+            if alone and len(ways) > 1:
+                yield path, f"`{min(alone)}` stands alone: it makes the other ways meaningless", None
+            if who == policy.owner:
+                yield path, "the owner sees its own data anyway: this limits nothing", "Remove it."
+
+
 def _lists(policy: Policy) -> Iterator[Contradiction]:
     analysis = policy.analysis
     if "list" not in analysis.kinds:
@@ -174,6 +188,7 @@ _CONTRADICTIONS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _ranges,
     _masks,
     _companions,
+    _known,
     _lists,
     words_apart,
 )
@@ -226,6 +241,10 @@ def _declared(policy: Policy) -> Iterator[Contradiction]:
     for word in ("basis", "filing"):
         if policy.transfer is not None and getattr(policy.transfer, word):
             yield ("transfer", word), "declared only: recorded and shown, enforced by law alone", None
+    said = policy.conditions.declared if policy.conditions else None
+    for word in said.model_dump(exclude_none=True) if said is not None else ():
+        path = ("conditions", "declared", word)
+        yield path, "declared only: recorded and shown, enforced by law alone", None
 
 
 def _unused(policy: Policy) -> Iterator[Contradiction]:
@@ -234,11 +253,29 @@ def _unused(policy: Policy) -> Iterator[Contradiction]:
     for column in policy.masking:
         if column not in used:
             yield ("masking", column), "this masks a column that no query may use", None
+    used |= set(analysis.join.columns) if analysis.join else set()
+    for column in analysis.column_disclosure:
+        if column not in used:
+            path = ("analysis", "column_disclosure", column)
+            yield path, "this limits a column that no query may use", "The lists permit; this only limits."
     if "aggregate" in analysis.kinds and not analysis.measures:
         hint = 'Name measures, for example `measures: {amount: [sum], "*": [count]}`.'
         yield ("analysis",), "no measure is named, so no aggregate can be asked", hint
     if analysis.weighted and not (analysis.join and Level.parse(analysis.join.disclosure) >= Level.RECEIVER):
         yield ("analysis", "weighted"), "weights need disclosure level receiver, so none will be used", None
+
+
+def _unknown_recipients(policy: Policy) -> Iterator[Contradiction]:
+    ids = {who for who in policy.assignee if ":" not in who}
+    for column, entries in policy.analysis.column_disclosure.items():
+        for who, ways in entries.items():
+            path = ("analysis", "column_disclosure", column, who)
+            if "rank-only" in ways:
+                sentence = "nothing here shows an order without the values, so `rank-only` allows nothing"
+                yield path, sentence, "Remove it, or allow the values to be listed."
+            listed = policy.assignee != ANY and ids == set(policy.assignee)
+            if listed and who not in {*ids, *ANY} and ":" not in who:
+                yield path, "nobody of this name may ask or receive", f"Known here: {', '.join(sorted(ids))}."
 
 
 def _selecting(policy: Policy) -> Iterator[Contradiction]:
@@ -292,6 +329,7 @@ _WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _ungateable,
     _declared,
     _unused,
+    _unknown_recipients,
     _selecting,
     _noise,
     _dominance,

@@ -40,12 +40,16 @@ def join_column(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     if use.joined and use.column not in allowed:
         rule = "analysis.join.columns"
         yield Reason(
-            "join.column-not-allowed", rule, f"{use.column} may not be joined", use.column, _words(allowed)
+            "join.column-not-allowed",
+            rule,
+            f"{use.column} may not be joined",
+            use.column,
+            _words(allowed, "no join"),
         )
 
 
-def _words(values: Collection[str]) -> str:
-    return ", ".join(sorted(values)) if values else "nothing"
+def _words(values: Collection[str], otherwise: str = "") -> str:
+    return ", ".join(sorted(values)) or otherwise
 
 
 def _used_somehow(_policy: Policy, use: ColumnUse) -> Iterator[Reason]:
@@ -60,7 +64,7 @@ def _grouped(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     analysis, rule = policy.analysis, "analysis.dimensions"
     if not use.grouped:
         return
-    allowed = _words(analysis.dimensions)
+    allowed = _words(analysis.dimensions, "figures without groups of this dataset's columns")
     if use.column == analysis.identity:
         sentence = f"grouping by {use.column} shows single identities"
         yield Reason("identity.grouped", "analysis.identity", sentence, use.column, allowed)
@@ -71,6 +75,9 @@ def _grouped(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
         yield Reason("dimension.not-allowed", rule, f"{use.column} may not group", use.column, allowed)
 
 
+_UNFILTERED = "no comparison: ask about all rows"
+
+
 def _filtered(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     kinds = use.filtered
     if not (kinds or use.compared_with_literal):
@@ -79,7 +86,7 @@ def _filtered(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     if use.column == policy.analysis.identity:
         return  # `_identity` says why
     if not allowed:
-        filterable = _words({*policy.analysis.filters, *policy.analysis.dimensions})
+        filterable = _words({*policy.analysis.filters, *policy.analysis.dimensions}, _UNFILTERED)
         sentence = f"{use.column} may not be filtered"
         yield Reason("filter.not-allowed", "analysis.filters", sentence, use.column, filterable)
         return
@@ -92,7 +99,7 @@ def _identity(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     analysis = policy.analysis
     if use.column != analysis.identity or not (use.compared_with_literal or use.filtered):
         return
-    filterable = _words({*analysis.filters, *analysis.dimensions})
+    filterable = _words({*analysis.filters, *analysis.dimensions}, _UNFILTERED)
     sentence = f"{use.column} is an identity and may not be compared"
     yield Reason("identity.compared-with-literal", "analysis.identity", sentence, use.column, filterable)
 
@@ -101,7 +108,13 @@ def _compared(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     if use.compared_with_column and "column" not in allowed_filters(policy.analysis, use.column):
         sentence = f"{use.column} may not be compared with another column"
         comparable = {c for c, kinds in policy.analysis.filters.items() if "column" in kinds}
-        yield Reason("filter.column-comparison", "analysis.filters", sentence, use.column, _words(comparable))
+        yield Reason(
+            "filter.column-comparison",
+            "analysis.filters",
+            sentence,
+            use.column,
+            _words(comparable, _UNFILTERED),
+        )
 
 
 def _aggregated(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
@@ -111,7 +124,7 @@ def _aggregated(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     allowed = measures.get(use.column, ())
     if not allowed:
         sentence = "rows may not be counted" if use.column == "*" else f"{use.column} may not be aggregated"
-        yield Reason("measure.not-allowed", rule, sentence, use.column, _words(measures))
+        yield Reason("measure.not-allowed", rule, sentence, use.column, _words(measures, "no figures"))
         return
     for function in sorted(use.aggregated - set(allowed)):
         sentence = f"{use.column} may not be aggregated by {function}"
@@ -124,9 +137,7 @@ def _conditional(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     switch, rule = policy.analysis.conditional, "analysis.conditional"
     if use.conditional:
         sentence = f"{use.column} decides inside an aggregate which value counts"
-        instead = (
-            "FILTER (WHERE …), or CASE with one value and no ELSE" if switch else "the condition in WHERE"
-        )
+        instead = "the condition in FILTER (WHERE …)" if switch else "the condition in WHERE"
         yield Reason("aggregate.conditional", rule, sentence, use.column, instead)
     elif use.selecting and not switch:
         sentence = f"{use.column} decides inside an aggregate which rows count"
@@ -138,7 +149,11 @@ def _functions(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     for function in sorted(use.functions - set(allowed)):
         sentence = f"{function} may not be applied to {use.column}"
         yield Reason(
-            "function.not-allowed", "analysis.scalar_functions", sentence, use.column, _words(allowed)
+            "function.not-allowed",
+            "analysis.scalar_functions",
+            sentence,
+            use.column,
+            _words(allowed, "no function"),
         )
 
 
@@ -176,7 +191,7 @@ def _noised(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
             "analysis.domains",
             f"{use.column} may group under noise only by its declared values as they stand",
             use.column,
-            _words([column for column in analysis.domains if column in analysis.dimensions]),
+            _words([column for column in analysis.domains if column in analysis.dimensions], "no groups"),
         )
     able = NOISED | ({"count_distinct"} if use.column == analysis.identity else set())
     for function in sorted(use.aggregated - able):

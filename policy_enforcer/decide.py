@@ -7,12 +7,14 @@ measure, function, kind, level or disclosure is in no list.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 
 from policy_enforcer.check import errors
 from policy_enforcer.columns import COLUMN_RULES, DIMENSION_FILTERS, NOISED, join_column, named_filters
 from policy_enforcer.disclosure import Disclosure, Fact, Level
 from policy_enforcer.facts import Decision, FederationUse, LedgerView, Reason, Request
+from policy_enforcer.known import unseen
 from policy_enforcer.model import ANY, Budget, Federation, LogDuty, Policy, plain
 from policy_enforcer.moments import end_instant, first_instant, later
 from policy_enforcer.privacy import billionths, rho
@@ -37,8 +39,8 @@ def decide(policy: Policy, request: Request, ledger: LedgerView) -> Decision:
     return Decision(tuple(reason for rule in rules for reason in rule(policy, request, ledger)))
 
 
-def _words(values: Collection[str] | None) -> str:
-    return ", ".join(sorted(values)) if values else "nothing"
+def _words(values: Collection[str], otherwise: str = "nothing") -> str:
+    return ", ".join(sorted(values)) or otherwise
 
 
 # -- the policy itself
@@ -75,6 +77,41 @@ def _recipients(policy: Policy, request: Request, _ledger: LedgerView) -> Iterat
     if not request.recipients or not all(_named(policy, request, other) for other in others):
         sentence = "the result would go to somebody who is not named"
         yield Reason("recipient.not-allowed", "assignee", sentence, allowed=_words(policy.assignee))
+
+
+def _others(request: Request) -> list[str]:
+    """Whoever asks or receives, the owner aside."""
+    return sorted((request.recipients | {request.asker}) - {request.owner})
+
+
+def _connectors(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    named = policy.conditions.connectors if policy.conditions else None
+    for who in _others(request) if named is not None else ():
+        keys = {f"{who}@{key}" for key in request.connectors.get(who, ())}
+        # a connector with a second key is another one, until the owner says otherwise
+        if not keys or not keys <= set(named or ()):
+            sentence = f"the connector of {who} has a key that this policy does not name"
+            allowed = "connectors that it names; after a change of keys, a new version of it by its owner"
+            yield Reason("connector.not-allowed", "conditions.connectors", sentence, allowed=allowed)
+
+
+def _security_level(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    least = policy.conditions.security_level if policy.conditions else None
+    for who in _others(request) if least is not None else ():
+        level = security_level(request.standing.get(who, ()))
+        if level < (least or 0):
+            sentence = f"{who} is certified at security level {level or 'none'}"
+            allowed = f"level {least} or higher; the space's operator certifies it"
+            yield Reason("security-level.too-low", "conditions.security_level", sentence, allowed=allowed)
+
+
+def security_level(certified: Collection[str]) -> int:
+    """The highest N of `claim:security-level-N`; 0 where there is none."""
+    found = (_LEVEL.fullmatch(word) for word in certified)
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+_LEVEL = re.compile(r"claim:security-level-([1-9][0-9]?)", re.ASCII)
 
 
 def _purpose(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
@@ -124,7 +161,7 @@ def _elapsed(policy: Policy, request: Request, ledger: LedgerView) -> Iterator[R
 def _uses(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Reason]:
     uses = policy.uses
     if uses is not None and uses.count is not None and not 0 <= ledger.uses < uses.count:
-        sentence = "no use is left"
+        sentence = f"all {uses.count} uses per {uses.per} are spent"
         yield Reason("uses.exhausted", "uses.count", sentence, allowed=f"{uses.count} per {uses.per}")
 
 
@@ -146,7 +183,7 @@ def _sizes(policy: Policy, request: Request, ledger: LedgerView) -> Iterator[Rea
 def _concurrent(policy: Policy, _request: Request, ledger: LedgerView) -> Iterator[Reason]:
     most = policy.uses.max_concurrent if policy.uses else None
     if most is not None and not 0 <= ledger.running < most:
-        sentence = "too many queries of this agreement are running"
+        sentence = f"{ledger.running} queries of this agreement are running: wait for one to end"
         yield Reason("uses.concurrent", "uses.max_concurrent", sentence, allowed=f"{most} at once")
 
 
@@ -154,7 +191,7 @@ def _witnesses(policy: Policy, request: Request, _ledger: LedgerView) -> Iterato
     for duty in policy.duties:
         if isinstance(duty, LogDuty) and request.witnesses < duty.minimum_witnesses:
             rule, least = "duties.log.minimum_witnesses", duty.minimum_witnesses
-            sentence = f"{request.witnesses} witnesses will record the exchange"
+            sentence = f"the asker's connector has {request.witnesses} witnesses to record the exchange"
             yield Reason("witness.too-few", rule, sentence, allowed=f"at least {least}")
 
 
@@ -166,7 +203,9 @@ def _places(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[R
         ("recipients", policy.where.recipients, request.receiving),
     ):
         if allowed is not None and not (actual and all(within(place, allowed) for place in actual)):
-            sentence = "a jurisdiction is not allowed" if actual else "the jurisdiction is not known"
+            outside = sorted(place for place in actual if not within(place, allowed))
+            what = "would be computed in" if code == "processing" else "would go to"
+            sentence = f"it {what} {_words(outside, 'a jurisdiction that is not known')}"
             yield Reason(f"where.{code}", f"where.{code}", sentence, allowed=_words(allowed))
 
 
@@ -188,7 +227,9 @@ def _join(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Rea
         yield Reason("join.not-allowed", "analysis.join", sentence, allowed="queries over this dataset alone")
     if not any(use.joined for use in request.columns):
         sentence = "another participant's data takes part without a join"
-        yield Reason("join.missing", "analysis.join.columns", sentence, allowed="a join")
+        named = policy.analysis.join.columns if policy.analysis.join else ()
+        allowed = f"a join on {_words(named, 'no column: this dataset may not be joined')}"
+        yield Reason("join.missing", "analysis.join.columns", sentence, allowed=allowed)
 
 
 def _join_columns(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
@@ -211,11 +252,14 @@ def _required(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator
 
 def _operators(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     allowed = policy.analysis.join.operators if policy.analysis.join else ()
+    instead = _words(
+        allowed, "one condition alone; the owner may add `operators: [and]` to the policy's `join`"
+    )
+    if policy.analysis.join is None:
+        instead = "queries over this dataset alone: it may not be joined at all"
     for operator in sorted(request.join_operators - set(allowed)):
         sentence = f"join conditions may not be combined with {operator!r}"
-        yield Reason(
-            "join.operator-not-allowed", "analysis.join.operators", sentence, allowed=_words(allowed)
-        )
+        yield Reason("join.operator-not-allowed", "analysis.join.operators", sentence, allowed=instead)
 
 
 _LEAST_LEVEL = {
@@ -312,7 +356,7 @@ def _noise(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Re
             allowed=f"a join on {analysis.identity} alone, or a query over this dataset alone",
         )
     for use in request.columns if request.joint else ():
-        if use.grouped:
+        if use.grouped or "histogram" in use.aggregated:
             sentence = f"{use.column} may not group a joint query under noise: its exact counts would be seen"
             yield Reason(
                 "noise.joint-dimension", "analysis.noise", sentence, use.column, "the asker's own columns"
@@ -408,6 +452,10 @@ def _columns(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[
             yield from rule(policy, use)
 
 
+def _known(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
+    yield from unseen(policy, request)
+
+
 def _templates(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     reviewed = policy.analysis.templates
     if reviewed and request.query_template not in reviewed:
@@ -491,6 +539,8 @@ _OWN_USE: tuple[Rule, ...] = (
 _RULES: tuple[Rule, ...] = (
     _assignee,
     _recipients,
+    _connectors,
+    _security_level,
     _purpose,
     _window,
     _elapsed,
@@ -514,6 +564,7 @@ _RULES: tuple[Rule, ...] = (
     _federation,
     _complementary,
     _columns,
+    _known,
     _templates,
     _answers_something,
     _list_analysis,

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from policy_enforcer.describe import MatrixRow, matrix
 from policy_enforcer.disclosure import Level
+from policy_enforcer.known import allowed_by
 from policy_enforcer.model import ANY, Federation, Policy, Transfer, Uses, plain
 from policy_enforcer.moments import end_instant, first_instant
 from policy_enforcer.obligations import obligations
@@ -49,6 +50,7 @@ def diff(old: Policy, new: Policy) -> Diff:
         _compare_answers(result, word, old.uses, new.uses)
     _compare_named(result, old, new)
     _compare_companions(result, old.analysis.federation, new.analysis.federation)
+    _compare_known(result, old.analysis.column_disclosure, new.analysis.column_disclosure)
     result.other += [f"{label} changes" for label, part in _OTHERS.items() if part(old) != part(new)]
     return result
 
@@ -61,6 +63,7 @@ _CHOICES: Mapping[str, tuple[str, Callable[[Policy], Collection[str] | None]]] =
         "purpose": ("anything", lambda p: None if p.purpose == ANY else p.purpose),
         "processing in": ("any place", lambda p: p.where.processing if p.where else None),
         "recipients in": ("any place", lambda p: p.where.recipients if p.where else None),
+        "a connector with": ("any key", lambda p: p.conditions.connectors if p.conditions else None),
     }
 )
 
@@ -101,8 +104,9 @@ def _grants(policy: Policy, columns: Collection[str]) -> Iterator[str]:
     yield from (f"join conditions combined with {word}" for word in operators)
     if analysis.federation is not None:
         yield f"taking part in the federation {analysis.federation.name}"
-    # grades are a limit of their own, below
-    ungraded = policy.model_copy(update={"transfer": None})
+    # grades and recipients are limits of their own, below
+    alike = analysis.model_copy(update={"column_disclosure": {}})
+    ungraded = policy.model_copy(update={"transfer": None, "analysis": alike})
     for row in matrix(ungraded, dict.fromkeys(sorted({*columns} - {"*"}))):
         yield from _row_grants(row)
 
@@ -137,6 +141,10 @@ def _grade(policy: Policy) -> int | None:
     return policy.transfer.grade_at_most if policy.transfer else None
 
 
+def _security_level(policy: Policy) -> int:
+    return (policy.conditions and policy.conditions.security_level) or 0
+
+
 def _disclosure(policy: Policy) -> float:
     join = policy.analysis.join
     return -1 if join is None else Level.parse(join.disclosure)
@@ -146,6 +154,11 @@ def _needs_asker(policy: Policy) -> bool:
     return bool(policy.analysis.join and policy.analysis.join.required)
 
 
+def _shares(policy: Policy) -> int:
+    noise = obligations(policy).noise
+    return 1 if noise is None else noise.shares
+
+
 _LIMITS: Mapping[str, Limit] = MappingProxyType(
     {
         "from": (_begins, lambda p: (p.when and p.when.start) or "always"),
@@ -153,6 +166,10 @@ _LIMITS: Mapping[str, Limit] = MappingProxyType(
         "concurrent queries": (
             lambda p: _most(p.uses.max_concurrent if p.uses else None),
             lambda p: (p.uses and p.uses.max_concurrent) or "any number",
+        ),
+        "security level": (
+            lambda p: -_security_level(p),
+            lambda p: _security_level(p) or "none",
         ),
         "grade of a column": (
             lambda p: _most(_grade(p)),
@@ -174,6 +191,7 @@ _LIMITS: Mapping[str, Limit] = MappingProxyType(
             lambda p: p.analysis.conditional,
             lambda p: "allowed" if p.analysis.conditional else "refused",
         ),
+        "participants whose noise is ours": (_shares, lambda p: _shares(p) if _shares(p) > 1 else "none"),
         "keys of the other side": (
             lambda p: _most(p.analysis.maximum_peer_keys),
             lambda p: p.analysis.maximum_peer_keys or "any number",
@@ -198,6 +216,39 @@ def _compare_answers(result: Diff, word: str, old: Uses | None, new: Uses | None
     elif was != becomes:
         sentence = f"uses.{word}: {was or 'any number'} becomes {becomes or 'any number'}"
         (result.allowed if _most(becomes) > _most(was) else result.forbidden).append(sentence)
+
+
+# -- who learns of a column: entries meet, so a further one may limit those whom another fits as well
+
+
+Audiences = Mapping[str, Mapping[str, Collection[str]]]
+
+
+def _compare_known(result: Diff, old: Audiences, new: Audiences) -> None:
+    for column in sorted({*old, *new}):
+        was, becomes = old.get(column), new.get(column)
+        if was is None and becomes is not None:
+            result.forbidden.append(f"{column} becomes known to nobody but {_audience(becomes)}")
+        elif was is not None and becomes is None:
+            result.allowed.append(f"{column} becomes known to others than {_audience(was)}")
+        if was is not None and becomes is not None:
+            for who in sorted({*was, *becomes}):
+                _compare_ways(result, f"{column} known to {who}", was.get(who), becomes.get(who))
+
+
+def _audience(entries: Mapping[str, Collection[str]]) -> str:
+    return "; ".join(f"{who} ({', '.join(entries[who])})" for who in sorted(entries))
+
+
+def _compare_ways(result: Diff, label: str, old: Collection[str] | None, new: Collection[str] | None) -> None:
+    if old is None or new is None:
+        changed = old != new
+        words = [", ".join(ways) if ways is not None else "not named" for ways in (old, new)]
+        result.other += [f"{label}: {words[0]} becomes {words[1]}"] if changed else []
+        return
+    before, after = allowed_by(old), allowed_by(new)
+    result.allowed += [f"{label}: {way}" for way in sorted(after - before)]
+    result.forbidden += [f"{label}: {way}" for way in sorted(before - after)]
 
 
 # -- consent and lists: naming one limits, naming another may go either way
@@ -234,6 +285,7 @@ _OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
         "dataset": lambda p: p.dataset,
         "when.elapsed": lambda p: p.when and p.when.elapsed,
         "uses.count": _allowance,
+        "conditions (declared)": lambda p: p.conditions and p.conditions.declared,
         "transfer (declared)": lambda p: (p.transfer or Transfer()).model_copy(
             update=dict.fromkeys(("grade_at_most", *_NAMED))
         ),

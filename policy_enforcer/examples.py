@@ -89,6 +89,7 @@ class Example(Closed):
     grades: Mapping[ColumnName, Count] = Field(default={})
     categories: Mapping[ColumnName, str] = Field(default={})
     standing: Mapping[str, Words] = Field(default={})
+    connectors: Mapping[str, Words] = Field(default={})
     peer_keys: Count | None = None
     beside: Words = ()
     template: str | None = None
@@ -183,7 +184,8 @@ def _request(policy: Policy, example: Example, at: datetime, lists: Mapping[str,
         peer_keys=1 if example.peer_keys is None else example.peer_keys,
         query_template=_template(policy, example),
         witnesses=obligations(policy).witnesses if example.witnesses is None else example.witnesses,
-        standing={who: frozenset(words) for who, words in example.standing.items()},
+        standing=_standing(policy, example, {asker, *(example.recipients or ())}),
+        connectors=_connectors(policy, example),
         processing=_places(example.processing, (policy.where and policy.where.processing) or reached),
         receiving=_places(example.receiving, (policy.where and policy.where.recipients) or reached),
         rows_at_most=1,
@@ -194,6 +196,21 @@ def _request(policy: Policy, example: Example, at: datetime, lists: Mapping[str,
         lists=lists,
         federation=_federation(policy, example),
     )
+
+
+def _standing(policy: Policy, example: Example, who: set[str]) -> dict[str, frozenset[str]]:
+    """What the example says is certified; of others the security level that the policy demands."""
+    level = policy.conditions.security_level if policy.conditions else None
+    demanded = frozenset({f"claim:security-level-{level}"}) if level else frozenset[str]()
+    said = {one: frozenset(words) for one, words in example.standing.items()}
+    return {**dict.fromkeys(who, demanded), **said}
+
+
+def _connectors(policy: Policy, example: Example) -> dict[str, frozenset[str]]:
+    """The keys of connectors that the policy names, and of those that the example says have others."""
+    named = (policy.conditions.connectors or ()) if policy.conditions else ()
+    found = {who: frozenset({key}) for who, _, key in (entry.partition("@") for entry in named)}
+    return {**found, **{who: frozenset(keys) for who, keys in example.connectors.items()}}
 
 
 def _federation(policy: Policy, example: Example) -> FederationUse | None:

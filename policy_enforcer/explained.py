@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from policy_enforcer.model import DUTY_WORDS
+from policy_enforcer.model import DUTY_WORDS, Declared
 from policy_enforcer.problems import Path, Problem, closest, dotted
 from policy_enforcer.yamltree import Tree
 
@@ -64,6 +64,8 @@ def _words_for(details: Any, path: Path, root: type[BaseModel]) -> Finding:
     kind = details["type"]
     if kind == "extra_forbidden":
         suggestion = closest(str(path[-1]), _known_words(path[:-1], root))
+        if path[:-1] == ("conditions",) and path[-1] in Declared.model_fields:
+            suggestion = "Nothing here can check it: write it under `declared`."
         return "policy.unknown-word", "this word is not in the policy language", suggestion
     if kind == "missing" and isinstance(path[-1], str):
         return "policy.missing-word", f"{path[-1]!r} must be written", None

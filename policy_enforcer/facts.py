@@ -25,8 +25,8 @@ class ColumnUse:
     grouped: bool = False  # names a dimension: labels of released cells are shown
     listed: bool = False  # plain values of matched rows are returned (list analyses)
     aggregated: frozenset[str] = frozenset()  # "sum", "count", "count_distinct", "avg", "min", "var", ...
-    conditional: bool = False  # decides inside an aggregate which value counts (CASE … ELSE, COALESCE, …)
-    selecting: bool = False  # decides inside an aggregate which rows count (FILTER, COUNT_IF, CASE … END)
+    conditional: bool = False  # decides inside an aggregate which value counts (CASE, COALESCE, …)
+    selecting: bool = False  # decides inside an aggregate which rows count (FILTER, COUNT_IF)
     functions: frozenset[str] = frozenset()  # scalar functions applied to it
     weighted: bool = False  # multiplied with values of the other side
 
@@ -84,6 +84,8 @@ class Request:
     peer_keys: int = 0  # padded size of the other side's key set
     # participant -> what the member list certifies of it: "role:bank", "claim:..."
     standing: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # participant -> ids of all evidence keys that the member list has of its connector now
+    connectors: Mapping[str, frozenset[str]] = field(default_factory=dict)
     query_template: str | None = None  # reference (name@digest) of the template it is an instance of
     witnesses: int = 0  # witnesses that will record the exchange before anything leaves
     processing: frozenset[str] = frozenset()  # jurisdictions of the connectors that compute

@@ -76,7 +76,7 @@ def _uncategorised(policy: Policy, categories: Mapping[str, str | None]) -> Iter
 
 def _named_columns(policy: Policy) -> Iterator[tuple[Path, str]]:
     analysis = policy.analysis
-    for word in ("dimensions", "payload", "filters", "measures", "bounds"):
+    for word in ("dimensions", "payload", "filters", "measures", "bounds", "column_disclosure"):
         yield from ((("analysis", word, column), column) for column in getattr(analysis, word))
     yield from ((("masking", column), column) for column in policy.masking)
     if analysis.join is not None:

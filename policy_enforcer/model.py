@@ -143,6 +143,19 @@ Mask = Annotated[
 ]
 DomainValue = Annotated[str, Strict()] | Annotated[bool, Strict()] | Annotated[int, Strict()]
 
+KnownWay = Literal[
+    "plaintext",  # in every way below
+    "as-join-payload",  # its values in rows that both sides have
+    "after-join",  # which of the recipient's own values this column also has
+    "join-hidden",  # it is joined, and nobody learns which values match
+    "after-group-by",  # its values as labels of groups
+    "after-aggregate",  # figures over it
+    "after-compare",  # what is computed from the rows that a comparison with it leaves
+    "rank-only",  # the order of its values; nothing here gives that without the values
+    "never",
+]
+ConnectorKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}@[0-9a-f]{64}$")]
+
 Columns = Annotated[tuple[ColumnName, ...], AfterValidator(_set)]
 SomeColumns = Annotated[tuple[ColumnName, ...], Field(min_length=1), AfterValidator(_set)]
 Jurisdictions = Annotated[tuple[Jurisdiction, ...], Field(min_length=1), AfterValidator(_set)]
@@ -171,6 +184,13 @@ Measures = Annotated[
     AfterValidator(_set),
     BeforeValidator(_listed, json_schema_input_type=Measure | list[Measure]),
 ]
+KnownWays = Annotated[
+    tuple[KnownWay, ...],
+    Field(min_length=1),
+    AfterValidator(_set),
+    BeforeValidator(_listed, json_schema_input_type=KnownWay | list[KnownWay]),
+]
+Audience = Annotated[Mapping[Assignee, KnownWays], Field(min_length=1)]
 Domain = Annotated[tuple[DomainValue, ...], Field(min_length=1, max_length=10_000), AfterValidator(_distinct)]
 
 
@@ -215,6 +235,26 @@ class Transfer(Closed):
     low_risk: Reference | None = None
     consent: Word | None = None
     grade_at_most: Annotated[int, Strict(), Field(ge=0, le=100)] | None = None
+
+
+class Declared(Closed):
+    """Conditions that nothing here can check: recorded in the agreement and shown, kept by people."""
+
+    application: Text | None = None
+    event: Text | None = None
+    state: Text | None = None
+
+
+class Conditions(Closed):
+    """What must hold of whoever asks and receives, besides being named in `assignee`.
+
+    `connectors`: `participant@key`, every evidence key that the member list has of it now;
+    `security_level`: the highest N of `claim:security-level-N` that the operator certifies.
+    """
+
+    connectors: Annotated[tuple[ConnectorKey, ...], Field(min_length=1), AfterValidator(_set)] | None = None
+    security_level: Annotated[int, Strict(), Field(ge=1, le=99)] | None = None
+    declared: Declared | None = None
 
 
 class Join(Closed):
@@ -291,6 +331,7 @@ class Analysis(Closed):
     filters: Mapping[ColumnName, FilterKinds] = {}
     measures: Mapping[ColumnName, Measures] = {}
     payload: Columns = ()
+    column_disclosure: Mapping[ColumnName, Audience] = {}
     scalar_functions: Annotated[tuple[ScalarFunction, ...], AfterValidator(_set)] = ()
     identity: ColumnName | None = None
     minimum_identities: Whole | None = None
@@ -384,6 +425,7 @@ class Policy(Closed):
     where: Where | None = None
     when: When | None = None
     uses: Uses | None = None
+    conditions: Conditions | None = None
     transfer: Transfer | None = None
     analysis: Analysis
     masking: Mapping[ColumnName, Mask] = {}

@@ -11,6 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Literal
 
+from policy_enforcer.known import allowed_by
 from policy_enforcer.model import LogDuty, Policy
 from policy_enforcer.privacy import billionths
 
@@ -41,6 +42,8 @@ class Obligations:
     weighted: bool = False  # the asker's values may weight what is summed
     masking: Mapping[str, str] = field(default_factory=dict)  # column -> what stands in for its values
     answers_limited: bool = False  # rows or bytes of answers are counted: declared labels bound the groups
+    # who must not learn which keys match (`any`: nobody may), so that a protocol that hides it is planned
+    matches_hidden_from: frozenset[str] = frozenset()
     mask_salt: bytes = field(default=b"", repr=False)  # of one agreement, its owner's alone
 
 
@@ -62,7 +65,16 @@ def obligations(policy: Policy) -> Obligations:
         noise=None if noise is None else NoiseDemand(noise.mechanism, billionths(noise.rho_per_query)),
         weighted=analysis.weighted,
         masking=policy.masking,
+        matches_hidden_from=_matches_hidden_from(policy),
         answers_limited=policy.uses is not None and (policy.uses.rows or policy.uses.bytes) is not None,
+    )
+
+
+def _matches_hidden_from(policy: Policy) -> frozenset[str]:
+    joined, limited = policy.analysis.join, policy.analysis.column_disclosure
+    entries = [limited.get(column, {}) for column in joined.columns] if joined is not None else []
+    return frozenset(
+        who for named in entries for who, ways in named.items() if "after-join" not in allowed_by(ways)
     )
 
 

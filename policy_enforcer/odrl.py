@@ -128,6 +128,11 @@ _CONSTRAINTS = (
     _whole("uses.bytes", "bay:answeredBytes"),
     _word("uses.per", "bay:countingPeriod"),
     _whole("uses.max_concurrent", "bay:concurrentUses"),
+    _words("conditions.connectors", "bay:connector"),
+    _whole("conditions.security_level", "bay:securityLevel", "gteq"),
+    _word("conditions.declared.application", "bay:declaredApplication"),
+    _word("conditions.declared.event", "bay:declaredEvent"),
+    _word("conditions.declared.state", "bay:declaredState"),
     _word("transfer.basis", "bay:transferBasis"),
     _word("transfer.filing", "bay:transferFiling"),
     _word("transfer.whitelist", "bay:whitelist"),
@@ -181,6 +186,8 @@ _PER_COLUMN = (
     ),
     _Term(("masking",), "bay:maskOf", "eq", _same, _same),
 )
+_KNOWN = _Term(("analysis", "column_disclosure"), "bay:knownOf", "isAnyOf", list, list)
+"""Per column and recipient."""
 
 
 def to_odrl(policy: Policy) -> Document:
@@ -191,7 +198,7 @@ def to_odrl(policy: Policy) -> Document:
         "assigner": f"urn:bayspace:participant:{policy.owner}",
         "assignee": [_party_to_urn(who) for who in policy.assignee],
     }
-    refinements = [*_written(_REFINEMENTS, data), *_written_per_column(data)]
+    refinements = [*_written(_REFINEMENTS, data), *_written_per_column(data), *_written_known(data)]
     duties = data.get("duties", ())
     permission = {
         **target,
@@ -269,11 +276,18 @@ def _written_per_column(data: Document) -> Iterator[Document]:
             yield {**_constraint(term, value), "bay:column": column}
 
 
+def _written_known(data: Document) -> Iterator[Document]:
+    for column, entries in sorted(data["analysis"].get("column_disclosure", {}).items()):
+        for who, ways in sorted(entries.items()):
+            recipient = _party_to_urn(who)
+            yield {**_constraint(_KNOWN, ways), "bay:column": column, "bay:recipient": recipient}
+
+
 def _constraint(term: _Term, value: Any) -> Document:
     return {"leftOperand": term.left, "operator": term.operator, "rightOperand": term.write(value)}
 
 
-_TERMS = {(term.left, term.operator): term for term in (*_CONSTRAINTS, *_REFINEMENTS, *_PER_COLUMN)}
+_TERMS = {(term.left, term.operator): term for term in (*_CONSTRAINTS, *_REFINEMENTS, *_PER_COLUMN, _KNOWN)}
 
 
 def _data_of(document: Any) -> Document:
@@ -288,6 +302,8 @@ def _data_of(document: Any) -> Document:
     for constraint in (*permission["action"][0]["refinement"], *permission["constraint"]):
         term = _TERMS[constraint["leftOperand"], constraint["operator"]]
         column = (constraint["bay:column"],) if "bay:column" in constraint else ()
+        if term is _KNOWN:
+            column = (*column, _party_of_urn(constraint["bay:recipient"]))
         _put(data, (*term.path, *column), term.read(constraint["rightOperand"]))
     rules = (*permission["duty"], *document["prohibition"])
     return {**data, "duties": [_duty_of_odrl(rule) for rule in rules]}

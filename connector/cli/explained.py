@@ -26,6 +26,7 @@ def written(found: Mapping[str, Any], kind: str, out: Path | None) -> None:
             "column": row["column"],
             "used": ", ".join(row["uses"]),
             "mask": row["mask"],
+            "known": _known(row),
             "verdict": row["verdict"],
             "reasons": ", ".join(reason["code"] for reason in row["reasons"]),
         }
@@ -53,11 +54,13 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     console.print("[bold]who learns what[/]")
     for event in found["learns"]:
         console.print(f"  - {event['sentence']}", markup=False)
-    columns = Table("dataset", "column", "used", "verdict", title="columns", title_justify="left")
+    columns = Table(
+        "dataset", "column", "used", "becomes known", "verdict", title="columns", title_justify="left"
+    )
     for row in found["columns"]:
         why = "; ".join(reason["code"] for reason in row["reasons"])
         used = [*row["uses"], *([f"masked ({row['mask']})"] if row["mask"] else [])]
-        columns.add_row(row["dataset"], row["column"], ", ".join(used), why or row["verdict"])
+        columns.add_row(row["dataset"], row["column"], ", ".join(used), _known(row), why or row["verdict"])
     console.print(columns)
     plan = Table(
         "dataset",
@@ -103,8 +106,14 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
             f"our queries of this dataset have cost {privacy['dataset_lifetime_rho']} in all"
         )
     _transfer(console, found["transfer"])
+    _declared(console, found["declared"])
     witnesses = ", ".join(found["evidence"]["witnesses"]) or "none"
     console.print(f"evidence: {found['evidence']['demanded']} witness(es) demanded, configured: {witnesses}")
+
+
+def _known(row: Mapping[str, Any]) -> str:
+    """To whom a column becomes known, and in which ways; nothing for the asker's own."""
+    return "; ".join(f"{who}: {', '.join(ways)}" for who, ways in row["known"].items())
 
 
 def _transfer(console: Console, stated: Mapping[str, Any], whose: str = "") -> None:
@@ -123,6 +132,13 @@ def _transfer(console: Console, stated: Mapping[str, Any], whose: str = "") -> N
         console.print(line, markup=False)
 
 
+def _declared(console: Console, stated: Mapping[str, str], whose: str = "") -> None:
+    """What the owner states and no software enforces; basis and filing stand with the transfer."""
+    for place, text in stated.items():
+        if not place.startswith("transfer."):
+            console.print(f"{whose}{place}: {text} (declared: not enforced by software)", markup=False)
+
+
 def _federation(console: Console, found: Mapping[str, Any]) -> None:
     """Whose rows are summed, what colluding participants would learn, and what was chosen."""
     from rich.table import Table
@@ -137,6 +153,7 @@ def _federation(console: Console, found: Mapping[str, Any]) -> None:
         console.print(f"  {', '.join(names)}: {protection}", markup=False)
     for part in found["participants"]:
         _transfer(console, part["transfer"], f"{part['participant']}: ")
+        _declared(console, part["declared"], f"{part['participant']}: ")
     if found["own"] is not None:
         console.print(found["own"]["sentence"], markup=False)
     console.print("[bold]who learns what by working together[/]")

@@ -44,6 +44,7 @@ _ADVICE = {
     "_ungateable",
     "_declared",
     "_unused",
+    "_unknown_recipients",
     "_selecting",
     "_noise",
     "_dominance",

@@ -24,6 +24,7 @@ MORE = yaml.safe_load((FOLDER / "privacy.yaml").read_text("utf-8"))
 FEDERATED = yaml.safe_load((FOLDER / "federation.yaml").read_text("utf-8"))
 CONTRACTS = yaml.safe_load((FOLDER / "contracts.yaml").read_text("utf-8"))
 LISTS = yaml.safe_load((FOLDER / "lists.yaml").read_text("utf-8"))
+KNOWN = yaml.safe_load((FOLDER / "known.yaml").read_text("utf-8"))
 EDGES = yaml.safe_load((FOLDER / "edges.yaml").read_text("utf-8"))
 SHAPES = {
     **VECTORS["shapes"],
@@ -31,6 +32,7 @@ SHAPES = {
     **FEDERATED["shapes"],
     **CONTRACTS["shapes"],
     **LISTS["shapes"],
+    **KNOWN["shapes"],
 }
 SETS = {"recipients", "join_operators", "processing", "receiving", "filtered", "aggregated", "functions"}
 
@@ -117,6 +119,7 @@ CASES = [
     *FEDERATED["cases"],
     *CONTRACTS["cases"],
     *LISTS["cases"],
+    *KNOWN["cases"],
 ]
 
 
@@ -162,7 +165,14 @@ WAYS_OUT = {
     "a list where aggregates are allowed": ["aggregate"],
     "another join column": ["company_id, tax_no"],
     "the asker's data is required": ["a join on company_id, tax_no"],
-    "no operator allowed": ["nothing"],
+    "no operator allowed": [
+        "one condition alone; the owner may add `operators: [and]` to the policy's `join`"
+    ],
+    "labels to the one who may only compare": ["hk-insurer: after-compare"],
+    "two entries fit and one forbids": ["hk-bank: never"],
+    "a lower level than demanded": ["level 2 or higher; the space's operator certifies it"],
+    "rows chosen inside an aggregate": ["the condition in WHERE"],
+    "another value in place is not permitted by that": ["the condition in FILTER (WHERE …)"],
     "level receiver where cardinality is tolerated": ["a protocol at level cardinality or stricter"],
     "level cardinality where hidden is demanded": ["a protocol at level hidden"],
     "too large a key set": ["at most 100000"],
