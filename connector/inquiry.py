@@ -30,9 +30,11 @@ from connector.stopping import Stop
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers, call
 from connector.v1 import query_pb2_grpc
+from policy_enforcer.describe import declared
 from policy_enforcer.disclosure import Party
 from policy_enforcer.explain import Language, sentence
-from policy_enforcer.facts import Decision, Reason
+from policy_enforcer.facts import ColumnUse, Decision, Reason
+from policy_enforcer.known import becomes_known
 from policy_enforcer.model import Policy
 from policy_enforcer.obligations import obligations
 from policy_enforcer.privacy import billionths, rho
@@ -294,6 +296,7 @@ def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, A
         ],
         "cost": {"seconds": round(cost.seconds, 2), "bytes": cost.bytes},
         "transfer": transfer_of(inquiry.agreement),
+        "declared": declared(inquiry.agreement.policy),
         "budget": budget(node, inquiry),
         "evidence": {
             "witnesses": list(node.evidence.witnesses),
@@ -329,6 +332,7 @@ def _columns(inquiry: Inquiry) -> list[dict[str, Any]]:
             "column": use.column,
             "uses": _uses(use),
             "mask": inquiry.mask(dataset, use.column),
+            "known": _known(inquiry, dataset, use),
             "verdict": "refuse" if reasons else "permit",
             "reasons": [asdict(reason) for reason in reasons],
         }
@@ -336,6 +340,13 @@ def _columns(inquiry: Inquiry) -> list[dict[str, Any]]:
         for use in uses
         for reasons in [_about(inquiry.decisions[dataset], use.column)]
     ]
+
+
+def _known(inquiry: Inquiry, dataset: str, use: ColumnUse) -> dict[str, tuple[str, ...]]:
+    """Who learns of a column in which ways; of our own nobody but ourselves receives anything."""
+    own = inquiry.own is not None and dataset == inquiry.own.dataset.full_name
+    plan = inquiry.prepared.plan
+    return {} if own else becomes_known(use, plan.kind, plan.reveals, plan.asker, {plan.asker})
 
 
 def _about(decision: Decision, column: str) -> list[Reason]:

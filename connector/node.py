@@ -331,6 +331,11 @@ class Node:
         request = replace(
             request,
             standing=standing,
+            connectors={
+                id_: frozenset(key.id for key in member.keys if key.valid_at(milliseconds(request.at)))
+                for id_, member in found.items()
+                if member is not None
+            },
             origin=self.jurisdiction_of(policy.owner),
             lists=transfer_lists.stated(policy, named, self.members),
         )
