@@ -105,6 +105,12 @@ def _round(node: Node, name: str, sql: str, purpose: str) -> Round:
     for inquiry in inquiries:
         if inquiry.prepared.plan.digest != plan.digest:
             raise _differing(inquiry.agreement.full_name, agreements[0].full_name)
+    if own is not None and plan.logistic is not None:
+        raise QueryError(
+            "query.logistic",
+            "rows of our own cannot be added to a fit once it is made: to ask for that of the others, withdraw "
+            f"{own.dataset.full_name}",
+        )
     if own is not None:
         _check_own(_prepared(node, name, sql, own, parts).plan, own, plan, parts)
     return Round(tuple(inquiries), own)
@@ -320,7 +326,7 @@ def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[
             "own": _own_part(asked, language),
             "coalitions": _coalitions(node, asked, language),
             "assumes": _ASSUMES[language],
-            "why": _WHY[language],
+            "why": (_WHY if asked.prepared.plan.logistic is None else _WHY_STEPS)[language],
             "protocols": _protocols(node, asked),
         },
     }
@@ -445,7 +451,7 @@ def _coalitions(node: Node, asked: Round, language: Language) -> list[dict[str, 
     names = {"asker": node.id, "count": len(asked.inquiries), "noise": noise, "far": far}
     return [
         {"who": who.format(**names), "learns": learns.format(**names)}
-        for who, learns in _COALITIONS[language]
+        for who, learns in (_COALITIONS if plan.logistic is None else _OF_FITS)[language]
     ]
 
 
@@ -480,6 +486,35 @@ _COALITIONS = {
     ),
 }
 
+_OF_FITS = {
+    "en": (
+        (
+            "{asker} alone",
+            "the coefficients for the rows of {count} participants, their errors, how many rows and steps",
+        ),
+        (
+            "any participants without {asker}",
+            "identities and participants in total, and the sums of every step{noise}, less their own",
+        ),
+        (
+            "{asker} and all participants but two",
+            "the two others' sums together at every step{noise}, and nothing more of either",
+        ),
+        ("{asker} and all participants but one", "that one's sums at every step{noise}"),
+    ),
+    "zh": (
+        ("{asker} 单独", "{count} 个参与方数据的拟合系数、标准误、行数与步数"),
+        ("不含 {asker} 的任意参与方", "主体与参与方总数,以及每一步减去自身后的合计{noise}"),
+        ("{asker} 与除两方外的全部参与方", "其余两方在每一步的合计之和{noise},无法得知其中任一方"),
+        ("{asker} 与除一方外的全部参与方", "该方在每一步的合计{noise}"),
+    ),
+}
+
+_WHY_STEPS = {
+    "en": "A logistic regression takes steps, for which there is one protocol:",
+    "zh": "逻辑回归逐步拟合,仅有一种协议:",
+}
+
 _WHY = {
     "en": "Both protocols disclose the same; the one that is cheaper by the estimate is taken:",
     "zh": "两种协议披露的内容相同;取估算成本较低者:",
@@ -492,7 +527,7 @@ def _protocols(node: Node, round_: Round) -> list[dict[str, Any]]:
     name = chosen.sender.dataset.split(".", 1)[1]
     found: list[dict[str, Any]] = []
     for protocol in PROTOCOLS:
-        if "federated" not in protocol.kinds:
+        if ("federated" if chosen.logistic is None else "logistic") not in protocol.kinds:
             continue
         try:
             plan = _prepared(node, name, first.sql, first.agreement, first.parts, [protocol]).plan

@@ -176,7 +176,7 @@ def _listed(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
         yield Reason("list.column-not-allowed", "analysis.payload", sentence, use.column, _words(allowed))
 
 
-NOISED = frozenset({"sum", "count", "avg"})
+NOISED = frozenset({"sum", "count", "avg", "logistic"})
 """What noise can be added to: sums of bounded values, and what is computed from them."""
 
 

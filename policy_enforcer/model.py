@@ -48,6 +48,7 @@ Measure = Literal[
     "covar",
     "corr",
     "regr",
+    "logistic",  # logistic regression over a federation, whose owners see the sums of every step
     "histogram",  # groups by fixed buckets of the column, and quantiles, which are read off such buckets
 ]
 ScalarFunction = Literal[

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -52,6 +53,7 @@ columns:
   year: {{type: int64, bounds: [2000, 2100]}}
   amount: {{type: "decimal(12,2)", bounds: [0, {most}]}}
   overdue: {{type: int64, bounds: [-1000, 1000]}}
+  defaulted: {{type: bool}}
 offers: {{loans: loans.yaml}}
 """
 POLICY = """\
@@ -65,7 +67,8 @@ analysis:
   dimensions: [region, year]
   domains: {{region: [深圳, Hong Kong, 澳门], year: [2024, 2025]}}
   filters: {{amount: range, overdue: range}}
-  measures: {{"*": [count], amount: [sum, avg], overdue: [sum, avg, var, covar, corr, regr]}}
+  measures: {{"*": [count], amount: [sum, avg, logistic], overdue: [sum, avg, var, covar, corr, regr],
+    defaulted: [logistic]}}
   identity: client
   minimum_identities: 5
   federation: {{name: {name}, scope: {scope}, minimum_participants: 2{beside}}}
@@ -90,8 +93,9 @@ def loans(bank: str, rows: int = 90) -> pa.Table:
         region = draw.choices(REGIONS, (10, 10, 1))[0]
         year = 2025 if region == "澳门" else draw.choice((2024, 2025))
         amount, overdue = draw.randrange(0, 10**6) / 100, draw.choice((None, -3, 0, 7, 90))
-        made.append((f"{bank}-{draw.randrange(40)}", region, year, f"{amount:.2f}", overdue))
-    names = ("client", "region", "year", "amount", "overdue")
+        client, defaulted = f"{bank}-{draw.randrange(80)}", draw.random() < amount / 10**4
+        made.append((client, region, year, f"{amount:.2f}", overdue, defaulted))
+    names = ("client", "region", "year", "amount", "overdue", "defaulted")
     table = pa.table(dict(zip(names, map(list, zip(*made, strict=True)), strict=True)))
     return table.set_column(3, "amount", table["amount"].cast(pa.decimal128(12, 2)))
 
@@ -231,6 +235,57 @@ def test_answers_equal_the_pooled_rows(shared: Federation, name: str) -> None:
     assert cells(answer.table.to_pylist()) == cells(shared.pooled(QUESTIONS[name], least=5))
     assert answer.summary["protocol"] in ("masked_sum", "he_sum")
     assert len(set(answer.summary["exchanges"])) == len(BANKS)
+
+
+FIT = "SELECT logistic_regression(defaulted, [amount]) FROM federation.loans"
+
+
+def test_a_logistic_regression_is_that_of_the_pooled_rows(shared: Federation) -> None:
+    before = [shared.uses(bank) for bank in BANKS]
+    answer = shared.asker.query(FIT, PURPOSE)
+    (found,) = answer.table.to_pylist()
+    rows = pa.concat_tables(shared.tables.values())
+    y, x = (np.array([float(v) for v in rows[name].to_pylist()]) for name in ("defaulted", "amount"))
+    b, columns = np.zeros(2), np.column_stack([np.ones(len(x)), x / 10**4])
+    for _ in range(20):
+        p = 1 / (1 + np.exp(-columns @ b))
+        b = b + np.linalg.solve((columns * (p * (1 - p))[:, None]).T @ columns, columns.T @ (y - p))
+    assert (found["n"], found["fit"]) == (len(y), "fitted")
+    assert np.allclose([found["intercept"], found["amount"] * 10**4], b, rtol=1e-7)
+    assert [shared.uses(bank) for bank in BANKS] == [n + 1 for n in before]  # once, for all steps
+    verified = verify_files(answer.receipt.bundle, trust_file(shared.nodes[ASKER].config))
+    figures = [i.disclosed.figures for i in verified.items if i.record.event == "query.release"]
+    assert figures == [{"cells-released": 1}] * len(BANKS)
+
+
+def test_what_is_explained_of_a_logistic_regression(shared: Federation) -> None:
+    found = shared.asker.explain(FIT, PURPOSE)
+    assert found["verdict"] == "permit"
+    assert [p["name"] for p in found["federation"]["protocols"]] == ["logistic_steps"]
+    assert "sums of every step" in found["federation"]["coalitions"][1]["learns"]
+    learns = {(event["who"], event["fact"]) for event in found["learns"]}
+    assert ("each participant", "step-totals") in learns
+    assert (ASKER, "total-counts") not in learns
+    refused = FIT.replace("amount", "overdue")
+    with pytest.raises(PolicyRefusal) as error:
+        shared.asker.query(refused, PURPOSE)
+    assert [r.code for r in error.value.decision.because] == ["measure.function-not-allowed"]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("kind", ["shared-key-length", "commitment", "more", "part", "sealed"])
+def test_a_participant_that_vanishes_in_a_fit_releases_nothing(
+    shared: Federation, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    failing(monkeypatch, "mo-bank", kind)
+    with pytest.raises(Unavailable) as error:
+        shared.asker.query(FIT, PURPOSE)
+    assert error.value.code == "federation.participant-failed"
+    mine = shared.events(ASKER)[-len(BANKS) :]
+    assert [events[-1] for events in mine] == ["query.failure"] * len(BANKS)
+    assert not any("query.result" in events for events in mine)
+    monkeypatch.undo()
+    assert shared.asker.query(FIT, PURPOSE).table.num_rows == 1
 
 
 def test_one_receipt_holds_every_exchange_of_the_round(shared: Federation) -> None:

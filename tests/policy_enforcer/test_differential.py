@@ -34,6 +34,7 @@ EVENT_LEVELS = {
     "suppressed-cells": 0,
     "padded-size": 0,
     "total-counts": 0,
+    "step-totals": 0,
     "group-count": 1,
     "group-sizes": 1,
     "cell-match-counts": 1,
@@ -214,7 +215,7 @@ def noise_fits(a, q, used):
 
 
 def noise_covers(a, q, use):
-    measures = {"sum", "count", "avg"}
+    measures = {"sum", "count", "avg", "logistic"}
     if use.column == a["identity"] and not q.joint:
         measures.add("count_distinct")
     declared = use.column in a.get("domains", {}) and not use.functions and not q.joint
@@ -290,7 +291,7 @@ def reaches(found, q):
 
 COLUMNS = ["company", "industry", "quarter", "amount", "note"]
 FILTERS = ["equality", "range", "membership", "null", "pattern", "column"]
-MEASURES = ["sum", "count", "avg", "max"]
+MEASURES = ["sum", "count", "avg", "logistic", "max"]
 FUNCTIONS = ["date_trunc", "coalesce"]
 
 
