@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="print the log's and the cosigner's verifier keys")
     keys.add_argument("config", type=Path)
     keys.add_argument("--add-ml-dsa-44", action="store_true", help="give the log its post-quantum key first")
+    keys.add_argument("--renew-cosigner", action="store_true", help="replace the cosigner's keys first")
     keys.set_defaults(run=_keys)
     lists = commands.add_parser("lists", help="which member lists are on record, since when")
     lists.add_argument("config", type=Path)
@@ -113,11 +114,13 @@ def _fsck(options: argparse.Namespace) -> int:
 
     from witness import fsck
     from witness.log import LogRefused
-    from witness.server import WHAT_TO_DO, ConfigInvalid, load, open_log
+    from witness.note import parse_vkey
+    from witness.server import WHAT_TO_DO, ConfigInvalid, cosigner_vkeys, load, open_log
 
     try:
-        with contextlib.closing(open_log(load(options.config))) as log:
-            report = fsck.check(log)
+        config = load(options.config)
+        with contextlib.closing(open_log(config)) as log:
+            report = fsck.check(log, [parse_vkey(vkey) for vkey in cosigner_vkeys(config)])
     except ConfigInvalid as error:
         return fail(USAGE, str(error))
     except LogRefused as error:
@@ -138,6 +141,7 @@ def _keys(options: argparse.Namespace) -> int:
         cosigner_vkeys,
         load,
         log_vkeys,
+        renew_cosigner_key,
         sm2_vkeys,
     )
 
@@ -145,6 +149,8 @@ def _keys(options: argparse.Namespace) -> int:
         config = load(options.config)
         if options.add_ml_dsa_44:
             add_post_quantum_key(config)
+        if options.renew_cosigner:
+            renew_cosigner_key(config)
         lines = [f"log {vkey}" for vkey in (*log_vkeys(config), *sm2_vkeys(config))]
         lines += [f"cosigner {vkey}" for vkey in cosigner_vkeys(config)]
     except ConfigInvalid as error:

@@ -4,8 +4,9 @@
     GET  /<SHA-256 of origin>/checkpoint the newest checkpoint cosigned
 
 Answers 200 with its cosignatures only for a checkpoint that a configured log signed and that extends the
-one cosigned before; else 400, 403, 404, 409 or 422, exactly as the specification says. What the log signed
-and cannot both be true is kept, and reported. Refuses to cosign logs of its own operator.
+one cosigned before; else 400, 403, 404, 409 or 422, exactly as the specification says, and 503 while what
+this witness remembers may be an old copy. What the log signed and cannot both be true is kept, and reported.
+Refuses to cosign logs of its own operator.
 """
 
 import hashlib
@@ -81,7 +82,8 @@ def parse_request(body: bytes) -> Request:
 class Cosigner:
     """One witness's keys, the logs it cosigns, and its memory of them.
 
-    clock: milliseconds since 1970. alarm: called with each new contradiction of a log.
+    clock: milliseconds since 1970. alarm: called with each new contradiction of a log. objection: why a log's
+    checkpoints may not be cosigned now, by its origin (memory.py).
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Cosigner:
         database: Database,
         clock: Callable[[], int],
         alarm: Callable[[Fork], None] = lambda _fork: None,
+        objection: Callable[[str], str | None] = lambda _origin: None,
     ) -> None:
         if any(operator_of(key.name) == operator_of(name) for key in logs.logs):
             raise PolicyInvalid("a log of this witness's own operator: cosigning it would prove nothing")
@@ -99,7 +102,7 @@ class Cosigner:
         self._logs: dict[str, list[VerifierKey]] = {}
         for key in logs.logs:
             self._logs.setdefault(key.name, []).append(key)
-        self._clock, self._alarm = clock, alarm
+        self._clock, self._alarm, self._objection = clock, alarm, objection
 
     @property
     def vkeys(self) -> tuple[VerifierKey, ...]:
@@ -142,7 +145,11 @@ class Cosigner:
         except ProofInvalid as error:
             self._suspect(request, head, kept)
             raise _Refused(HTTPStatus.UNPROCESSABLE_ENTITY, f"{error}\n") from error
-        # 4. Remember first, then answer: a cosignature that leaves is never forgotten.
+        # 4. What is remembered is all that was cosigned.
+        objection = self._objection(head.origin)
+        if objection is not None:
+            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, f"{objection}\n")
+        # 5. Remember first, then answer: a cosignature that leaves is never forgotten.
         lines = self._cosign(request.signed.text)
         # One line of a key: what is kept must stay within what a note has room for, and be read again.
         trusted = [s for key in self._logs[head.origin] for s in request.signed.by(key)[:1]]

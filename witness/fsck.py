@@ -6,19 +6,24 @@ lists, and what it cosigned of other logs. Contradictions that logs signed are a
 changes nothing; opening the log before finishes what a crash interrupted, as a start does.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from witness import checkpoint as checkpoints
 from witness import dsse, note, tiles
 from witness import leaf as leaves
 from witness.checkpoint import CheckpointInvalid
+from witness.cosignature import cosigned_at
+from witness.encoding import format_time
+from witness.files import Folder
 from witness.leaf import LeafInvalid
 from witness.log import Log
 from witness.members import MemberList
+from witness.memory import FORGOTTEN, has_forgotten
 from witness.merkle import leaf_hash
-from witness.note import NoteInvalid
+from witness.note import NoteInvalid, VerifierKey
 from witness.schema import FormatError
 from witness.tiles import Edge, Tile, TileInvalid
 
@@ -35,18 +40,20 @@ class Report:
     contents: int
     findings: tuple[str, ...]
     forks: tuple[str, ...]
+    cosigned: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         state = "clean" if not self.findings else f"DAMAGED: {len(self.findings)} findings"
         lines = [f"{self.origin}: {self.size} entries, {self.contents} contents kept; {state}"]
         lines += [f"  {finding}" for finding in self.findings]
+        lines += [f"  {said}" for said in self.cosigned]
         return "\n".join([*lines, *(f"  ALARM: {fork}" for fork in self.forks)])
 
 
-def check(log: Log) -> Report:
-    """Reads everything of an open log that takes no entries meanwhile."""
+def check(log: Log, cosigner: Sequence[VerifierKey] = ()) -> Report:
+    """Reads everything of an open log that takes no entries meanwhile. cosigner: this witness's own keys."""
     findings: list[str] = []
-    for finding in _findings(log):
+    for finding in _findings(log, cosigner):
         findings.append(finding)
         if len(findings) == MOST_FINDINGS:
             findings.append("there is more; the list ends here")
@@ -55,15 +62,29 @@ def check(log: Log) -> Report:
         f"log {fork.origin} " + ("signed two trees of one size" if fork.proved else "did not show growth")
         for fork in log.database.forks()
     )
-    return Report(log.origin, log.size, log.database.count_contents(), tuple(findings), forks)
+    contents, cosigned = log.database.count_contents(), tuple(_cosigned(log, cosigner))
+    return Report(log.origin, log.size, contents, tuple(findings), forks, cosigned)
 
 
-def _findings(log: Log) -> Iterator[str]:
+def _cosigned(log: Log, cosigner: Sequence[VerifierKey]) -> Iterator[str]:
+    """What is remembered of each other log, since when. Only that log can tell whether it is the newest."""
+    for origin, kept in sorted(log.database.all_cosigned().items()):
+        with contextlib.suppress(NoteInvalid, CheckpointInvalid):  # said already
+            signed = note.parse(kept)
+            size = checkpoints.parse(signed.text, extensions=True).size
+            times = [at for key in cosigner if (at := cosigned_at(signed, key)) is not None]
+            when = format_time(max(times) * 1000) if times else "with keys that are not its own now"
+            yield f"cosigned log {origin} last at size {size}, {when}"
+
+
+def _findings(log: Log, cosigner: Sequence[VerifierKey]) -> Iterator[str]:
     size = log.size
     yield from _check_entries(log, size)
     yield from _check_tiles(log, size)
     yield from _check_earlier_tiles(log, size)
     yield from _check_memory(log)
+    if has_forgotten(Folder(log.public.root.parent), cosigner, log.database):
+        yield f"what was cosigned of other logs is an old copy: {FORGOTTEN}"
     if log.database.count() != size:
         yield "the database holds another number of entries than the published tree"
     head = log.witnessed

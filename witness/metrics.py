@@ -8,6 +8,7 @@ from http import HTTPStatus
 from witness import checkpoint as checkpoints
 from witness import note
 from witness.log import Log
+from witness.memory import Memory
 from witness.plainhttp import BoundedHandler, BoundedServer
 from witness.quorum import Quorum
 from witness.sequencer import Sequencer
@@ -18,12 +19,14 @@ _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Metrics:
     """Reads the figures of one witness."""
 
-    def __init__(self, log: Log, sequencer: Sequencer, quorum: Quorum | None) -> None:
-        self._log, self._sequencer, self._quorum = log, sequencer, quorum
+    def __init__(self, log: Log, sequencer: Sequencer, quorum: Quorum | None, memory: Memory | None) -> None:
+        self._log, self._sequencer, self._quorum, self._memory = log, sequencer, quorum, memory
 
     def text(self) -> str:
         """All figures."""
         failing = 0 if self._quorum is None else len(self._quorum.failing)
+        forgetful = 0 if self._quorum is None else len(self._quorum.forgetful)
+        forgotten = int(self._memory is not None and self._memory.forgotten)
         forks = self._log.database.forks()
         proved = sum(fork.proved for fork in forks)
         lines = [
@@ -31,6 +34,10 @@ class Metrics:
             *_gauge("witnessed_size", "Entries under a checkpoint that counts.", self._log.witnessed_size),
             *_gauge("waiting", "Submissions that wait to be recorded.", self._sequencer.waiting),
             *_gauge("silent_witnesses", "Witnesses that did not cosign when last asked.", failing),
+            *_gauge("forgetful_witnesses", "Witnesses that lost what they cosigned of this log.", forgetful),
+            *_gauge(
+                "cosigner_forgot", "1: this witness lost what it cosigned; it cosigns nothing.", forgotten
+            ),
             *_gauge("forks", "Contradictions kept: a log signed what cannot both be true.", len(forks)),
             *_gauge("forks_proved", "Those that are signed proof by themselves.", proved),
             "# HELP bayspace_witness_cosigned_size Size of each other log when last cosigned.",

@@ -42,7 +42,8 @@ class PolicyInvalid(ValueError):
 class Policy:
     """Logs by key, witnesses by name, groups as (threshold, members), and the name that must be satisfied.
 
-    urls: where each witness takes checkpoints (its submission prefix), where the policy says so.
+    urls: where each witness takes checkpoints (its submission prefix), and log_urls where each log publishes,
+    by its origin, where the policy says so.
     """
 
     logs: tuple[VerifierKey, ...]
@@ -50,6 +51,7 @@ class Policy:
     groups: Mapping[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
     quorum: str = NONE
     urls: Mapping[str, str] = field(default_factory=dict)
+    log_urls: Mapping[str, str] = field(default_factory=dict)
 
     def cosigners(self, signed: Note) -> dict[str, int]:
         """Which known witnesses cosigned the checkpoint, and when (seconds since 1970).
@@ -120,12 +122,14 @@ class _Reader:
         self._groups: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._members: set[str] = set()
         self._urls: dict[str, str] = {}
+        self._log_urls: dict[str, str] = {}
         self._quorum: str | None = None
 
     def line(self, words: list[str]) -> None:
         match words:
-            case ["log", vkey] | ["log", vkey, _]:
+            case ["log", vkey, *url] if len(url) <= 1:
                 self._logs.append(self._new_key(vkey, log=True))
+                self._log_urls |= dict.fromkeys([self._logs[-1].name], url[0]) if url else {}
             case ["witness", name, vkey, *url] if len(url) <= 1:
                 self._witnesses[self._new_name(name)] = self._new_key(vkey, log=False)
                 self._urls |= dict.fromkeys([name], url[0]) if url else {}
@@ -139,7 +143,9 @@ class _Reader:
     def policy(self) -> Policy:
         if self._quorum is None:
             raise PolicyInvalid("a policy without a quorum line")
-        return Policy(tuple(self._logs), self._witnesses, self._groups, self._quorum, self._urls)
+        return Policy(
+            tuple(self._logs), self._witnesses, self._groups, self._quorum, self._urls, self._log_urls
+        )
 
     def _new_key(self, vkey: str, *, log: bool) -> VerifierKey:
         key = parse_vkey(vkey)

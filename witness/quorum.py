@@ -93,11 +93,17 @@ class HttpWitness:
 
 
 class Asked:
-    """One witness as the log knows it: its keys, and the size that it cosigned last."""
+    """One witness as the log knows it: its keys, and the size that it cosigned last.
+
+    forgot: whether it once named a smaller size than we hold its cosignature of. Then it goes on from an old
+    copy, and its cosignatures exclude no fork any more.
+    """
 
     def __init__(self, log: Log, keys: Sequence[VerifierKey], call: Call, clock: Callable[[], int]) -> None:
         self._log, self._keys, self._call, self._clock = log, keys, call, clock
         self._size = 0
+        self._held = self._size_held()
+        self.forgot = False
 
     def cosign(self, head: Note) -> list[NoteSignature]:
         """The witness's lines on this checkpoint. Raises WitnessRefused, OSError, or Contradicted."""
@@ -110,14 +116,29 @@ class Asked:
             reply = self._call("POST", "add-checkpoint", str(self._request(head, size)).encode())
             if reply.status == HTTPStatus.OK:
                 lines = self._lines(head, reply.body)
-                self._size = size
+                self._compare(self._size)
+                self._size = self._held = size
                 return lines
             if reply.status != HTTPStatus.CONFLICT or reply.content_type != SIZE_TYPE:
                 if reply.status == HTTPStatus.UNPROCESSABLE_ENTITY:
                     self._inspect()
                 raise WitnessRefused(f"it answers {reply.status}")
             self._size = _size(reply.body)
+            self._compare(self._size)
         raise WitnessRefused("its size changes with every request")
+
+    def _compare(self, remembered: int) -> None:
+        """Notes it when a witness remembers less than we hold of it."""
+        if remembered < self._held and not self.forgot:
+            self.forgot = True
+            _log.error("ALARM: witness %s has forgotten what it cosigned of this log", self._keys[0].name)
+
+    def _size_held(self) -> int:
+        """The size of the checkpoint that counts, when this witness cosigned it."""
+        head = self._log.witnessed
+        if head is None or not any(head.by(key) for key in self._keys):
+            return 0
+        return checkpoints.parse(head.text).size
 
     def _request(self, head: Note, size: int) -> Request:
         grown = 0 < self._size < size
@@ -209,6 +230,11 @@ class Quorum:
     def failing(self) -> Mapping[str, str]:
         """The URLs of the witnesses that did not cosign when last asked, and why."""
         return dict(self._silent)
+
+    @property
+    def forgetful(self) -> frozenset[str]:
+        """The URLs of the witnesses that lost what they cosigned."""
+        return frozenset(url for url, asked in self._asked.items() if asked.forgot)
 
     def _step(self) -> float | None:
         if self.contradicted.is_set():

@@ -35,6 +35,7 @@ from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys
 from witness.list_records import Author, ListRecords
 from witness.log import Log, LogRefused, sqlite_url
 from witness.members import MembersInvalid
+from witness.memory import COSIGNER_FORGOT, Memory
 from witness.metrics import Metrics, MetricsServer
 from witness.note import NoteInvalid, check_name
 from witness.policy import Policy, PolicyInvalid
@@ -140,7 +141,8 @@ members = "members.json"
 operator_keys = [{operator_keys}]
 
 # Cosigning other logs (C2SP tlog-witness, `POST /add-checkpoint` on http_listen): the name and keys under
-# which this witness cosigns, and a tlog-policy whose `log` lines name the logs. Never a log of one's own.
+# which this witness cosigns, and a tlog-policy whose `log <vkey> <url>` lines name the logs and where they
+# publish. Never a log of one's own.
 # cosigner_name = "{host}/witness"
 # cosigner_key = "cosigner-key.pem"
 # cosigns = "cosigns.policy"
@@ -193,18 +195,26 @@ def write_default(
     return vkeys
 
 
-def add_post_quantum_key(config: WitnessConfig) -> str:
-    """Gives a log of Ed25519 alone its ML-DSA-44 key, for the next start; returns the new vkey.
-
-    Raises ConfigInvalid when it has one.
-    """
+def add_post_quantum_key(config: WitnessConfig) -> None:
+    """Gives a log of Ed25519 alone its ML-DSA-44 key, for the next start. Doing it again changes nothing."""
     keys = _private_keys(config.log_key, "log_key")
-    if len(keys.keys) > 1:
-        raise ConfigInvalid("log_key: the log signs with ML-DSA-44 already")
-    added = PrivateKey.from_seed(system_entropy(32), ML_DSA_44)
-    together = PrivateKeys([*keys.keys, added])
-    Folder(config.log_key.parent).write(config.log_key.name, together.pem(), mode=0o600)
-    return str(checkpoints.log_key(config.origin, added))
+    if len(keys.keys) == 1:
+        added = PrivateKey.from_seed(system_entropy(32), ML_DSA_44)
+        together = PrivateKeys([*keys.keys, added])
+        Folder(config.log_key.parent).write(config.log_key.name, together.pem(), mode=0o600)
+
+
+def renew_cosigner_key(config: WitnessConfig) -> None:
+    """Gives the cosigner new keys, for the next start; the old ones are gone.
+
+    Who lost what it cosigned must never sign with them again (memory.py).
+    """
+    if config.cosigner_key is None:
+        raise ConfigInvalid("cosigner_key: this witness does not cosign")
+    _private_keys(config.cosigner_key, "cosigner_key")
+    fresh = PrivateKeys.generate(system_entropy)
+    Folder(config.cosigner_key.parent).write(config.cosigner_key.name, fresh.pem(), mode=0o600)
+    Folder(config.data).delete(COSIGNER_FORGOT)
 
 
 def log_vkeys(config: WitnessConfig) -> tuple[str, ...]:
@@ -344,7 +354,8 @@ def _serve(
     except (EncodingError, KeyInvalid) as error:
         raise ConfigInvalid(f"operator_keys: {error}") from error
     with ExitStack() as running:
-        cosigner, quorum = _cosigner(config, log), _quorum(config, log)
+        cosigner, memory = _cosigner(config, log) or (None, None)
+        quorum = _quorum(config, log)
         registry = _registry(config, log, operator_keys)
         confirmed = None if quorum is None else quorum.confirmed.is_set
         verifiers = Verifiers()
@@ -357,10 +368,10 @@ def _serve(
         running.callback(public.server_close)
         _start_http(public, "tiles", running)
         if config.metrics_listen is not None:
-            metrics = Metrics(log, sequencer, quorum)
+            metrics = Metrics(log, sequencer, quorum, memory)
             _start_http(MetricsServer(*_address(config.metrics_listen), metrics), "metrics", running)
         lists = _list_records(config, log, registry, sequencer, confirmed)
-        for part in (quorum, _retention(config, log), lists):
+        for part in (quorum, memory, _retention(config, log), lists):
             if part is not None:
                 part.start()
                 running.callback(part.close)
@@ -391,17 +402,18 @@ def _start_http(server: ThreadingHTTPServer, name: str, running: ExitStack) -> N
     running.callback(server.shutdown)
 
 
-def _cosigner(config: WitnessConfig, log: Log) -> Cosigner | None:
+def _cosigner(config: WitnessConfig, log: Log) -> tuple[Cosigner, Memory] | None:
     named = (config.cosigner_name, config.cosigner_key, config.cosigns)
     name, key, cosigns = named
     if name is None or key is None or cosigns is None:
         if any(part is not None for part in named):
             raise ConfigInvalid("cosigner_name, cosigner_key and cosigns are set together or not at all")
         return None
+    keys, logs = _private_keys(key, "cosigner_key"), _policy(cosigns)
     try:
-        return Cosigner(
-            name, _private_keys(key, "cosigner_key"), _policy(cosigns), log.database, system_clock
-        )
+        vkeys = [cosigner_key(name, key) for key in keys.keys]
+        memory = Memory(vkeys, logs, log.database, Folder(config.data))
+        return Cosigner(name, keys, logs, log.database, system_clock, objection=memory.objection), memory
     except PolicyInvalid as error:
         raise ConfigInvalid(f"{cosigns}: {error}") from error
 

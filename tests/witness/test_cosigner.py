@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -10,9 +10,12 @@ from witness import checkpoint, cosignature, database, merkle, note, policy
 from witness.checkpoint import Checkpoint
 from witness.cosigner import Cosigner, Request
 from witness.database import Database
+from witness.files import Folder
 from witness.keys import ED25519, ML_DSA_44, PrivateKey, PrivateKeys
+from witness.memory import Memory
 from witness.merkle import leaf_hash
 from witness.note import Note, NoteInvalid, NoteSignature
+from witness.quorum import Reply
 
 ORIGIN = "log.example/hk"
 LOG = PrivateKey.from_seed(b"l" * 32)
@@ -266,3 +269,102 @@ def test_keys_of_both_kinds_in_one_file():
     assert again.public == KEYS.public
     for key, part in KEYS.public.split(KEYS.sign(b"message")):
         key.verify(b"message", part)
+
+
+# --- what was cosigned, and is forgotten ----------------------------------------------------------------
+
+
+class Remembering:
+    """A witness whose memory is looked at; the log publishes what `published` holds, or nothing."""
+
+    def __init__(self, folder, keys=KEYS, published=None, url=" http://log.example"):
+        self.folder, self.published = folder, published
+        self.database = Database(f"sqlite:///{folder / 'w.sqlite'}")
+        lines = [f"log {checkpoint.log_key(ORIGIN, key)}{url}" for key in (LOG, LOG_PQ)]
+        logs = policy.parse("\n".join([*lines, "quorum none"]))
+        vkeys = [cosignature.cosigner_key("witness.example/w", key) for key in keys.keys]
+        self.memory = Memory(vkeys, logs, self.database, Folder(folder), self.connect)
+        self.cosigner = Cosigner(
+            "witness.example/w", keys, logs, self.database, lambda: NOW, objection=self.memory.objection
+        )
+
+    def connect(self, _url):
+        def call(method, path, _body):
+            assert (method, path) == ("GET", "checkpoint")
+            if self.published is None:
+                raise OSError
+            return Reply(200, "text/plain", self.published)
+
+        return call
+
+    def code(self, old, new):
+        return int(self.cosigner.add_checkpoint(request(old, new)).status)
+
+
+@pytest.fixture
+def remembering(tmp_path):
+    with ExitStack() as opened:
+
+        def again(**changes):
+            made = Remembering(tmp_path, **changes)
+            opened.callback(made.database.close)
+            return made
+
+        yield again
+
+
+def cosigned_head(size, *, leaves=LEAVES, keys=KEYS):
+    signed = head(size, leaves)
+    lines = [cosignature.sign(signed.text, key, "witness.example/w", NOW // 1000) for key in keys.keys]
+    return str(Note(signed.text, (*signed.signatures, *lines))).encode()
+
+
+def test_a_log_with_a_url_is_looked_at_before_it_is_cosigned(remembering):
+    witness = remembering()
+    witness.memory.look(ORIGIN)  # it does not answer
+    assert (witness.code(0, 5), witness.code(3, 5)) == (
+        503,
+        409,
+    )  # and the specification's answers come first
+    for published in (
+        b"<html>",
+        str(head(0, origin="other.example/log")).encode(),
+        str(head(0, keys=[KEYS.keys[0]])).encode(),
+    ):
+        witness.published = published
+        witness.memory.look(ORIGIN)
+        assert witness.code(0, 5) == 503
+    witness.published = str(head(0)).encode()
+    witness.memory.look(ORIGIN)
+    assert witness.code(0, 5) == 200
+    for known in (cosigned_head(5), cosigned_head(3), str(head(20)).encode()):
+        again = remembering(published=known)
+        again.memory.look(ORIGIN)
+        assert again.code(5, 5) == 200
+    assert remembering(url="").code(5, 6) == 200  # nobody to be asked
+
+
+@pytest.mark.parametrize("shown", [cosigned_head(9), cosigned_head(5, leaves=OTHERS)])
+def test_who_forgot_what_it_cosigned_cosigns_nothing_until_it_has_new_keys(remembering, shown):
+    witness = remembering(published=str(head(0)).encode())
+    witness.memory.look(ORIGIN)
+    assert witness.code(0, 5) == 200
+    restored = remembering(published=shown)
+    assert not restored.memory.forgotten
+    restored.memory.look(ORIGIN)
+    assert (restored.memory.forgotten, restored.code(5, 6)) == (True, 503)
+    again = remembering(url="", published=str(head(9)).encode())  # the log shows it no more
+    assert (again.memory.forgotten, again.code(5, 6)) == (True, 503)
+    fresh = PrivateKeys([PrivateKey.from_seed(b"n" * 32, a) for a in (ED25519, ML_DSA_44)])
+    renewed = remembering(published=shown, keys=fresh)
+    renewed.memory.look(ORIGIN)
+    assert (renewed.memory.forgotten, renewed.code(5, 6)) == (False, 200)
+
+
+def test_a_line_that_only_names_this_witness_shows_nothing(remembering):
+    signed = head(9)
+    line = cosignature.sign(signed.text, KEYS.keys[0], "witness.example/w", NOW // 1000)
+    false = NoteSignature(line.name, line.key_id, line.signature[:-1] + bytes([line.signature[-1] ^ 1]))
+    witness = remembering(published=str(Note(signed.text, (*signed.signatures, false))).encode())
+    witness.memory.look(ORIGIN)
+    assert (witness.memory.forgotten, witness.code(0, 5)) == (False, 200)

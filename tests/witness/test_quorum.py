@@ -23,7 +23,7 @@ from witness.keys import PrivateKeys
 from witness.log import LogRefused, Submission
 from witness.merkle import ProofInvalid
 from witness.policy import PolicyInvalid
-from witness.quorum import Quorum, Reply
+from witness.quorum import Asked, Quorum, Reply
 
 __all__ = ["authority"]
 NOW = 1_767_225_600_000
@@ -203,6 +203,28 @@ def test_a_witness_that_made_up_a_larger_size_is_asked_again(open_log, town):
     assert set(town.policy.cosigners(log.witnessed)) == {"a", "b"}
 
 
+def test_a_witness_that_forgot_what_it_cosigned_is_an_alarm(open_log, town, tmp_path, caplog):
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+
+    def asked():
+        return {
+            url: Asked(log, [c.vkeys[1]], town.connect(url), lambda: NOW) for url, c in town.cosigners.items()
+        }
+
+    first = asked()
+    assert log.cosigned(log.head, [line for witness in first.values() for line in witness.cosign(log.head)])
+    after_a_start = asked()
+    log.append(some(2, 3))
+    town.databases.append(Database(f"sqlite:///{tmp_path / 'restored.sqlite'}"))
+    town.cosigners["http://b.example"]._database = town.databases[-1]
+    for known in (after_a_start, first):
+        for witness in known.values():
+            witness.cosign(log.head)
+    assert [witness.forgot for witness in after_a_start.values()] == [False, True, False]
+    assert caplog.text.count("b.example/w has forgotten what it cosigned") == 1
+
+
 def test_a_witness_that_never_ends_its_answer_holds_up_nobody(open_log, town, monkeypatch):
     monkeypatch.setattr(quorum_, "ROUND", 0.3)
     never = threading.Event()
@@ -365,9 +387,9 @@ class City(Running):
     def cosigned_by(self, other):
         ours = self.keys()
         theirs = other.keys()
-        logs = [f"log {vkey}" for vkey in theirs["log"]]
-        (self.folder / "cosigns.policy").write_text("\n".join([*logs, "quorum none\n"]))
         url = f"http://127.0.0.1:{other.http_port}"
+        logs = [f"log {vkey} {url}" for vkey in theirs["log"]]
+        (self.folder / "cosigns.policy").write_text("\n".join([*logs, "quorum none\n"]))
         lines = [f"witness w{n} {vkey} {url}" for n, vkey in enumerate(theirs["cosigner"])]
         (self.folder / "quorum.policy").write_text(
             "\n".join([*lines, "group both all w0 w1", "quorum both\n"])
@@ -429,7 +451,9 @@ def test_shenzhen_and_hong_kong_cosign_each_other(space, authority, tmp_path, ca
                 assert set(place.cosigners) == {"w0", "w1"}
     for city in cities:
         assert command.main(["fsck", str(city.folder)]) == 0
-    assert capsys.readouterr().out.count("1 entries, 1 contents kept; clean") == 2
+    said = capsys.readouterr().out
+    assert said.count("1 entries, 1 contents kept; clean") == 2
+    assert "cosigned log sz.example/log last at size 1, 20" in said
 
 
 def test_a_witness_that_fills_the_note_with_its_own_lines_spoils_no_proof(open_log, town):

@@ -16,6 +16,7 @@ from witness.cosignature import cosigned_at
 from witness.database import Database
 from witness.leaf import parse as parse_leaf
 from witness.members import MemberList, MembersInvalid, verify
+from witness.memory import COSIGNER_FORGOT
 from witness.note import Note, NoteInvalid, VerifierKey
 from witness.policy import NONE, Policy, PolicyInvalid
 from witness.server import WitnessConfig
@@ -155,6 +156,8 @@ class Standing:
             found.append({"code": "quorum.unreadable"})
         if published is not None and not self._signed_by_log():
             found.append({"code": "checkpoint.signature"})
+        if (self.config.data / COSIGNER_FORGOT).exists():
+            found.append({"code": "cosigner.forgot"})
         found += self._waiting()
         kinds = {True: "fork.proved", False: "fork.unproved"}
         return found + [{"code": kinds[f["proved"]], "origin": f["origin"]} for f in self.forks()]

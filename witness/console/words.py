@@ -196,6 +196,10 @@ _WORDS: Mapping[str, tuple[str, str]] = {
         "Entries have waited for over a minute to be cosigned.",
         "有条目等待联署超过一分钟。",
     ),
+    "alarm_cosigner.forgot": (
+        "This witness has lost what it cosigned of other logs: it cosigns nothing until it has new keys.",
+        "本见证方丢失了对其他日志的联署记忆:更换密钥之前不再联署。",
+    ),
     "alarm_fork.proved": (
         "signed two trees of one size; both checkpoints are kept as proof.",
         "为同一大小签署了两棵不同的树;两个检查点均已保存为证据。",
