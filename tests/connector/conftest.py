@@ -6,7 +6,9 @@ one. `space_of` makes a fresh one; `shared` is one for a whole test module.
 
 from __future__ import annotations
 
+import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from connector import config, connect, datasets, space
+from connector import analyst, config, connect, datasets, space
 from connector.api import Space
 from connector.node import Node
 from connector.service import Server
@@ -134,6 +136,7 @@ class DataSpace:
     clients: dict[str, Space] = field(default_factory=dict)
     witness_stop: threading.Event = field(default_factory=threading.Event)
     witness_thread: threading.Thread | None = None
+    on_close: Callable[[], None] = lambda: None
 
     def publish(self, name: str, dataset: str, table: pa.Table, text: str, policies: dict[str, str]) -> None:
         """Add a table with its description and its policies, by offer, to a participant's datasets."""
@@ -203,6 +206,7 @@ class DataSpace:
             self.servers[name].stop(0)
             self.nodes[name].close()
         self.stop_witness()
+        self.on_close()
 
     def evidence(self, name: str) -> list[list[str]]:
         """The events of every query exchange of one participant, oldest first."""
@@ -214,6 +218,12 @@ class DataSpace:
         ]
 
 
+@pytest.fixture(autouse=True)
+def asked_anew(monkeypatch):
+    """Tests ask the same joint question more than once, each time anew; test_kept_answers.py does not."""
+    monkeypatch.setattr(analyst, "kept", lambda *_: None)
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [s.getsockname()[1] for s in sockets]
@@ -222,10 +232,51 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+@dataclass
+class _Prepared:
+    """A data space before anything ran in it, to be copied: making one costs ten times as much.
+
+    Copies listen where it says, so only one is lent at a time.
+    """
+
+    settings: tuple[int, int, int]
+    folder: tempfile.TemporaryDirectory = field(default_factory=tempfile.TemporaryDirectory)
+    lent: bool = False
+
+    def copy(self, folder: Path) -> DataSpace:
+        self.lent = True
+        shutil.copytree(self.folder.name, folder, dirs_exist_ok=True)
+        local = folder / "space" / "local.json"  # the only file that says where things are
+        local.write_text(local.read_text().replace(self.folder.name, str(folder)))
+        return DataSpace(folder, on_close=self._back)
+
+    def _back(self) -> None:
+        self.lent = False
+
+
+_PREPARED: list[_Prepared] = []
+
+
 def build(
     folder: Path, *, uses: int = 1000, timeout: int = 5, start: bool = True, companies: int = 0
 ) -> DataSpace:
     """A data space; `open` is offered without a witness duty, the other two demand one."""
+    settings = (uses, timeout, companies)
+    if not start:
+        return _prepare(folder, *settings)
+    found = next((p for p in _PREPARED if p.settings == settings and not p.lent), None)
+    if found is None:
+        found = _Prepared(settings)
+        _prepare(Path(found.folder.name), *settings)
+        _PREPARED.append(found)
+    made = found.copy(folder)
+    made.start_witness()
+    for name in (OWNER, ASKER):
+        made.start(name)
+    return made
+
+
+def _prepare(folder: Path, uses: int, timeout: int, companies: int) -> DataSpace:
     ports = dict(zip((OWNER, ASKER, WITNESS, "http"), free_ports(4), strict=True))
     where = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
     space.init(folder / "space", "gba")
@@ -251,10 +302,6 @@ def build(
     made_space = DataSpace(folder)
     made_space.publish(OWNER, "invoices", bought, INVOICES.format(offers=listed), policies)
     made_space.publish(ASKER, "credit", owed, CREDIT, {"credit": OWN_POLICY})
-    if start:
-        made_space.start_witness()
-        for name in (OWNER, ASKER):
-            made_space.start(name)
     return made_space
 
 
