@@ -118,6 +118,20 @@ def verify(name: str, message: bytes, signature: bytes) -> None:
         raise PeerViolation("peer.signature", "a participant's signature does not hold")
 
 
+READ: dict[tuple[bytes, int], tuple[pa.Table, pa.Table]] = {}
+
+
+def rows_of(made: Round, i: int) -> pa.Table:
+    """What a bank's connector reads for the plan; read once for each plan and table."""
+    logistic_, table_ = made.plan.logistic, made.tables[i]
+    assert logistic_ is not None
+    key = made.plan.digest, id(table_)
+    if key not in READ:
+        args = (made.plan.sender, logistic_, LOANS, made.demands, table_, Limits(threads=1))
+        READ[key] = observations(*args), table_  # kept, so that its id stays its own
+    return READ[key][0]
+
+
 class Round:
     """One round over these banks; what happens in it can be watched and changed."""
 
@@ -142,15 +156,11 @@ class Round:
         return Member(self.roster.entries[i], names, sign(names[i]), verify, lambda: None)
 
     def sender(self, i: int) -> Any:
-        assert self.plan.logistic is not None
-        args = (self.plan.sender, self.plan.logistic, LOANS, self.demands, self.tables[i], Limits(threads=1))
         entropy = random.Random(f"{self.seed}/{i}").randbytes
         context = Context(
             bytes(32), self.plan, entropy, lambda *_: None, self.local, federated=self.member(i)
         )
-        role = logistic_steps.PROTOCOL.sender(
-            context, observations(*args), lambda counts: counts >= self.local
-        )
+        role = logistic_steps.PROTOCOL.sender(context, rows_of(self, i), lambda counts: counts >= self.local)
         return self.watched(i, role)
 
     def watched(self, i: int, role: Any) -> Any:
@@ -344,8 +354,7 @@ def parts_of(made: Round) -> tuple[list[list[list[int]]], list[list[int]]]:
     """Each participant's sums at each step, and their totals, from the rows themselves."""
     assert made.plan.logistic is not None
     plan, state = made.plan.logistic, logistic.State.start(made.plan.logistic)
-    args = (made.plan.sender, plan, LOANS, made.demands)
-    rows = [logistic.Rows.of(plan, observations(*args, t, Limits(threads=1))) for t in made.tables]
+    rows = [logistic.Rows.of(plan, rows_of(made, i)) for i in range(len(made.tables))]
     each, totals = [], []
     while not state.verdict:
         each.append([one.sums(state.b) for one in rows])
