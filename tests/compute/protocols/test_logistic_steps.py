@@ -242,12 +242,19 @@ def separated(rows: pa.Table) -> list[Any]:
 @pytest.mark.parametrize(
     ("sql", "tables", "verdict", "steps"),
     [
-        (ONE, changed(TABLES, "defaulted", separated), "separated", 25),
-        (ONE, changed(TABLES, "defaulted", lambda t: [True] * len(t)), "separated", 25),
-        (ONE.replace("[age]", "[age, same]"), TABLES, "collinear", 1),
-        (ONE.replace("[age]", "[age, free2]"), TABLES, "collinear", 1),
+        pytest.param(ONE, changed(TABLES, "defaulted", separated), "separated", 25, id="a threshold"),
+        pytest.param(
+            *(ONE, changed(TABLES, "defaulted", lambda t: [True] * len(t)), "separated", 25),
+            id="no other outcome",
+            marks=pytest.mark.deep,
+        ),
+        pytest.param(ONE.replace("[age]", "[age, same]"), TABLES, "collinear", 1, id="does not vary"),
+        pytest.param(
+            *(ONE.replace("[age]", "[age, free2]"), TABLES, "collinear", 1),
+            id="a column twice",
+            marks=pytest.mark.deep,
+        ),
     ],
-    ids=["a threshold", "no other outcome", "a column that does not vary", "a column twice"],
 )
 def test_rows_that_have_no_fit_say_so(sql: str, tables: Any, verdict: str, steps: int) -> None:
     if "free2" in sql:  # the same values in another column
@@ -452,7 +459,7 @@ REFUSED = {"peer.round-key", "peer.signature", "peer.malformed", "peer.roster", 
 
 
 @pytest.mark.parametrize("kind", ["roster", "round-keys", "shared-keys", "commitments", "parts"])
-@pytest.mark.parametrize("to", [0, 1])
+@pytest.mark.parametrize("to", [pytest.param(0, marks=pytest.mark.deep), 1])
 def test_whatever_an_asker_changes_on_the_way_ends_the_round(kind: str, to: int) -> None:
     made = Round(ONE, TWO)
 
@@ -532,7 +539,7 @@ def test_participants_that_do_not_come_to_the_same_fit_release_nothing(
     assert error.value.code == "peer.fit"
 
 
-@pytest.mark.parametrize("step", [0, 1, 3])
+@pytest.mark.parametrize("step", [1, *(pytest.param(at, marks=pytest.mark.deep) for at in (0, 3))])
 def test_a_participant_that_vanishes_in_a_step_leaves_nothing(
     step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
