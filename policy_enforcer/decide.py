@@ -278,6 +278,11 @@ _LEAST_LEVEL = {
 """The strictest level at which an event may happen at all (protocols.md, "Disclosure levels")."""
 
 
+def least_level(fact: Fact) -> Level:
+    """The strictest level at which an event may happen."""
+    return _LEAST_LEVEL[fact]
+
+
 def _level(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     join = policy.analysis.join
     tolerated = Level.parse(join.disclosure) if join else Level.HIDDEN

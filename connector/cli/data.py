@@ -235,6 +235,7 @@ def matrix(
     shown = [
         "parties",
         "column",
+        "known",
         "grade",
         "category",
         "joined",
@@ -246,6 +247,26 @@ def matrix(
         "mask",
     ]
     show(rows, shown, as_json=json)
+
+
+@policies.command()
+def describe(
+    file: PolicyFile,
+    dataset: Annotated[Path | None, typer.Option(help="the dataset's description, for all columns")] = None,
+    language: Annotated[Literal["en", "zh"], typer.Option(help="of the sentences")] = "en",
+    json: Json = False,
+) -> None:
+    """The policy in sentences: who may ask what, what is kept back, what it opens, what only people keep."""
+    from policy_enforcer.prose import described
+
+    policy = _policy(file)
+    columns = _described(dataset) if dataset else dict.fromkeys(_columns_of(policy))
+    found = described(policy, {name: c and c.grade for name, c in columns.items()}, language)
+    if json:
+        print_json([{"heading": heading, "sentences": sentences} for heading, sentences in found])
+        return
+    for heading, sentences in found:
+        say("\n".join((heading, *(f"  - {sentence}" for sentence in sentences))))
 
 
 @policies.command()

@@ -55,6 +55,8 @@ GROUPS = [
     model.Policy,
     model.Where,
     model.When,
+    model.Conditions,
+    model.Declared,
     model.Uses,
     model.Transfer,
     model.Join,
@@ -100,11 +102,22 @@ def test_every_fragment_loads(title, fragment):
 
 def test_every_word_has_a_fragment():
     titles = {word for title, _ in FRAGMENTS for word in re.findall(r"`([a-z_]+)`", title)}
-    top = [model.Policy, model.Where, model.When, model.Uses, model.Transfer, model.Join, model.Analysis]
+    top = [
+        model.Policy,
+        model.Where,
+        model.When,
+        model.Uses,
+        model.Conditions,
+        model.Transfer,
+        model.Join,
+        model.Analysis,
+    ]
     assert {word for group in top for word in words_of(group)} - titles == set()
 
 
-@pytest.mark.parametrize("words", [model.FilterKind, model.Measure, model.ScalarFunction], ids=str)
+@pytest.mark.parametrize(
+    "words", [model.FilterKind, model.Measure, model.ScalarFunction, model.KnownWay], ids=str
+)
 def test_every_value_stands_there(words):
     assert [word for word in get_args(words) if f"`{word}`" not in TEXT] == []
 
