@@ -47,7 +47,7 @@ def demanded(
     """
     plan = draft if pooled or demands.minimum_identities > 1 else _unmarked(draft)
     if demands.noise is not None:
-        return _noised(plan, info, demands)
+        return _noised(plan, info, demands, bucketed, pooled=pooled)
     return _limited(plan, info, demands, bucketed) if demands.answers_limited and not pooled else plan
 
 
@@ -81,7 +81,14 @@ def hiding(plan: Plan, demands: Obligations) -> Plan:
     return replace(plan, reveals=tuple(e for e in plan.reveals if e.fact != Fact.SUPPRESSED_CELLS))
 
 
-def _noised(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
+def _noised(
+    plan: Plan,
+    info: DatasetInfo,
+    demands: Obligations,
+    bucketed: Mapping[str, tuple[int, ...]],
+    *,
+    pooled: bool,
+) -> Plan:
     noise, identity = demands.noise, demands.identity
     assert noise is not None
     if identity is None or demands.rows_per_identity is None or demands.cells_per_identity is None:
@@ -96,22 +103,31 @@ def _noised(plan: Plan, info: DatasetInfo, demands: Obligations) -> Plan:
         )
     plan = _needed(replace(plan, figures=tuple(_present(figure) for figure in plan.figures)))
     rows, cells = demands.rows_per_identity, min(demands.cells_per_identity, demands.rows_per_identity)
-    once = Sensitivity(cells, cells)
+    once, shares = Sensitivity(cells, cells), noise.shares if pooled else 1
     gated = plan.receiver is None and demands.minimum_identities > 1
     moved = {p.name: _moved(p, identity, rows, once) for p in plan.sender.partials}
     steps = plan.logistic.steps if plan.logistic is not None else 1
     count = steps * sum(found is not None for found in moved.values()) + gated
     partials = []
     for partial in plan.sender.partials:
+        if partial.function.startswith(_SUMMED) and partial.type != "integer":
+            raise QueryError(
+                "query.noise",
+                "the owner's policy adds noise, which grows with a column's bounds, and one that is measured "
+                "has none; ask the owner to declare bounds, of a float with a scale",
+            )
         sensitivity = moved[partial.name]
         if sensitivity is not None:
-            scale = Scale.of(noise.mechanism, noise.loss, count, sensitivity)
+            scale = Scale.of(noise.mechanism, noise.loss, count, sensitivity, shares)
             partial = replace(partial, noise=scale.text, tail=scale.tail)
             _check_size(plan, partial)
         partials.append(partial)
-    identities = Scale.of(noise.mechanism, noise.loss, count, once).text if gated else ""
+    identities = Scale.of(noise.mechanism, noise.loss, count, once, shares).text if gated else ""
     plan = replace(plan, noise=Noise(noise.mechanism, noise.loss, identities))
-    return with_domains(_with_partials(plan, partials), info, demands)
+    return with_domains(_with_partials(plan, partials), info, demands, bucketed)
+
+
+_SUMMED = ("sum", "avg", "var", "stddev")
 
 
 def _present(figure: Figure) -> Figure:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from compute.accuracy import variance, variances
 from compute.engine import Limits, locked, select
 from compute.errors import DataError
 from compute.extremes import HIGHEST, LOWEST, extreme
@@ -41,7 +42,7 @@ def finish(plan: Plan, cells: Cells, limits: Limits | None = None) -> pa.Table:
         columns = _quantiles(plan, plan.histogram, cells, dimensions)
     else:
         columns = {name: table[name] for name in (*dimensions, "identities")}
-        columns |= _figures(plan.figures, table)
+        columns |= _figures(plan, table)
     outputs = [
         f"CAST({output.sql} AS {parse_type(output.type).duckdb}) AS x{i}"
         for i, output in enumerate(plan.outputs)
@@ -92,11 +93,14 @@ def answer_schema(plan: Plan) -> pa.Schema:
     return pa.schema([(output.name, parse_type(output.type).arrow) for output in plan.outputs])
 
 
-def _figures(figures: Sequence[Figure], table: pa.Table) -> dict[str, pa.Array]:
+def _figures(plan: Plan, table: pa.Table) -> dict[str, pa.Array]:
     """Every figure for every cell; those of one line read the same fits, so a cell is solved once."""
-    lines = {figure.totals for figure in figures if figure.function.startswith(LINEAR)}
-    fits = {totals: [fitted(sums) for sums in _rows(totals, table)] for totals in lines}
-    return {figure.name: _column(figure, table, fits) for figure in figures}
+    lines, noise = {f.totals for f in plan.figures if f.function.startswith(LINEAR)}, variances(plan)
+    fits = {
+        totals: [fitted(sums, [variance(total, noise) for total in totals]) for sums in _rows(totals, table)]
+        for totals in lines
+    }
+    return {figure.name: _column(figure, table, fits) for figure in plan.figures}
 
 
 def _column(figure: Figure, table: pa.Table, fits: Mapping[tuple[Total, ...], Sequence[Fit]]) -> pa.Array:
@@ -143,6 +147,9 @@ def _typed(value: Exact | float | str | None, kind: Type) -> Any:
 
 
 # --- aggregates from totals; n is how many rows had a value
+#
+# Totals with noise may be those of no rows: counts below one, squares that add up to less than nothing. What
+# is computed from them stays within what SQL could answer, which changes nothing for exact totals.
 
 
 def _count(n: Exact) -> Exact:
@@ -164,7 +171,7 @@ def _deviations(n: Exact, a: Exact, b: Exact, ab: Exact) -> Fraction:
 
 def _variance(sample: int) -> Callable[..., Exact | None]:
     def function(n: Exact, s: Exact, q: Exact) -> Exact | None:
-        return _deviations(n, s, s, q) / (n - sample) if n > sample else None
+        return max(_deviations(n, s, s, q), Fraction(0)) / (n - sample) if n > sample else None
 
     return function
 
@@ -187,40 +194,45 @@ def _covariance(sample: int) -> Callable[..., Exact | None]:
 
 
 def _correlation(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) -> float | None:
-    if not n:
+    if n <= 0:
         return None
     syy, sxx, syx = _deviations(n, y, y, yy), _deviations(n, x, x, xx), _deviations(n, y, x, yx)
     # DuckDB says NaN where a column does not vary.
-    return math.copysign(math.sqrt(syx * syx / (syy * sxx)), syx) if syy and sxx else math.nan
+    return math.copysign(math.sqrt(_share(syx, syy, sxx)), syx) if syy > 0 and sxx > 0 else math.nan
+
+
+def _share(syx: Exact, syy: Exact, sxx: Exact) -> Fraction:
+    """The share of one column's variation that the other explains."""
+    return min(Fraction(syx * syx) / (syy * sxx), Fraction(1))
 
 
 def _slope(n: Exact, y: Exact, x: Exact, xx: Exact, yx: Exact) -> Exact | float | None:
-    if not n:
+    if n <= 0:
         return None
     sxx = _deviations(n, x, x, xx)
     # NaN as in DuckDB, whose other regression functions are NULL where x does not vary.
-    return _deviations(n, y, x, yx) / sxx if sxx else math.nan
+    return _deviations(n, y, x, yx) / sxx if sxx > 0 else math.nan
 
 
 def _intercept(n: Exact, y: Exact, x: Exact, xx: Exact, yx: Exact) -> Exact | None:
-    sxx = _deviations(n, x, x, xx) if n else 0
-    return Fraction(y - _deviations(n, y, x, yx) / sxx * x) / n if sxx else None
+    sxx = _deviations(n, x, x, xx) if n > 0 else 0
+    return Fraction(y - _deviations(n, y, x, yx) / sxx * x) / n if sxx > 0 else None
 
 
 def _r2(n: Exact, y: Exact, x: Exact, yy: Exact, xx: Exact, yx: Exact) -> Exact | None:
-    sxx = _deviations(n, x, x, xx) if n else 0
-    if not sxx:
+    sxx = _deviations(n, x, x, xx) if n > 0 else 0
+    if sxx <= 0:
         return None
     syy, syx = _deviations(n, y, y, yy), _deviations(n, y, x, yx)
-    return syx * syx / (syy * sxx) if syy else 1
+    return _share(syx, syy, sxx) if syy > 0 else 1
 
 
 def _squares(n: Exact, a: Exact, aa: Exact) -> Exact | None:
-    return _deviations(n, a, a, aa) if n else None
+    return max(_deviations(n, a, a, aa), Fraction(0)) if n > 0 else None
 
 
 def _crossed(n: Exact, y: Exact, x: Exact, yx: Exact) -> Exact | None:
-    return _deviations(n, y, x, yx) if n else None
+    return _deviations(n, y, x, yx) if n > 0 else None
 
 
 FUNCTIONS: dict[str, Function] = {

@@ -9,6 +9,11 @@ What a scale is worth, for an identity that is added or taken away with all its 
 
     discrete-gaussian   k figures of L2 sensitivity D_i, variances k D_i^2 / (2 rho): rho-zCDP together
                         (theorem 14 there: the sum over i of D_i^2 / variance_i is 2 rho)
+    shared by h         each adds a discrete Gaussian of variance k D_i^2 / (2 rho' h), at least 8. A sum of
+                        those is none, but costs rho' + tau d / 4 for d cells (Kairouz, Liu and Steinke 2021,
+                        arXiv:2102.06387, theorem 1), tau = 10 sum over j < h of exp(-2 pi^2 v j / (j + 1)):
+                        below 10^-31 for variances v >= 8 and h <= 64, so below 10^-19 for all cells of all
+                        figures, of which there are fewer than 2^40. rho' = rho - 10^-9 leaves room for it
     discrete-laplace    k figures of L1 sensitivity D_i, scales k D_i / epsilon: epsilon-DP together, which
                         is epsilon^2 / 2 -zCDP (Bun and Steinke 2016, proposition 1.4); epsilon^2 <= 2 rho
 """
@@ -26,6 +31,9 @@ Mechanism = Literal["discrete-gaussian", "discrete-laplace"]
 
 BILLION = 10**9
 """Privacy loss is counted in billionths of rho."""
+
+LEAST_SHARE = 8
+"""Least variance of a share: from here on a sum of shares is as good as one Gaussian."""
 
 _ROOT = 10**12
 """Digits of epsilon, which is rounded down."""
@@ -47,8 +55,18 @@ class Scale:
     parameter: Fraction
 
     @classmethod
-    def of(cls, mechanism: Mechanism, rho: int, figures: int, sensitivity: Sensitivity) -> Scale:
-        """The noise of one of `figures` figures that together may lose `rho` billionths of zCDP."""
+    def of(
+        cls, mechanism: Mechanism, rho: int, figures: int, sensitivity: Sensitivity, shares: int = 1
+    ) -> Scale:
+        """The noise of one of `figures` figures that together may lose `rho` billionths of zCDP.
+
+        `shares`: it is one of so many, each drawn by somebody else, which together are that noise.
+        """
+        if shares > 1:
+            whole = cls.of(mechanism, rho - 1, figures, sensitivity)
+            if mechanism != "discrete-gaussian":
+                raise ValueError("only Gaussian noise is shared")
+            return cls(mechanism, max(whole.parameter / shares, Fraction(LEAST_SHARE)))
         if rho <= 0 or figures <= 0:
             raise ValueError("privacy loss and figures are positive")
         if mechanism == "discrete-gaussian":

@@ -69,7 +69,7 @@ def planned(
     bucketed: Mapping[str, tuple[int, ...]],
 ) -> Plan:
     """The draft over all parts; `bucketed` are the labels of fixed buckets. Raises `QueryError`."""
-    plan = with_domains(demanded(draft, info, demands, pooled=True), info, demands, bucketed)
+    plan = with_domains(demanded(draft, info, demands, bucketed, pooled=True), info, demands, bucketed)
     undeclared = [d.sql for d in plan.sender.dimensions if not d.domain]
     if undeclared:
         raise QueryError(

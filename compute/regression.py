@@ -49,8 +49,11 @@ def figure(what: str, fit: Fit) -> str | Exact | float | None:
     return found[int(place)] if found else None
 
 
-def fitted(sums: Sequence[Exact]) -> Fit:
-    """The line of one cell: solves X'X b = X'y without rounding."""
+def fitted(sums: Sequence[Exact], noise: Sequence[Exact] = ()) -> Fit:
+    """The line of one cell: solves X'X b = X'y without rounding.
+
+    `noise`: the variance of each sum's noise, where they carry any; standard errors are of chance and noise.
+    """
     gram = _gram(sums)
     size, rows = len(gram) - 1, sums[0]
     if rows < size:
@@ -66,9 +69,27 @@ def fitted(sums: Sequence[Exact]) -> Fit:
     y, yy = gram[size][0], gram[size][size]
     left = yy - sum(b * s for b, s in zip(coefficients, gram[size][:size], strict=True))
     total = Fraction(yy) - Fraction(y) * y / rows
-    spread = [inverse[i][i] for i in range(size)]
-    errors = [math.sqrt(max(left, 0) / (rows - size) * unit * s) for s in spread] if rows > size else []
-    return Fit(FITTED, tuple(coefficients), tuple(errors), 1 - left / total if total else Fraction(1))
+    chance = [max(left, 0) / (rows - size) * unit * inverse[i][i] for i in range(size)] if rows > size else []
+    added = _carried(coefficients, [[unit * x for x in row] for row in inverse], noise)
+    errors = [math.sqrt(a + b) for a, b in zip(chance, added, strict=False)]
+    r2 = min(max(1 - left / total, Fraction(0)), Fraction(1)) if total > 0 else Fraction(1)
+    return Fit(FITTED, tuple(coefficients), tuple(errors), r2)
+
+
+def _carried(
+    b: Sequence[Fraction], inverse: Sequence[Sequence[Fraction]], noise: Sequence[Exact]
+) -> list[Exact]:
+    """The variance that the sums' noise gives each coefficient, to first order: δb = G⁻¹ (δg - δG b)."""
+    size = len(b)
+    found: list[Exact] = [0] * size
+    for (i, j), variance in zip(pairs(size - 1), noise, strict=False):
+        for m in range(size if i < size else 0):
+            if j == size:
+                moved = inverse[m][i]
+            else:
+                moved = inverse[m][i] * b[j] + (inverse[m][j] * b[i] if i != j else 0)
+            found[m] += variance * moved * moved
+    return found
 
 
 def _gram(sums: Sequence[Exact]) -> list[list[Exact]]:

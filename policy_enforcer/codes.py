@@ -70,7 +70,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "peer-keys.too-many": "the other side's key set is larger than the maximum",
         "peer-keys.unknown": "the size of the other side's key set is not known",
         "noise.domain-undeclared": "under noise, a column groups only by values that the policy declares",
-        "noise.measure": "under noise, only sums, counts and averages are released",
+        "noise.measure": "under noise, only sums and what is computed from them are released",
         "noise.joint-dimension": "under noise, a joint query groups by the asker's own columns only",
         "budget.exhausted": "the privacy loss left to the agreement does not suffice for this query",
         "budget.dataset-exhausted": "the privacy loss left to the dataset does not suffice for this query",

@@ -173,10 +173,12 @@ def _listed(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     allowed = policy.analysis.payload
     if use.listed and use.column not in allowed:
         sentence = f"plain values of {use.column} may not be returned"
-        yield Reason("list.column-not-allowed", "analysis.payload", sentence, use.column, _words(allowed))
+        yield Reason(
+            "list.column-not-allowed", "analysis.payload", sentence, use.column, _words(allowed, "figures")
+        )
 
 
-NOISED = frozenset({"sum", "count", "avg", "logistic"})
+NOISED = frozenset({"sum", "count", "avg", "var", "stddev", "covar", "corr", "regr", "histogram", "logistic"})
 """What noise can be added to: sums of bounded values, and what is computed from them."""
 
 

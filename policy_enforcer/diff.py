@@ -296,7 +296,8 @@ _OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
         "analysis.suppressions": lambda p: p.analysis.suppressions,
         "analysis.noise": lambda p: p.analysis.noise,
         "analysis.federation": lambda p: (
-            p.analysis.federation and p.analysis.federation.model_copy(update={"participants": None})
+            p.analysis.federation
+            and p.analysis.federation.model_copy(update={"participants": None, "honest_participants": None})
         ),
         "analysis.differencing": lambda p: p.analysis.differencing,
         "analysis.templates": lambda p: p.analysis.templates,

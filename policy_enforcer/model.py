@@ -314,12 +314,15 @@ class Federation(Closed):
 
     `scope` says whose cells `minimum_identities` holds for: this participant's own, or the totals of all.
     `participants`: who may stand beside this dataset, by id, role or claim; absent means any member.
+    `honest_participants`: so many, the owner among them, do not work with the asker: their noise together is
+    what `noise` demands. Absent means the owner alone, whose noise is all of it.
     """
 
     name: FederationName
     scope: Literal["local", "total"]
     minimum_participants: Annotated[int, Strict(), Field(ge=2, le=64)]
     participants: Members | None = None
+    honest_participants: Annotated[int, Strict(), Field(ge=2, le=64)] | None = None
 
 
 class Analysis(Closed):

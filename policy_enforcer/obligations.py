@@ -22,6 +22,7 @@ class NoiseDemand:
 
     mechanism: Literal["discrete-gaussian", "discrete-laplace"]
     loss: int
+    shares: int = 1  # over a federation, how many participants' noise together is what that takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Obligations:
 def obligations(policy: Policy) -> Obligations:
     """The demands of one policy."""
     analysis = policy.analysis
-    dominance, noise, suppressions = analysis.dominance, analysis.noise, analysis.suppressions
+    dominance, suppressions = analysis.dominance, analysis.suppressions
     return Obligations(
         identity=analysis.identity,
         minimum_identities=analysis.minimum_identities or 1,
@@ -62,7 +63,7 @@ def obligations(policy: Policy) -> Obligations:
         dominance=None if dominance is None else Fraction(dominance.share_at_most),
         complementary=suppressions is not None and suppressions.complementary,
         suppressions_hidden=suppressions is not None and suppressions.count == "hidden",
-        noise=None if noise is None else NoiseDemand(noise.mechanism, billionths(noise.rho_per_query)),
+        noise=_noise(policy),
         weighted=analysis.weighted,
         masking=policy.masking,
         matches_hidden_from=_matches_hidden_from(policy),
@@ -76,6 +77,14 @@ def _matches_hidden_from(policy: Policy) -> frozenset[str]:
     return frozenset(
         who for named in entries for who, ways in named.items() if "after-join" not in allowed_by(ways)
     )
+
+
+def _noise(policy: Policy) -> NoiseDemand | None:
+    noise, federation = policy.analysis.noise, policy.analysis.federation
+    if noise is None:
+        return None
+    shares = (federation.honest_participants if federation is not None else None) or 1
+    return NoiseDemand(noise.mechanism, billionths(noise.rho_per_query), shares)
 
 
 NOTHING_DEMANDED = Obligations(None, 1, {}, {}, 0)

@@ -172,6 +172,7 @@ _REFINEMENTS = (
     _word("analysis.federation.scope", "bay:federationScope"),
     _whole("analysis.federation.minimum_participants", "bay:participants", "gteq"),
     _words("analysis.federation.participants", "bay:coParticipant"),
+    _whole("analysis.federation.honest_participants", "bay:honestParticipants", "gteq"),
 )
 _PER_COLUMN = (
     _Term(("analysis", "domains"), "bay:domainOf", "isAnyOf", _write_domain, _read_domain),

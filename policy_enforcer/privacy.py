@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 
-from policy_enforcer.model import Analysis, Policy, plain
+from policy_enforcer.model import Analysis, Federation, Policy, plain
 from policy_enforcer.problems import Path
 
 BILLION = 10**9
@@ -40,6 +40,8 @@ def words_apart(policy: Policy) -> Iterator[Contradiction]:
         yield ("analysis", "suppressions"), "this limits nothing", None
     if analysis.differencing is not None:
         yield from _comparable(analysis)
+    if analysis.federation is not None and analysis.federation.honest_participants is not None:
+        yield from _shared(analysis, analysis.federation)
     if analysis.noise is not None:
         yield from _bounded(analysis)
         yield from _exact_beside_noise(analysis)
@@ -77,6 +79,33 @@ def _comparable(analysis: Analysis) -> Iterator[Contradiction]:
                 "which rows a bound leaves out is another matter in each query, so none can be compared"
             )
             yield ("analysis", word), sentence, "Remove it, or add `noise`, which needs it."
+
+
+def _shared(analysis: Analysis, federation: Federation) -> Iterator[Contradiction]:
+    """Shares of noise: of a sum that is noise again, in totals alone, and of as many as are there."""
+    path, noise, honest = (
+        ("analysis", "federation", "honest_participants"),
+        analysis.noise,
+        federation.honest_participants,
+    )
+    assert honest is not None
+    if noise is None:
+        yield path, "there is no noise to share", "Add `noise`, or remove it."
+    elif noise.mechanism != "discrete-gaussian":
+        sentence = "shares of Laplace noise do not add up to Laplace noise"
+        yield path, sentence, "Write `mechanism: discrete-gaussian`, or remove it."
+    elif noise.rho_per_query * BILLION <= 1:
+        yield path, "a billionth of rho goes to the shares' not being exactly Gaussian in sum", "Allow more."
+    if honest > federation.minimum_participants:
+        sentence = "a round may have fewer participants than these"
+        yield path, sentence, f"Demand `minimum_participants: {honest}`."
+    if federation.scope != "total":
+        # whether a cell of ours counts would show, with but a share of noise on it
+        yield (
+            path,
+            "a minimum of our own cells is judged with our share of noise alone",
+            "Write `scope: total`.",
+        )
 
 
 def _bounded(analysis: Analysis) -> Iterator[Contradiction]:

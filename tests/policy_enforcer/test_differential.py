@@ -61,6 +61,8 @@ def permits(p, q, used):
         and join_fits(p, q)
         and asker_fits(p, q)
         and gate_fits(p, q)
+        and conditions_hold(p.get("conditions", {}), q)
+        and all(known_as_allowed(p["analysis"], q, use) for use in q.columns)
         and dominance_fits(p["analysis"], q)
         and differencing_fits(p["analysis"], q)
         and noise_fits(p["analysis"], q, used)
@@ -168,6 +170,69 @@ def shown_through_a_gate(q):
     return all(e.gated for e in q.protocol.reveals if str(e.fact) in ("released-cells", "matched-rows"))
 
 
+def learners(q):
+    """Whoever asks or receives, but the owner."""
+    return {q.asker, *q.recipients} - {q.owner}
+
+
+def conditions_hold(c, q):
+    for who in learners(q):
+        levels = [
+            int(word[21:]) for word in q.standing.get(who, ()) if word.startswith("claim:security-level-")
+        ]
+        if max(levels, default=0) < c.get("security_level", 0):
+            return False
+        keys = [who + "@" + key for key in q.connectors.get(who, ())]
+        if "connectors" in c and (not keys or any(key not in c["connectors"] for key in keys)):
+            return False
+    return True
+
+
+def known_as_allowed(a, q, use):
+    """`column_disclosure`: every entry that fits a recipient allows every way in which it learns."""
+    entries = a.get("column_disclosure", {}).get(use.column)
+    if entries is None:
+        return True
+    for who in learners(q):
+        fitting = [
+            ways for name, ways in entries.items() if name in (who, "any") or name in q.standing.get(who, ())
+        ]
+        needed = ways_of(q, use, asks=who == q.asker)
+        if not fitting and needed:
+            return False
+        for ways in fitting:
+            allowed = set([ways] if isinstance(ways, str) else ways)
+            if "after-join" in allowed:
+                allowed.add("join-hidden")
+            if "plaintext" not in allowed and not needed <= allowed:
+                return False
+    return True
+
+
+def ways_of(q, use, asks):
+    needed = set()
+    if (
+        use.filtered
+        or use.compared_with_literal
+        or use.compared_with_column
+        or use.conditional
+        or use.selecting
+    ):
+        needed.add("after-compare")
+    if use.aggregated or use.weighted:
+        needed.add("after-aggregate")
+    if use.grouped:
+        needed.add("after-group-by")
+    if use.listed:
+        needed.add("as-join-payload")
+    if use.joined:
+        told = [
+            e for e in q.protocol.reveals if e.to == "receiver" and e.fact in ("own-matches", "matched-rows")
+        ]
+        needed.add("after-join" if q.kind == "list" or (asks and told) else "join-hidden")
+    return needed
+
+
 def dominance_fits(a, q):
     return "dominance" not in a or (
         not q.joint and "dominance" in q.protocol.gates and shown_through_a_gate(q)
@@ -215,7 +280,8 @@ def noise_fits(a, q, used):
 
 
 def noise_covers(a, q, use):
-    measures = {"sum", "count", "avg", "logistic"}
+    measures = {"sum", "count", "avg", "var", "stddev", "covar", "corr", "regr", "logistic"}
+    measures |= set() if q.joint else {"histogram"}
     if use.column == a["identity"] and not q.joint:
         measures.add("count_distinct")
     declared = use.column in a.get("domains", {}) and not use.functions and not q.joint
@@ -232,8 +298,9 @@ def column_fits(a, q, use):
         ways |= {"equality", "membership", "null"}
     used = use.filtered or use.compared_with_literal or use.compared_with_column or use.joined
     return (
-        bool(used or use.grouped or use.listed or use.aggregated)
+        bool(used or use.grouped or use.listed or use.aggregated or use.selecting)
         and not use.conditional
+        and (not use.selecting or a.get("conditional", False))
         and (not use.grouped or (dimension and not identity and name not in keys))
         and (not (use.filtered or use.compared_with_literal) or (bool(ways) and not identity))
         and set(use.filtered) <= ways
@@ -333,6 +400,23 @@ TRANSFERS = [
     {"whitelist": WHITE, "negative_list": NEGATIVE},
     {"whitelist": WHITE, "negative_list": NEGATIVE, "low_risk": LOW},
 ]
+CONNECTOR = "asker@" + "4" * 64
+CONDITIONS = [
+    None,
+    None,
+    None,
+    {"security_level": 2},
+    {"connectors": [CONNECTOR], "declared": {"application": "one", "event": "two", "state": "three"}},
+]
+AUDIENCES = [
+    {"company": {"any": "join-hidden"}, "amount": {"any": ["after-aggregate", "after-compare"]}},
+    {"company": {"asker": "after-join"}, "industry": {"asker": "plaintext", "role:bank": "never"}},
+    {
+        "amount": {"asker": "after-aggregate"},
+        "industry": {"other": "after-group-by", "role:bank": "rank-only"},
+    },
+    {"industry": {"any": "after-group-by"}, "note": {"any": ["as-join-payload", "join-hidden"]}},
+]
 GAUSSIAN = {"mechanism": "discrete-gaussian", "rho_per_query": "0.5", "budget": {"rho": "1"}}
 ANALYSES = st.builds(
     lambda kinds, measures, filters, **words: written(
@@ -349,6 +433,8 @@ ANALYSES = st.builds(
     scalar_functions=some(FUNCTIONS, least=0),
     join=maybe(JOINS),
     weighted=st.booleans(),
+    conditional=st.sampled_from([None, None, True]),
+    column_disclosure=st.sampled_from([None, None, None, *AUDIENCES]),
     maximum_peer_keys=st.sampled_from([None, None, 1, 2, 3]),
     identity=st.sampled_from([None, "company", "quarter"]),
     minimum_identities=st.sampled_from([None, 1, 20]),
@@ -386,6 +472,8 @@ def consistent(analysis):
         analysis.pop("differencing", None)
     if "list" in analysis["kinds"]:
         analysis.pop("differencing", None)
+    if "differencing" in analysis:
+        analysis.pop("conditional", None)
     if "noise" in analysis:
         analysis.pop("dominance", None)
         if "complementary" in analysis.get("suppressions", {}):
@@ -427,6 +515,7 @@ def policies(draw):
             st.sampled_from([None, {"from": "2026-05-01"}, {"until": "2026-06-15"}, {"elapsed": "P40D"}])
         ),
         transfer=draw(st.sampled_from(TRANSFERS)),
+        conditions=draw(st.sampled_from(CONDITIONS)),
         masking={"amount": "step-10"} if draw(st.booleans()) else None,
         duties=draw(
             st.sampled_from([None, [{"log": "witness"}], [{"log": "witness", "minimum_witnesses": 2}]])
@@ -444,7 +533,7 @@ def column_uses():
     """What a query may do with one column: every single thing, with and without functions and weights."""
     for name in COLUMNS[1:]:
         for functions in (frozenset(), frozenset({"coalesce"}), frozenset({"coalesce", "date_trunc"})):
-            for flag in ("grouped", "joined", "listed", "conditional", "compared_with_literal"):
+            for flag in ("grouped", "joined", "listed", "conditional", "selecting", "compared_with_literal"):
                 yield ColumnUse(name, functions=functions, **{flag: True})
             yield ColumnUse(name, functions=functions, compared_with_column=True)
             for kinds in subsets(FILTERS[:5]):
@@ -572,6 +661,11 @@ ODDITIES = [
     ("grades", dict.fromkeys(COLUMNS, 2)),
     ("literals_on_total", True),
     ("standing", {"asker": frozenset({"role:bank"})}),
+    ("standing", {"asker": frozenset({"claim:security-level-1", "claim:security-level-2"})}),
+    ("standing", {"asker": frozenset({"claim:security-level-1", "role:bank"})}),
+    ("connectors", {"asker": frozenset({"4" * 64})}),
+    ("connectors", {"asker": frozenset({"4" * 64, "5" * 64})}),
+    ("connectors", {"other": frozenset({"4" * 64})}),
     ("standing", {"other": frozenset({"role:bank", "claim:iso"})}),
     ("rows_at_most", 0),
     ("rows_at_most", 2),
@@ -696,6 +790,18 @@ TIGHTEN = {
     "white list": lambda p: p.setdefault("transfer", {}).setdefault("whitelist", WHITE),
     "negative list": lambda p: p.setdefault("transfer", {}).update(negative_list=NEGATIVE),
     "no exemption": lambda p: p.get("transfer", {}).pop("low_risk", None),
+    "security level": lambda p: p.setdefault("conditions", {}).update(security_level=9),
+    "connectors": lambda p: p.setdefault("conditions", {}).update(connectors=["other@" + "5" * 64]),
+    "no conditional": lambda p: p["analysis"].pop("conditional", None),
+    "an audience": lambda p: (
+        p["analysis"].setdefault("column_disclosure", {}).setdefault("quarter", {"any": "after-group-by"})
+    ),
+    "never": lambda p: p["analysis"].setdefault("column_disclosure", {}).update(amount={"any": "never"}),
+    "one entry more that fits": lambda p: [
+        entries.setdefault("any", "after-aggregate")
+        for entries in p["analysis"].get("column_disclosure", {}).values()
+        if "asker" in entries
+    ],
     "role": lambda p: p.update(assignee=["role:nobody"]),
     "notify": lambda p: p.update(duties=[*p.get("duties", []), {"notify": "owner"}]),
 }
