@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from compute import sql as sqltext
+from compute.accuracy import deviations
 from compute.dataset import DatasetInfo
 from compute.errors import PolicyRefusal, QueryError
 from compute.facts import Prepared, bytes_at_most, rows_at_most
@@ -294,6 +295,7 @@ def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, A
             {**event.as_json(), "who": names[event.to], "sentence": sentence(event, names, language)}
             for event in plan.reveals
         ],
+        "noise": deviations(plan),
         "cost": {"seconds": round(cost.seconds, 2), "bytes": cost.bytes},
         "transfer": transfer_of(inquiry.agreement),
         "declared": declared(inquiry.agreement.policy),

@@ -403,7 +403,10 @@ def _protection(policy: Policy, language: Language) -> str:
     if federation.participants is not None:
         said.append(words["beside"].format(", ".join(federation.participants)))
     if noise is not None:
-        said.append(words["noise"].format(noise.mechanism, rho(billionths(noise.rho_per_query))))
+        loss, honest = billionths(noise.rho_per_query), federation.honest_participants
+        said.append(words["noise"].format(noise.mechanism, rho(loss)))
+        if honest is not None:
+            said.append(words["shares"].format(honest, rho(honest * loss)))
     return words["join"].join(said)
 
 
@@ -415,6 +418,8 @@ _PROTECTION = {
         "local": "no cell of its own with fewer than {} identities goes into any",
         "beside": "only {} may stand beside it",
         "noise": "its part carries its own noise ({}), rho {} of its budget",
+        "shares": "that noise is a share: those of any {} participants are whole together; were all others "
+        "to work with the asker, its part would cost rho {}",
     },
     "zh": {
         "join": ";",
@@ -423,6 +428,7 @@ _PROTECTION = {
         "local": "其自身不足 {} 个主体的单元格不计入",
         "beside": "仅允许 {} 同轮参与",
         "noise": "其数值带有自身噪声({}),消耗预算 rho {}",
+        "shares": "该噪声为份额:任意 {} 个参与方的份额合为完整噪声;若其余各方均合谋,其损失为 rho {}",
     },
 }
 

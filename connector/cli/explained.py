@@ -83,6 +83,7 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     console.print(plan)
     if "federation" in found:
         _federation(console, found["federation"])
+    _noise(console, found["noise"])
     uses = found["budget"]["uses"]
     limit = (
         f" of {uses['limit']} per {uses['per']}; {uses['left_after']} left after this"
@@ -109,6 +110,13 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     _declared(console, found["declared"])
     witnesses = ", ".join(found["evidence"]["witnesses"]) or "none"
     console.print(f"evidence: {found['evidence']['demanded']} witness(es) demanded, configured: {witnesses}")
+
+
+def _noise(console: Console, found: Mapping[str, Any]) -> None:
+    """How large it is, so that a reader knows what a figure is worth."""
+    sizes = [f"{name} {', '.join(f'{size:,.6g}' for size in every)}" for name, every in found.items()]
+    if sizes:
+        console.print(f"noise of the totals behind a column, one deviation: {'; '.join(sizes)}", markup=False)
 
 
 def _known(row: Mapping[str, Any]) -> str:
