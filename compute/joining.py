@@ -52,6 +52,8 @@ class Joining:
             self._matching_condition(node, self._both, "ON")
         for node in self._statement.within:
             self._matching_condition(node, replace(self._both, first=1), "the subquery")
+        for info, nodes in zip(self._both.infos, self._statement.given, strict=False):
+            self._filters[info.full_name] += [self._given(node) for node in nodes]
         for node in self._statement.where:
             self._condition(node, "WHERE")
         if self._receiver is not None and not self._keys:
@@ -74,6 +76,10 @@ class Joining:
                 "put it into WHERE, outside the join or subquery",
             )
         self._filters[side].append(bound.sql)
+
+    def _given(self, node: exp.Expr) -> str:
+        """A condition of a query of WITH or FROM over one dataset: which rows there are to join."""
+        return Scalar(self._leaf(self._both), self._notes, "a query of WITH or FROM").predicate(node).sql
 
     def _condition(self, node: exp.Expr, part: str) -> None:
         """A condition of WHERE: it decides which rows there are."""

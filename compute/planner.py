@@ -27,6 +27,7 @@ from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound, Scalar
 from compute.facts import Notes, Prepared
 from compute.histograms import bucket, numbers, quantile_buckets
+from compute.inlining import inlined
 from compute.logistic import NOISY_STEPS
 from compute.plan import Dimension, Histogram, Logistic, Output, Plan, Side
 from compute.pooling import Part
@@ -88,6 +89,7 @@ def _prepared(
     """`prepare`, counting how many of the asker's rows share a key, or relying on none doing so."""
     statement = parse(sql)
     infos = tuple(_seen(described(source, catalogue), asker, demands) for source in statement.sources)
+    statement = inlined(statement, infos)
     scope = Scope(statement.sources, infos, frozenset(name.name.casefold() for name in statement.using))
     return _Planner(statement, scope, asker, demands, repeats=repeats, parts=parts).prepared(protocols)
 

@@ -1,9 +1,10 @@
 """The analyst's SQL, parsed against an allow-list: one SELECT over one or two datasets.
 
 Refuses everything that is not on the list below, node by node and argument by argument: other
-statements, several statements, subqueries, WITH, set operations, window functions, table functions,
-files, parameters, stars, and any function that is not named here. sqlglot reads far more SQL than
-this, so what is absent from `_ALLOWED` is refused even where it would be harmless.
+statements, several statements, subqueries other than those of compute/derived.py and compute/subqueries.py,
+set operations, window functions, table functions, files, parameters, stars in what is answered, and any
+function that is not named here. sqlglot reads far more SQL than this, so what is absent from `_ALLOWED` is
+refused even where it would be harmless.
 
 INVARIANT: no message holds a literal or an identifier that the catalogue does not know: an analyst may
 type a person's name as either.
@@ -13,9 +14,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from typing import Literal, cast
 
 import sqlglot
@@ -23,6 +24,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 from sqlglot.tokenizer_core import Token, TokenType
 
+from compute.derived import Layer, conjuncts, unfold
 from compute.errors import QueryError
 from compute.subqueries import Subquery, lifted
 
@@ -43,6 +45,7 @@ class Source:
     participant: str
     dataset: str
     alias: str
+    layers: tuple[Layer, ...] = ()  # queries of WITH or FROM over it alone, innermost first
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,10 @@ class Statement:
     order: tuple[Ordering, ...]
     limit: int | None
     unrepeated: bool = False  # SELECT DISTINCT
+    # Until compute/inlining.py has written the question without them:
+    layers: tuple[Layer, ...] = ()  # queries of WITH or FROM over all that was named so far
+    above: tuple[exp.Expr, ...] = ()  # conjuncts of WHERE over what they show
+    given: tuple[tuple[exp.Expr, ...], ...] = ()  # conjuncts over each source alone, after it
 
 
 _THIS = frozenset({"this"})
@@ -206,9 +213,15 @@ REGRESSION, LOGISTIC = "linear_regression", "logistic_regression"
 
 # What to say about the constructs people try first: (what it is, what to write instead).
 _ADVICE: dict[str, tuple[str, str]] = {
-    "Subquery": ("a subquery", "one SELECT over the datasets themselves"),
-    "CTE": ("WITH", "one SELECT over the datasets themselves"),
-    "With": ("WITH", "one SELECT over the datasets themselves"),
+    "Subquery": (
+        "a subquery in this place",
+        "it in FROM, as columns and conditions of a dataset, or in WHERE as EXISTS or key IN (SELECT key …)",
+    ),
+    "Select": (
+        "a SELECT in this place",
+        "it in FROM, as columns and conditions of a dataset, or in WHERE as EXISTS or key IN (SELECT key …)",
+    ),
+    "With": ("WITH in this place", "it before the SELECT that is answered"),
     "Exists": (
         "EXISTS in this place",
         "it as a condition of WHERE of its own, or FROM a SEMI JOIN b USING (key)",
@@ -257,18 +270,25 @@ _ADVICE: dict[str, tuple[str, str]] = {
 def parse(sql: str) -> Statement:
     """Parse one question. `QueryError` when it is anything but a SELECT made of allowed parts."""
     select = tree(sql)
-    where, subquery = lifted(list(_conjuncts(_inner(select, "where"))))
+    unfolded = unfold(select)
+    core = unfolded.core
+    where, subquery = lifted(list(conjuncts(core.args.get("where"))))
+    above = () if core is select else tuple(conjuncts(select.args.get("where")))
+    core.set("where", None)
     select.set("where", None)
-    for node in (select, *where, *((subquery.select, *subquery.outer) if subquery else ())):
-        _check_nodes(node)
-    joins = select.args.get("joins") or ()
-    join, sources = _joined(select, subquery)
+    for node in (select, core, *where, *above, *((subquery.select, *subquery.outer) if subquery else ())):
+        check_nodes(node)
+    for layer in (*unfolded.layers, *chain(*unfolded.views.values())):
+        for node in (*layer.items, *layer.where):
+            check_nodes(node)
+    joins = core.args.get("joins") or ()
+    join, sources = _joined(core, subquery, unfolded.views)
     return Statement(
         sources=sources,
         join=join,
         using=tuple(name for join in joins for name in join.args.get("using") or ()),
-        on=tuple(c for join in joins for c in _conjuncts(join.args.get("on"))),
-        within=tuple(_conjuncts(_inner(subquery.select, "where"))) if subquery else (),
+        on=tuple(c for join in joins for c in conjuncts(join.args.get("on"))),
+        within=tuple(conjuncts(subquery.select.args.get("where"))) if subquery else (),
         pairs=tuple(zip(subquery.outer, subquery.inner, strict=True)) if subquery else (),
         not_in=subquery is not None and subquery.negated and bool(subquery.outer),
         where=tuple(where),
@@ -278,6 +298,8 @@ def parse(sql: str) -> Statement:
         order=_order(select),
         limit=_limit(select),
         unrepeated=bool(select.args.get("distinct")),
+        layers=unfolded.layers,
+        above=above,
     )
 
 
@@ -352,7 +374,7 @@ _AFTER_FROM = frozenset(
 )
 
 
-def _check_nodes(root: exp.Expr) -> None:
+def check_nodes(root: exp.Expr) -> None:
     """Refuse any node or argument that is not on the list; iterative, so that depth cannot hurt."""
     todo: list[tuple[exp.Expr, int]] = [(root, 0)]
     while todo:
@@ -425,20 +447,9 @@ def _inner(select: exp.Select, clause: str) -> exp.Expr | None:
     return cast(exp.Expr, node.this) if node is not None else None
 
 
-def _conjuncts(node: exp.Expr | None) -> Iterator[exp.Expr]:
-    """The conditions that AND connects, left to right."""
-    todo = [node] if node is not None else []
-    while todo:
-        head = todo.pop()
-        if isinstance(head, exp.And):
-            todo += [head.expression, head.this]
-        elif isinstance(head, exp.Paren):
-            todo.append(head.this)
-        else:
-            yield head
-
-
-def _joined(select: exp.Select, subquery: Subquery | None) -> tuple[Join, tuple[Source, ...]]:
+def _joined(
+    select: exp.Select, subquery: Subquery | None, views: Mapping[int, tuple[Layer, ...]]
+) -> tuple[Join, tuple[Source, ...]]:
     """Which rows count, and the datasets, the kept one first."""
     start = select.args.get("from_")
     if start is None:
@@ -459,8 +470,9 @@ def _joined(select: exp.Select, subquery: Subquery | None) -> tuple[Join, tuple[
             "query.join",
             "a question is over at most two datasets; ask their owner to publish the join of its own as one",
         )
-    sources = tuple(_source(table) for table in tables)
-    if len({source.alias.casefold() for source in sources}) < len(sources) and subquery is None:
+    sources = tuple(replace(_source(table), layers=views.get(id(table), ())) for table in tables)
+    aliases = [s.layers[-1].alias or str(i) if s.layers else s.alias for i, s in enumerate(sources)]
+    if len({alias.casefold() for alias in aliases}) < len(sources) and subquery is None:
         raise QueryError("query.alias", "two datasets have the same name here; give each its own alias")
     kind, swapped = found
     return kind, sources[::-1] if swapped else sources
