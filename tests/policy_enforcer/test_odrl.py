@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import rfc8785
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy_enforcer.load import load
-from policy_enforcer.model import NotifyDuty
+from policy_enforcer.model import NotifyDuty, Policy
 from policy_enforcer.odrl import CONTEXT, canonical, digest, from_odrl, to_odrl
 from policy_enforcer.problems import PolicyError
 from policy_enforcer.write import to_yaml
@@ -43,6 +44,7 @@ analysis:
   max_rows_per_identity: 7
   bounds: {amount: [-0.5, 1000000000], wide: [-99999999999999999999, 99999999999999999999.000000000000000001]}
   weighted: true
+  conditional: true
   maximum_peer_keys: 100000
 duties:
   - {pass_on: never, declared: true}
@@ -77,12 +79,72 @@ analysis:
     budget: {rho: 9007199.254740992, per: week}
     dataset_budget: {rho: 12}
 """
+SHARED_NOISE = (
+    NOISY.replace("laplace", "gaussian").replace("0.000000001", "0.5")
+    + """\
+  federation: {name: loans, scope: total, minimum_participants: 3, honest_participants: 2}
+"""
+)
+REST = f"""\
+policy: rest.v1
+dataset: sz-trade.invoices
+assignee: [hk-bank]
+purpose: [credit-risk]
+where: {{recipients: [HK]}}
+when: {{from: "2026-01-01T00:00:00Z", until: 2027-12-31}}
+uses: {{count: 9007199254740991, rows: 9007199254740992}}
+conditions:
+  connectors: ["hk-bank@{"1" * 64}"]
+  security_level: 2
+  declared: {{application: a, event: b, state: c}}
+transfer:
+  {{whitelist: "w@{"2" * 64}", negative_list: "n@{"3" * 64}", low_risk: "l@{"4" * 64}", consent: set-1}}
+analysis:
+  kinds: [aggregate]
+  dimensions: [industry, large]
+  domains: {{large: [true, 1, "1", false, 0], industry: ["true"]}}
+  measures: {{amount: sum}}
+  column_disclosure:
+    {{industry: {{any: [after-group-by, after-compare]}}, amount: {{"role:bank": after-aggregate}}}}
+  identity: company_id
+  differencing: {{minimum_difference: 5, window: P30D}}
+  templates: ["t@{"5" * 64}", "u@{"6" * 64}"]
+masking: {{note: redact}}
+duties: [{{log: witness}}, {{notify: owner, declared: true}}]
+"""
+SAMPLES = {"everything": EVERYTHING, "noise": NOISY, "shared noise": SHARED_NOISE, "the rest": REST}
 
 
-def test_noise_survives_both_conversions():
-    noisy = load(NOISY)
-    assert from_odrl(json.loads(canonical(noisy))) == noisy
-    assert load(to_yaml(noisy)) == noisy
+@pytest.mark.parametrize("text", SAMPLES.values(), ids=SAMPLES)
+def test_what_is_said_survives_both_conversions(text):
+    said = load(text)
+    assert from_odrl(json.loads(canonical(said))) == said
+    assert load(to_yaml(said)) == said
+
+
+def words_of(model, path=()):
+    """Where each word of the language stands; words of duties are not in it."""
+    for name, field in model.model_fields.items():
+        inner = [
+            kind for kind in (field.annotation, *get_args(field.annotation)) if hasattr(kind, "model_fields")
+        ]
+        here = (*path, field.alias or name)
+        yield from words_of(inner[0], here) if inner else [here]
+
+
+def test_every_word_of_the_language_is_in_a_sample():
+    """A word that is lost on the way would permit what it limits."""
+    unsaid = {word for word in words_of(Policy) if word != ("duties",)}
+    for text in SAMPLES.values():
+        data = load(text).model_dump(by_alias=True, exclude_defaults=True)
+        unsaid -= {word for word in unsaid if value_at(data, word) is not None}
+    assert unsaid == set()
+
+
+def value_at(data, path):
+    for part in path:
+        data = data.get(part) if data is not None else None
+    return data
 
 
 def test_every_word_survives_both_conversions(everything):
@@ -101,6 +163,44 @@ def test_the_digest_does_not_change_between_versions():
     document = json.loads((VECTOR / "invoices.odrl.json").read_text("utf-8"))
     assert to_odrl(policy) == document
     assert digest(policy).hex() == (VECTOR / "invoices.digest.txt").read_text("utf-8").split()[-1]
+
+
+def test_the_form_of_each_value():
+    document = to_odrl(load(REST))
+    said = {(c["leftOperand"], c["operator"]): c["rightOperand"] for c in constraints(document)}
+    assert said["dateTime", "gteq"] == {"@type": "xsd:dateTime", "@value": "2026-01-01T00:00:00Z"}
+    assert said["dateTime", "lteq"] == {"@type": "xsd:date", "@value": "2027-12-31"}
+    assert said["count", "lteq"] == 9007199254740991  # the last whole number that a double is sure of
+    assert said["bay:answeredRows", "lteq"] == {"@type": "xsd:integer", "@value": "9007199254740992"}
+    domains = {r["bay:column"]: r for r in refinements(document) if r["leftOperand"] == "bay:domainOf"}
+    values = domains["large"]["rightOperand"]
+    assert list(map(repr, values)) == ["True", "1", "'1'", "False", "0"]
+    target = {key: document["permission"][0][key] for key in ("target", "assigner", "assignee")}
+    assert document["prohibition"] == []
+    assert target == {
+        "target": "urn:bayspace:dataset:sz-trade.invoices",
+        "assigner": "urn:bayspace:participant:sz-trade",
+        "assignee": ["urn:bayspace:participant:hk-bank"],
+    }
+    log, notify = document["permission"][0]["duty"]
+    assert "bay:declared" not in log
+    assert notify["bay:declared"] is True
+
+
+def test_a_prohibition_says_about_what_and_whom(everything):
+    document = to_odrl(everything)
+    (prohibition,) = document["prohibition"]
+    for key in ("target", "assigner", "assignee"):
+        assert prohibition[key] == document["permission"][0][key]
+    assert prohibition["bay:declared"] is True
+
+
+def test_a_refusal_shows_nothing_that_was_written(everything):
+    document = to_odrl(everything)
+    document["permission"][0]["constraint"][2]["rightOperand"]["@value"] = "SECRET"
+    with pytest.raises(PolicyError) as error:
+        from_odrl(document)
+    assert "SECRET" not in str(error.value)
 
 
 def test_real_odrl_terms_are_used_where_they_exist(everything):
@@ -167,7 +267,18 @@ CHANGES = {
     "a column nobody named": lambda d: refinements(d)[0].update({"bay:column": "x"}),
     "a measure of nothing": lambda d: refinements(d)[-3].pop("bay:column"),
     "nothing but null": lambda d: d.update(permission=None),
+    "no assigner beside the prohibition": lambda d: d["prohibition"][0].pop("assigner"),
+    "a literal without text": lambda d: constraints(d)[2]["rightOperand"].update({"@value": 1}),
+    "a day that is none": lambda d: constraints(d)[2]["rightOperand"].update({"@value": "soon"}),
+    "a number that is none": lambda d: count_of(d)["rightOperand"].update({"@value": "many"}),
+    "a number that is a number already": lambda d: count_of(d)["rightOperand"].update({"@value": 5}),
+    "a target that is none": lambda d: d["permission"][0].update(target=None),
+    "declared false": lambda d: d["permission"][0]["duty"][1].update({"bay:declared": False}),
 }
+
+
+def count_of(document):
+    return next(c for c in constraints(document) if c["leftOperand"] == "count")
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -177,8 +288,22 @@ def test_what_the_profile_does_not_say_is_refused(everything, name):
     assert set(refused(document)) <= {"odrl.invalid", "odrl.not-canonical", "policy.not-enforceable"}
 
 
-@pytest.mark.parametrize("document", [None, [], "x", 1, {}, {"permission": 1}, {"permission": [{}]}])
+DEEP: list = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [None, [], "x", 1, {}, {"permission": 1}, {"permission": [{}]}, {"permission": [{"target": 1}]}],
+)
 def test_what_is_no_document_is_refused(document):
+    assert refused(document) == ["odrl.invalid"]
+
+
+def test_what_is_nested_without_end_is_refused(everything):
+    document = to_odrl(everything)
+    document["comment"] = DEEP
     assert refused(document) == ["odrl.invalid"]
 
 
