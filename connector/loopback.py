@@ -170,7 +170,11 @@ def _cosign_each_other(folder: Path, space_name: str, witnesses: Sequence[str]) 
     configs = {witness: load_witness(folder / witness) for witness in witnesses}
     for witness in witnesses:
         others = {name: config for name, config in configs.items() if name != witness}
-        logs = [f"log {vkey}" for config in others.values() for vkey in log_vkeys(config)]
+        logs = [
+            f"log {vkey} http://{config.http_listen}"
+            for config in others.values()
+            for vkey in log_vkeys(config)
+        ]
         (folder / witness / "cosigns.policy").write_text("\n".join([*logs, "quorum none\n"]), "utf-8")
         (folder / witness / "quorum.policy").write_text(_quorum(others), "utf-8")
     return _quorum(configs)

@@ -253,6 +253,10 @@ class Database:
         """Lets go of all connections."""
         self._engine.dispose()
 
+    def reconnect(self) -> None:
+        """Begins with new connections, after one that may be in no good state."""
+        self._engine.dispose()
+
     def locked(self) -> str | None:
         """The locked checkpoint; None for a log that does not exist yet."""
         found: str | None = self._scalar(select(_lock.c.checkpoint))

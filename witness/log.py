@@ -10,8 +10,8 @@ the quorum cosigned a checkpoint that covers it; proofs are made under witnessed
 
 Two heads that contradict each other can never both be published, since a checkpoint leaves this file only
 after the lock moved from its predecessor. On start it refuses to run on anything that looks like a
-rollback, and finishes a batch that was interrupted. After any failure inside an append the instance
-refuses further appends: only a restart, which checks everything, may go on.
+rollback, and finishes a batch that was interrupted. After any failure inside an append the next one begins
+with the checks of a start, so that a disk that was full and has room again needs nobody.
 """
 
 import fcntl
@@ -21,6 +21,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from witness import checkpoint as checkpoints
 from witness import cose, merkle, note, tiles
@@ -230,11 +232,11 @@ class Log:
         """Records a batch; returns the index of each when all are durable and published.
 
         An envelope that is recorded already (or twice in the batch) gets its first index again.
-        Raises LogRefused when this or an earlier append failed half-way.
+        Raises LogRefused when an earlier append failed half-way, and the log cannot be put right yet.
         """
         with self._appending:
             if self._broken:
-                raise LogRefused("an append failed half-way; restart the witness to check the log")
+                self._resume()
             known = self._database.indexes([s.digest for s in batch])
             fresh: dict[bytes, Submission] = {}
             for submission in batch:
@@ -246,6 +248,26 @@ class Log:
                 self._broken = self._refused
             self._remember(known)
         return [known[s.digest] for s in batch]
+
+    def _resume(self) -> None:
+        """After an append that failed half-way: finishes or forgets it, as a start does.
+
+        A disk may have room again. What a start would refuse stays refused.
+        """
+        if self._refused:
+            raise LogRefused("the log has stopped; see why in what the witness wrote then")
+        try:
+            self._database.reconnect()
+            self._head, self._edge, self._bundle = self._recover()
+            self._last_time = self._time_of(self._size - 1)
+        except LogRefused:
+            self.refuse()
+            raise
+        except (OSError, SQLAlchemyError) as error:
+            raise LogRefused("an append failed half-way, and the disk or the database still fails") from error
+        with self._published:
+            self._published.notify_all()
+        self._broken = False
 
     def recorded_lately(self, digest: bytes) -> bool:
         """Whether memory has it: both parties submit each envelope, one soon after the other."""

@@ -17,7 +17,7 @@ import pytest
 
 from witness import checkpoint, files, merkle, note
 from witness.fsck import check
-from witness.log import Submission
+from witness.log import LogRefused, Submission
 
 CALLS = ("open", "write", "fsync", "close", "replace", "mkdir")
 MODES = ("fails", "fails but took effect", "dies", "dies after")
@@ -83,7 +83,7 @@ def attempt(log, batch, known):
     """Appends; what was acknowledged is remembered."""
     try:
         known |= {s.digest: i for s, i in zip(batch, log.append(batch), strict=True)}
-    except (OSError, Died):
+    except (OSError, Died, LogRefused):
         return False
     return True
 
@@ -140,6 +140,57 @@ def one_crash(open_log, faults, tmp_path, before, size, at, mode, second=None):
     assert again == list(range(before, before + size))
     log.append(some(1, before + size))
     check_everything(log, known | {s.digest: i for s, i in zip(batch, again, strict=True)}, seen)
+
+
+def one_failure(open_log, faults, tmp_path, before, size, at, mode, second=None):
+    """One call of one append fails, and maybe one of the next attempt; the log goes on without a restart."""
+    open_log.close()
+    open_log.folder = tmp_path / f"going-{before}-{at}-{mode}-{second}"
+    known, batch = {}, some(size, before)
+    log = open_log()
+    attempt(log, some(before), known)
+    faults.watch(log)
+    faults.plan(at, mode)
+    done = attempt(log, batch, known)
+    seen = heads_of(log)
+    if second is not None and not done:
+        faults.plan(second, mode)
+        attempt(log, batch, known)
+        seen |= heads_of(log)
+    faults.plan(None, "")
+    assert log.append(batch) == list(range(before, before + size))
+    log.append(some(1, before + size))
+    check_everything(log, known, seen)
+    check_everything(open_log(), known, seen)
+
+
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_after_a_failure_the_log_goes_on_by_itself(open_log, monkeypatch, tmp_path, mode):
+    faults = Faults(monkeypatch)
+    for at in (1, 9):
+        one_failure(open_log, faults, tmp_path, 3, 4, at, mode, 2)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("mode", MODES[:2])
+def test_after_any_failure_the_log_goes_on_by_itself(open_log, monkeypatch, tmp_path, mode):
+    faults = Faults(monkeypatch)
+    calls = length_of_an_append(open_log, faults, 254, 3)
+    for at in range(1, calls + 1):
+        one_failure(open_log, faults, tmp_path, 254, 3, at, mode, 1 + at % 12)
+
+
+def test_what_a_start_would_refuse_is_not_resumed(open_log, monkeypatch):
+    faults = Faults(monkeypatch)
+    log = open_log()
+    log.append(some(3))
+    faults.plan(1, "fails")
+    assert not attempt(log, some(2, 3), {})
+    faults.plan(None, "")
+    (log.public.root / "checkpoint").unlink()
+    for _ in range(2):
+        with pytest.raises(LogRefused):
+            log.append(some(2, 3))
 
 
 @pytest.mark.parametrize("mode", MODES)

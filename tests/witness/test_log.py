@@ -166,17 +166,17 @@ def test_a_crash_while_creating_the_log(open_log):
     assert open_log().append(some(1)) == [0]
 
 
-def test_after_a_failed_append_only_a_restart_goes_on(open_log, monkeypatch):
+def test_a_disk_that_was_full_needs_nobody_once_it_has_room(open_log, monkeypatch):
     log = open_log()
     log.append(some(1))
-    real = Folder.write_all
-    monkeypatch.setattr(Folder, "write_all", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        log.append(some(1, 1))
-    monkeypatch.setattr(Folder, "write_all", real)
-    with pytest.raises(LogRefused, match="restart"):
-        log.append(some(1, 2))
-    log = open_log()
+    with monkeypatch.context() as full:
+        full.setattr(Folder, "write_all", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            log.append(some(1, 1))
+        with pytest.raises(LogRefused, match="still fails"):
+            log.append(some(1, 2))
+        assert (log.size, log.prove(0).index) == (1, 0)  # what is proved stays proved
+    assert log.append(some(1, 2)) == [2]  # behind the batch that was staged, and is finished first
     assert log.append(some(3)) == [0, 1, 2]
     check_whole(log, {})
 
