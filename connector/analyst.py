@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -22,7 +23,7 @@ from connector.inquiry import Inquiry
 from connector.negotiating import Negotiating
 from connector.node import Node
 from connector.receipts import receipt_of
-from connector.rounds import Asked, Round, ask, explanation, inquire
+from connector.rounds import Asked, Round, ask, explanation, inquire, kept
 from connector.statements import Statements
 from connector.stopping import Stop
 from connector.transfers import transfer, transfers
@@ -68,11 +69,14 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
         """The verdict and everything behind it, before anything runs."""
         inquiry = inquire(self._node, request.sql, request.purpose)
         language: Language = "zh" if request.language == "zh" else "en"
-        return analyst_pb2.ExplainResponse(explanation=_json(explanation(self._node, inquiry, language)))
+        had = kept(self._node, inquiry)
+        answered = None if had is None or had.kept is None else had.kept.at
+        found = {**explanation(self._node, inquiry, language), "answered_at": answered}
+        return analyst_pb2.ExplainResponse(explanation=_json(found))
 
     def Query(self, request: Any, context: grpc.ServicerContext) -> Iterator[analyst_pb2.QueryEvent]:  # noqa: N802
         """Run a query in a thread of its own and pass on what it reports."""
-        running = _Running(self._node, request.sql, request.purpose, request.traceparent)
+        running = _Running(self._node, request)
         context.add_callback(running.cancel)
         yield from running.events()
 
@@ -129,9 +133,8 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
 class _Running:
     """One query in its own thread, reporting into a queue."""
 
-    def __init__(self, node: Node, sql: str, purpose: str, traceparent: str) -> None:
-        self._node, self._sql, self._purpose = node, sql, purpose
-        self._trace = traceparent
+    def __init__(self, node: Node, request: analyst_pb2.QueryRequest) -> None:
+        self._node, self._request = node, request
         self._events: queue.SimpleQueue[analyst_pb2.QueryEvent | BaseException | None] = queue.SimpleQueue()
         self._stop = Stop()
         self._thread = threading.Thread(target=self._run, name="query", daemon=True)
@@ -146,7 +149,7 @@ class _Running:
 
     def cancel(self) -> None:
         """The analyst is gone, or does not want the answer any more."""
-        self._stop.fire(Unavailable("asker.cancelled", "the analyst cancelled the query"))
+        self._stop.fire(partial(Unavailable, "asker.cancelled", "the analyst cancelled the query"))
 
     def _run(self) -> None:
         try:
@@ -158,11 +161,12 @@ class _Running:
 
     def _ask(self) -> None:
         node = self._node
-        with node.telemetry.query_span(self._trace) as trace:
+        with node.telemetry.query_span(self._request.traceparent) as trace:
             self._progress("plan", 0, 1)
             engine.warm()
-            inquiry = inquire(node, self._sql, self._purpose)
-            asked = ask(node, inquiry, self._progress, self._stop, trace)
+            inquiry = inquire(node, self._request.sql, self._request.purpose)
+            had = None if self._request.again else kept(node, inquiry)
+            asked = had or ask(node, inquiry, self._progress, self._stop, trace)
         for part in _parts(asked.answer.arrow):
             self._events.put(analyst_pb2.QueryEvent(arrow=part))
         self._progress("evidence", 0, 1)
@@ -179,6 +183,7 @@ class _Running:
             "exchange": asked.exchanges[0],
             "exchanges": asked.exchanges,
             **asked.figures,
+            "answered_at": None if asked.kept is None else asked.kept.at,
             "protocol": inquiry.prepared.plan.protocol,
             "disclosure": inquiry.prepared.plan.level.word,
         }
@@ -189,7 +194,7 @@ class _Running:
         return analyst_pb2.Outcome(
             receipt=bundle,
             cells_suppressed=answer.suppressed or 0,
-            trace_id=trace.split("-")[1],
+            trace_id=trace.split("-")[1] if asked.kept is None else asked.kept.trace_id,
             summary=_json(summary),
         )
 

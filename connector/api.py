@@ -110,12 +110,16 @@ class Space:
         explanation: dict[str, Any] = json.loads(self._unary(self._stub.Explain, request).explanation)
         return explanation
 
-    def query(self, sql: str, purpose: str = "", watch: Watch | None = None) -> Answer:
+    def query(
+        self, sql: str, purpose: str = "", watch: Watch | None = None, *, again: bool = False
+    ) -> Answer:
         """Ask. Raises `PolicyRefusal` with reasons, or another of `compute.errors`.
 
+        A joint question that was answered before is answered from what this connector has, without asking
+        or charging anybody (`summary["answered_at"]`), unless `again`.
         Interrupting it (Ctrl-C) cancels the query on both sides.
         """
-        call = self._stub.Query(analyst_pb2.QueryRequest(sql=sql, purpose=purpose))
+        call = self._stub.Query(analyst_pb2.QueryRequest(sql=sql, purpose=purpose, again=again))
         parts: list[bytes] = []
         try:
             for event in self._events(call):

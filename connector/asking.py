@@ -24,7 +24,7 @@ from compute.inputs import Cells, Context, LocalInput, Progress
 from compute.protocols import protocol_named
 from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
-from connector import repeats
+from connector import kept_answers, repeats
 from connector.firewall import reasons_from_json
 from connector.meeting import Place
 from connector.node import Node
@@ -53,7 +53,7 @@ class Asking:
     """Asks one query whose terms are fixed; `local` is our side of the join, None in a single domain.
 
     `place`: where it meets the other exchanges of a federated round. `added`: our own cells, which are added
-    to what the round released.
+    to what the round released. `question`: under which the answer is kept, for when it is asked again.
     """
 
     def __init__(
@@ -66,8 +66,10 @@ class Asking:
         progress: Progress,
         place: Place | None = None,
         added: pa.Table | None = None,
+        question: str = "",
     ) -> None:
         self._node, self._terms, self._prepared, self._added = node, terms, prepared, added
+        self._question = question
         self._place, self._seat = place, cast(Seat | None, None)
         self._local, self._headers, self._progress = local, headers, progress
         self._sequence = 0
@@ -252,16 +254,18 @@ class Asking:
         opening = Opening("result", salt, body)
         with node.store.atomic():
             node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [opening])
-            self._note_answered(release)
+            self._note_answered(release, (cells.table.num_rows, cells.suppressed))
         told = terms.plan is not None and terms.plan.says_suppressed
         return Answer(body, cells.table.num_rows, cells.suppressed if told else None)
 
-    def _note_answered(self, release: Sealed) -> None:
-        """Remember that the question was answered, so that our own account does not refuse it again."""
+    def _note_answered(self, release: Sealed, counts: tuple[int, int]) -> None:
+        """Remember that the question was answered, for when it is asked again. In a transaction."""
         node, terms, plan = self._node, self._terms, self._prepared.plan
-        if repeats.repeatable(plan) and not terms.repeats:
+        first = (terms.opening.exchange, release.digest)
+        if self._question:
+            kept_answers.keep(node.store, self._question, terms.agreement, first, counts, node.now())
+        elif repeats.repeatable(plan) and not terms.repeats:
             question = repeats.question_of(terms.agreement, plan)
-            first = (terms.opening.exchange, release.digest)
             repeats.keep(node.store, question, terms.agreement, first, (), (0, 0), node.now())
 
     def _table(self, cells: Cells) -> pa.Table:

@@ -7,7 +7,7 @@ with the same reasons, before anything leaves. It trusts no verdict of the other
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from compute.inputs import LocalInput, Progress
 from compute.planner import prepare
 from compute.pooling import Part
 from compute.protocols.base import Role
-from connector import repeats
+from connector import kept_answers, repeats
 from connector.asking import Answer, Asking
 from connector.contract import Agreement
 from connector.node import Node, Offered
@@ -178,7 +178,8 @@ def _exchanged(
     with node.telemetry.span("local part", trace, exchange=exchange):
         local = _local(node, inquiry, stop.interrupt)
     headers = Headers()
-    role = Asking(node, terms, inquiry.prepared, local, headers, progress).run()
+    question = question_of(inquiry)
+    role = Asking(node, terms, inquiry.prepared, local, headers, progress, question=question).run()
     del local  # the role's, and gone before the answer is made
     answer = called(
         node, inquiry, exchange, role, headers, lambda call: stop.on_fire(call.cancel), stop, trace
@@ -205,6 +206,14 @@ def called(
         for name, count in headers.figures().items():
             span.set(name, count)
     return answer
+
+
+def question_of(inquiry: Inquiry, own: DatasetInfo | None = None, together: Sequence[Agreement] = ()) -> str:
+    """Under what name the answer of this exchange is kept; "" where it is not."""
+    joined = inquiry.own.dataset if inquiry.own is not None else own
+    return kept_answers.question_of(
+        inquiry.agreement, inquiry.prepared.plan, inquiry.purpose, joined, together
+    )
 
 
 def _local(node: Node, inquiry: Inquiry, interrupt: threading.Event) -> LocalInput | None:

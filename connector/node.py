@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -455,7 +455,7 @@ class Node:
         """End what runs here under an agreement that is not in force any more, as asker or as owner."""
         found = self.store.agreement(agreement)
         if found is not None and found.state != "active":
-            self.stops.end_agreement(agreement, _not_in_force(found.state))
+            self.stops.end_agreement(agreement, partial(_not_in_force, found.state))
 
     # --- computing ------------------------------------------------------------------------------------
 

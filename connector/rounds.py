@@ -30,9 +30,11 @@ from compute.planner import prepare
 from compute.pooling import FEDERATION, Part
 from compute.protocols import PROTOCOLS
 from connector import inquiry as single
+from connector import kept_answers
 from connector.asking import Answer, Asking
 from connector.contract import Agreement
 from connector.inquiry import Inquiry
+from connector.kept_answers import Kept
 from connector.meeting import Meeting, Place, named
 from connector.node import Node, Offered
 from connector.references import template_of, transfer_of
@@ -82,6 +84,7 @@ class Asked:
     exchanges: tuple[str, ...]
     answer: Answer
     figures: dict[str, int]
+    kept: Kept | None = None  # what our own connector had, where nothing was asked
 
 
 def inquire(node: Node, sql: str, purpose: str) -> Inquiry | Round:
@@ -223,6 +226,27 @@ def ask(
     return _Asking(node, asked, progress, stop, trace).run()
 
 
+def kept(node: Node, asked: Inquiry | Round) -> Asked | None:
+    """The answer that our own connector has to a joint question, if it is permitted still."""
+    if any(not kept_answers.charges(reason.code) for reason in asked.decision.because):
+        return None
+    found = kept_answers.kept(node.store, questions_of(asked))
+    if found is None:
+        return None
+    told = asked.prepared.plan.says_suppressed
+    answer = Answer(found.arrow, found.released, found.suppressed if told else None)
+    return Asked(found.exchanges, answer, Headers().figures(), found)
+
+
+def questions_of(asked: Inquiry | Round) -> list[str]:
+    """Under what names the answer is kept, by exchange."""
+    if isinstance(asked, Inquiry):
+        return [single.question_of(asked)]
+    own = None if asked.own is None else asked.own.dataset
+    together = [inquiry.agreement for inquiry in asked.inquiries]
+    return [single.question_of(inquiry, own, together) for inquiry in asked.inquiries]
+
+
 def _refused(node: Node, round_: Round, trace: str) -> None:
     """Record and raise what a policy refuses, before anything leaves."""
     for inquiry in round_.inquiries:
@@ -280,7 +304,8 @@ class _Asking:
         node, headers = self._node, Headers()
         watch = self._progress if place == 0 else unwatched  # one exchange reports for all
         met = Place(self._meeting, place)
-        role = Asking(node, terms, inquiry.prepared, None, headers, watch, met, self._added).run()
+        question = questions_of(self._round)[place]
+        role = Asking(node, terms, inquiry.prepared, None, headers, watch, met, self._added, question).run()
         exchange = terms.opening.exchange
         answer = single.called(
             node, inquiry, exchange, role, headers, self._meeting.called, self._stop, self._trace

@@ -123,7 +123,7 @@ class _JointQuery(query_pb2_grpc.JointQueryServicer):
         self, request_iterator: Iterator[frame_pb2.Frame], context: grpc.ServicerContext
     ) -> Iterator[frame_pb2.Frame]:
         stop, headers, caller = Stop(), Headers(), self._node.caller(context)
-        context.add_callback(partial(stop.fire, gone()))
+        context.add_callback(partial(stop.fire, gone))
         with self._place(caller):
             role = Answering(self._node, caller, headers, stop).run()
             timeout = self._node.config.limits.frame_timeout_seconds

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from compute.errors import BayspaceError, ConfigError, PolicyRefusal, Unavailable
-from policy_enforcer.facts import Decision, Reason
+from policy_enforcer import facts
+
+Reason = Callable[[], BayspaceError]
+"""Makes the error anew for each who raises it: one that is kept would keep the frames that it passed."""
 
 
 class Stop:
@@ -20,16 +23,16 @@ class Stop:
 
     def __init__(self) -> None:
         self.interrupt = threading.Event()  # for what is computed
-        self._error: BayspaceError | None = None
+        self._reason: Reason | None = None
         self._acts: list[Callable[[], object]] = []
         self._lock = threading.Lock()
 
-    def fire(self, error: BayspaceError) -> None:
+    def fire(self, reason: Reason) -> None:
         """End it for this reason, unless there is one already."""
         with self._lock:
-            if self._error is not None:
+            if self._reason is not None:
                 return
-            self._error, acts = error, self._acts
+            self._reason, acts = reason, self._acts
             self._acts = []
         self.interrupt.set()
         for act in acts:
@@ -38,7 +41,7 @@ class Stop:
     def on_fire(self, act: Callable[[], object]) -> None:
         """Do this when it is ended; at once where it is ended already."""
         with self._lock:
-            if self._error is None:
+            if self._reason is None:
                 self._acts.append(act)
                 return
         act()
@@ -46,12 +49,12 @@ class Stop:
     @property
     def error(self) -> BayspaceError | None:
         """Why it was ended, or None."""
-        return self._error
+        return None if self._reason is None else self._reason()
 
     def check(self) -> None:
         """Raise the reason when it was ended."""
-        if self._error is not None:
-            raise self._error
+        if self._reason is not None:
+            raise self._reason()
 
 
 class Stops:
@@ -77,12 +80,12 @@ class Stops:
             if clock is not None:
                 clock.cancel()
 
-    def end_agreement(self, agreement: str, error: BayspaceError) -> None:
+    def end_agreement(self, agreement: str, reason: Reason) -> None:
         """End everything that runs under an agreement."""
         with self._lock:
             found = [stop for digest, stop in self._held.values() if digest == agreement]
         for stop in found:
-            stop.fire(error)
+            stop.fire(reason)
 
     def end(self, exchange: str, who: str) -> str:
         """End one query for our own people: its exchange's id, or a unique beginning. Returns the id."""
@@ -91,18 +94,17 @@ class Stops:
             if len(found) != 1:
                 raise ConfigError("query.not-running", "no query, or more than one, of this id runs here now")
             stop = self._held[found[0]][1]
-        stop.fire(Unavailable("query.stopped", f"{who} stopped the query"))
+        stop.fire(lambda: Unavailable("query.stopped", f"{who} stopped the query"))
         return found[0]
 
 
 def _expired() -> PolicyRefusal:
-    return PolicyRefusal(
-        Decision((Reason("time.expired", "when", "the permission ended while the query ran"),))
-    )
+    reason = facts.Reason("time.expired", "when", "the permission ended while the query ran")
+    return PolicyRefusal(facts.Decision((reason,)))
 
 
 def _timer(stop: Stop, seconds: float) -> threading.Timer:
-    timer = threading.Timer(max(0.0, min(seconds, threading.TIMEOUT_MAX)), stop.fire, (_expired(),))
+    timer = threading.Timer(max(0.0, min(seconds, threading.TIMEOUT_MAX)), stop.fire, (_expired,))
     timer.daemon = True
     timer.start()
     return timer

@@ -171,7 +171,7 @@ class _Inbox:
             self._changed.notify_all()
 
     def _over(self) -> bool:
-        return bool(self._frames) or self._ended or self._stop.error is not None
+        return bool(self._frames) or self._ended or self._stop.interrupt.is_set()
 
     def _wake(self) -> None:
         with self._changed:

@@ -51,6 +51,9 @@ def query(
     format: Annotated[Format, typer.Option("--format", help="of the answer")] = "table",
     out: Annotated[Path | None, typer.Option(help="write the answer to this file")] = None,
     receipt: Annotated[Path | None, typer.Option(help="write the receipt to this file")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="ask anew what this connector has an answer to: it is charged")
+    ] = False,
 ) -> None:
     """Ask, and print the answer. Ctrl-C cancels on both sides."""
     from compute.errors import ConfigError
@@ -60,7 +63,7 @@ def query(
     if format == "parquet" and out is None:
         raise ConfigError("format.parquet", "Parquet is binary: name a file with --out")
     with connect(configuration(config)) as space, _progress() as watch:
-        answer = space.query(_asked(space, sql, template, given), purpose, watch)
+        answer = space.query(_asked(space, sql, template, given), purpose, watch, again=again)
     written(answer.table, format, out, document(answer))
     if receipt is not None:
         if answer.receipt.bundle:
@@ -73,6 +76,11 @@ def query(
 
 def _summarise(answer: Any, receipt: Path | None) -> None:
     told = note if not sys.stdout.isatty() else say
+    if answer.summary["answered_at"]:
+        told(
+            f"answered before, {answer.summary['answered_at']}: this is that answer. Nothing was asked or "
+            "charged; --again asks anew"
+        )
     if answer.suppressed is None:
         told("the owner's policy hides how many cells were suppressed")
     elif answer.suppressed:

@@ -156,6 +156,10 @@ class Ledger(Database):
         self.forget_answers()
         return self._first(AnswerRecord, select(tables.answers).where(tables.answers.c.question == question))
 
+    def forget_answer(self, question: str) -> None:
+        """Delete what was answered to one question."""
+        self._run(delete(tables.answers).where(tables.answers.c.question == question))
+
     def forget_answers(self) -> None:
         """Delete what has had its time, and what was answered under an agreement that was terminated."""
         ended = select(tables.agreements.c.id).where(tables.agreements.c.state == "terminated")

@@ -73,12 +73,15 @@ class QueryRequest(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
     sql: _builtins.str
     purpose: _builtins.str
     traceparent: _builtins.str
     """W3C trace context of the caller, if any"""
     language: _builtins.str
     """explain: "en" or "zh" """
+    again: _builtins.bool
+    """query: ask anew, although our own connector has the answer"""
     def __init__(
         self,
         *,
@@ -86,10 +89,11 @@ class QueryRequest(_message.Message):
         purpose: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         language: _builtins.str = ...,
+        again: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["language", b"language", "purpose", b"purpose", "sql", b"sql", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "language", b"language", "purpose", b"purpose", "sql", b"sql", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

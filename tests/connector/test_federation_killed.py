@@ -146,7 +146,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 def asked(processes: Processes) -> list[dict[str, object]]:
     with connect(processes.made.folder / ASKER) as asker:
-        return asker.query(BY_REGION, PURPOSE).table.to_pylist()
+        return asker.query(BY_REGION, PURPOSE, again=True).table.to_pylist()
 
 
 def settled(events: Callable[[], list[list[str]]]) -> list[list[str]]:

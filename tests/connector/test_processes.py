@@ -76,7 +76,7 @@ def processes(tmp_path_factory, request):
     with connect(folder / ASKER) as asker, connect(folder / OWNER) as owner:
         asked = asker.contract("request", participant=OWNER, offer="matched")[0]
         owner.contract("approve", agreement=asked["negotiation"])
-        assert asker.query(SQL, PURPOSE).table.to_pylist()[0]["n"] == COMPANIES // 2
+        assert asker.query(SQL, PURPOSE, again=True).table.to_pylist()[0]["n"] == COMPANIES // 2
     yield running
     running.stop()
 
@@ -84,7 +84,7 @@ def processes(tmp_path_factory, request):
 def ask(processes, failures):
     with connect(processes.folder / ASKER) as asker:
         try:
-            asker.query(SQL, PURPOSE)
+            asker.query(SQL, PURPOSE, again=True)
         except BayspaceError as error:
             failures.append(error)
 
@@ -114,14 +114,21 @@ def test_kill_nine_in_the_middle_of_a_query(processes, victim):
     until(lambda: processes.events(victim)[-1] in (["query.intent", "query.failure"], []))
     assert not processes.store(victim).running()
     with connect(processes.folder / ASKER) as asker:
-        assert asker.query(SQL, PURPOSE).table.to_pylist()[0]["n"] == COMPANIES // 2
+        assert asker.query(SQL, PURPOSE, again=True).table.to_pylist()[0]["n"] == COMPANIES // 2
 
 
 def test_ctrl_c_at_the_command_line_cancels_on_both_sides(processes):
     before = len(processes.events(OWNER))
     # a shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that
     heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"{heard}; from connector.cli import main; main()", "query", SQL]
+    command = [
+        sys.executable,
+        "-c",
+        f"{heard}; from connector.cli import main; main()",
+        "query",
+        "--again",
+        SQL,
+    ]
     options = ["-c", str(processes.folder / ASKER), "--purpose", PURPOSE]
     asking = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: len(processes.events(OWNER)) > before and processes.events(OWNER)[-1] == ["query.intent"])
@@ -141,4 +148,4 @@ def test_a_connector_whose_witness_died_says_so_and_recovers(processes):
     processes.start(WITNESS)
     time.sleep(1.5)  # the longest wait between two attempts to reconnect
     with connect(processes.folder / ASKER) as asker:
-        assert asker.query(SQL, PURPOSE).receipt.bundle
+        assert asker.query(SQL, PURPOSE, again=True).receipt.bundle

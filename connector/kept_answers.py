@@ -1,0 +1,118 @@
+"""A joint question again: the asker shows the answer that it has. Nothing leaves, nothing is charged.
+
+In a join and over a federation the owners cannot give an answer again, for none of them has it: it was made
+for masks and keys of the asker's. The asker has it, in its evidence. So the same question is neither computed
+nor noised anew, unless somebody asks anew on purpose. Which one is the same: agreements, plan (which holds
+every filter and output), purpose, and our own dataset as it is.
+
+It ends as an owner's kept answers do (`repeats`): with the first `delete: result` duty, with any of its
+agreements, when it is erased. Refuses to keep where a policy names a consent set: somebody may have withdrawn
+since, which an asker cannot know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import rfc8785
+
+from compute.dataset import DatasetInfo
+from compute.plan import Plan
+from connector import repeats
+from connector.contract import Agreement
+from connector.state.rows import AnswerRecord
+from connector.storage import Store
+from witness.bundle import Opening
+
+RESULT = "query.result"
+_COUNTS = ("uses.", "rows.", "bytes.", "budget.")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was answered, in which exchanges, and when."""
+
+    exchanges: tuple[str, ...]
+    arrow: bytes
+    released: int
+    suppressed: int
+    trace_id: str
+    at: str
+
+
+def question_of(
+    agreement: Agreement,
+    plan: Plan,
+    purpose: str,
+    own: DatasetInfo | None,
+    together: Sequence[Agreement] = (),
+) -> str:
+    """What names the question, for its exchange under `agreement`; "" where its answer is not kept.
+
+    `together`: all agreements of a federated round. `own`: the dataset of ours that it joins or adds.
+    """
+    agreements = together or (agreement,)
+    if repeats.repeatable(plan) or any(_consented(one) for one in agreements):
+        return ""
+    named = {
+        "agreement": agreement.digest,
+        "agreements": sorted(one.digest for one in agreements),
+        "own": None if own is None else own.as_json(),
+        "plan": plan.digest.hex(),
+        "purpose": purpose,
+    }
+    return hashlib.sha256(b"bayspace kept answer v1\0" + rfc8785.dumps(named)).hexdigest()
+
+
+def keep(
+    store: Store,
+    question: str,
+    agreement: Agreement,
+    first: tuple[str, str],
+    counts: tuple[int, int],
+    now: datetime,
+) -> None:
+    """Note what answers the question now. `first`: its exchange, its release record's digest.
+
+    In the transaction that keeps the result. `counts`: rows released, cells suppressed.
+    """
+    store.forget_answer(question)
+    repeats.keep(store, question, agreement, first, (), counts, now)
+
+
+def kept(store: Store, questions: Sequence[str]) -> Kept | None:
+    """What answered the question, when every one of its exchanges is still on record, and of one round."""
+    answers = [store.answer(question) for question in questions]
+    found = [answer for answer in answers if answer is not None]
+    if not found or len(found) != len(questions):
+        return None
+    traces = {exchange.trace_id for a in found if (exchange := store.exchange(a.exchange)) is not None}
+    body = _result(store, found[0])
+    if body is None or len(traces) != 1:
+        return None
+    first = found[0]
+    exchanges = tuple(answer.exchange for answer in found)
+    return Kept(exchanges, body, first.released, first.suppressed, traces.pop(), first.at)
+
+
+def charges(code: str) -> bool:
+    """Whether a refusal of this code is about what another asking would use up."""
+    return code.startswith(_COUNTS)
+
+
+def _consented(agreement: Agreement) -> bool:
+    transfer = agreement.policy.transfer
+    return transfer is not None and transfer.consent is not None
+
+
+def _result(store: Store, answer: AnswerRecord) -> bytes | None:
+    """The answer as Arrow, out of the evidence; None once that is erased."""
+    for record in store.evidence(answer.exchange):
+        if record.event == RESULT and record.disclosures is not None:
+            openings = map(Opening.from_json, json.loads(record.disclosures)["openings"])
+            return next((bytes(opening.value) for opening in openings if opening.name == "result"), None)
+    return None
