@@ -8,12 +8,12 @@ when too much is waiting, of one member or in all, instead of growing.
 """
 
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
 from witness.log import Log, LogRefused, Submission
+from witness.turns import Turns
 
 _Batch = tuple[Sequence[Submission], Future[list[int]]]
 
@@ -33,8 +33,7 @@ class Sequencer:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._waiting: dict[str, deque[_Batch]] = {}  # by member, in the order of their turns
-        self._counts: dict[str, int] = {}
+        self._waiting: Turns[_Batch] = Turns()
         self._changed = threading.Condition()
         self._coming = 0
         self._closed = False
@@ -44,7 +43,7 @@ class Sequencer:
     @property
     def waiting(self) -> int:
         """How many submissions wait."""
-        return sum(self._counts.values())
+        return self._waiting.size
 
     @contextmanager
     def coming(self) -> Iterator[None]:
@@ -63,12 +62,11 @@ class Sequencer:
         """The future indexes of a member's batch, recorded whole or not at all. Raises Busy."""
         future: Future[list[int]] = Future()
         with self._changed:
-            own = self._counts.get(member, 0) + len(batch)
+            own = self._waiting.size_of(member) + len(batch)
             if self._closed or own > MOST_WAITING_EACH or self.waiting + len(batch) > MOST_WAITING:
                 raise Busy("the witness has too many submissions waiting")
             first = not self._waiting
-            self._waiting.setdefault(member, deque()).append((batch, future))
-            self._counts[member] = own
+            self._waiting.put(member, (batch, future), len(batch))
             if first or self._gathered():
                 self._changed.notify()
         return future
@@ -100,23 +98,9 @@ class Sequencer:
         None when closed and empty.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
             self._changed.wait_for(self._gathered, LONGEST_GATHERING)
-            taken: list[_Batch] = []
-            size = 0
-            while self._waiting:
-                member, queue = next(iter(self._waiting.items()))
-                if taken and size + len(queue[0][0]) > LARGEST_APPEND:
-                    break
-                taken.append(queue.popleft())
-                size += len(taken[-1][0])
-                self._counts[member] -= len(taken[-1][0])
-                del self._waiting[member]
-                if queue:  # back to the end of the line
-                    self._waiting[member] = queue
-                else:
-                    del self._counts[member]
-            return taken
+            return self._waiting.take(LARGEST_APPEND)
 
     def _gathered(self) -> bool:
         return not self._coming or self._closed or self.waiting >= LARGEST_APPEND

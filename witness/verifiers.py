@@ -1,11 +1,14 @@
 """Checks the signatures of many records at once, in processes of their own.
 
 Checking is most of what a record costs, and a Python process does one thing at a time: with one process for
-each core the witness records on all of them. A process knows the member lists as they were when it
-started, so a newer list means new processes. When one dies, all are replaced and what was under way is
-checked once more; a second death is the caller's error, and nothing was admitted. A call that is not waited
-for any more leaves nothing behind but what a process has in hand, and that counts as its member's until it
-ends: who asks for more than a member may have waiting is refused (`Overloaded`).
+each core the witness records on all of them. A few records are checked where they are; more, of one call or
+of many small ones at the same time, go to the processes in chunks, members in turns.
+
+When a process dies, all are replaced and what was under way is checked once more; a second death is the
+caller's error, and nothing was admitted. A call that is not waited for any more leaves nothing behind but
+what a process has in hand, and that counts as its member's until it ends: who asks for more than a member may
+have waiting is refused (`Overloaded`). A process knows the member lists as they were when it started, so a
+newer list means new processes.
 """
 
 import os
@@ -13,23 +16,28 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 
 from witness import dsse
 from witness.checks import VerificationFailed, check_signed
 from witness.dsse import EnvelopeInvalid
 from witness.members import MemberList
+from witness.turns import Turns
 
 FEWEST = 8
-"""Fewer are checked where they are: handing them over would cost more than it saves."""
+"""With fewer under way no processes are started: those that start take memory, and a second."""
 CHUNK = 32
 MOST_WAITING_EACH = 1024
 """As many as the calls that one member may have open can bring."""
+TRIES = 2
 
 # Code and sentence of what is wrong; None: the record holds, and the caller is a party of it.
 Verdict = tuple[str, str] | None
+_Answer = list[Verdict] | Exception  # to one part
 
 
 def verdict(envelope: bytes, peer: str, lists: Sequence[MemberList], at: int) -> Verdict:
@@ -49,21 +57,43 @@ class Overloaded(Exception):
     """Too many records of this member are being checked; try again later."""
 
 
+@dataclass(eq=False)
+class _Part:
+    """Envelopes of one call that are checked together."""
+
+    peer: str
+    envelopes: Sequence[bytes]
+    at: int
+    verdicts: Future[list[Verdict]] = field(default_factory=Future)
+    tries: int = 0
+
+
 class Verifiers:
-    """The processes, which start with the first large batch. Any thread may ask."""
+    """The processes, which start when much is to be checked at once. Any thread may ask.
+
+    INVARIANT: one thread alone calls the pool, and never with the lock held: a pool that breaks answers with
+    locks of its own held.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting, self._counting = Counter[str](), threading.Lock()  # envelopes in the pool, by member
+        self._changed = threading.Condition()
+        self._here = 0  # envelopes checked where they are
+        self._unfinished = Counter[str]()  # envelopes handed over, by member
+        self._turns: Turns[_Part] = Turns()
+        self._under_way = 0  # chunks that the processes have
         self._lists: tuple[MemberList, ...] = ()
+        self._known: tuple[MemberList, ...] = ()  # to the pool's processes
         self._pool: ProcessPoolExecutor | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="checking", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Ends the processes, after the chunks under way."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
 
     def verdicts(
         self, envelopes: Sequence[bytes], peer: str, lists: tuple[MemberList, ...], at: int, timeout: float
@@ -72,68 +102,147 @@ class Verifiers:
 
         Raises TimeoutError, Overloaded, or RuntimeError when processes keep dying.
         """
-        if len(envelopes) < FEWEST:
-            return [verdict(envelope, peer, lists, at) for envelope in envelopes]
-        pool = self._pool_of(lists)
-        try:
-            return self._asked(pool, envelopes, peer, at, timeout)
-        except RuntimeError:  # a process died, or a newer list came in between
-            self._drop(pool)
-            return self._asked(self._pool_of(lists), envelopes, peer, at, timeout)
-
-    def _asked(
-        self, pool: ProcessPoolExecutor, envelopes: Sequence[bytes], peer: str, at: int, timeout: float
-    ) -> list[Verdict]:
+        with self._place_here(len(envelopes)) as here:
+            if here:
+                return [verdict(envelope, peer, lists, at) for envelope in envelopes]
         until = time.monotonic() + timeout
-        futures: list[Future[list[Verdict]]] = []
+        pieces = (envelopes[first : first + CHUNK] for first in range(0, len(envelopes), CHUNK))
+        parts = [_Part(peer, piece, at) for piece in pieces]
         try:
-            for first in range(0, len(envelopes), CHUNK):
-                futures.append(self._submitted(pool, envelopes[first : first + CHUNK], peer, at))
-            return [v for future in futures for v in future.result(max(0.0, until - time.monotonic()))]
+            for part in parts:
+                self._hand_over(part, lists)
+            return [v for part in parts for v in part.verdicts.result(max(0.0, until - time.monotonic()))]
         finally:
-            for future in futures:
-                future.cancel()
+            for part in parts:
+                self._take_back(part)
 
-    def _submitted(
-        self, pool: ProcessPoolExecutor, chunk: Sequence[bytes], peer: str, at: int
-    ) -> Future[list[Verdict]]:
-        """A chunk's verdicts to come. It counts as the member's until it ends or is cancelled."""
-        self._count(peer, len(chunk))
+    @contextmanager
+    def _place_here(self, count: int) -> Iterator[bool]:
+        """Whether so many more may be checked where they are: once there are processes, only one by one."""
+        with self._changed:
+            most = FEWEST if self._pool is None else 2
+            here = self._here + count < most
+            self._here += count if here else 0
         try:
-            future = pool.submit(_verdicts, chunk, peer, at)
-        except RuntimeError:
-            self._count(peer, -len(chunk))
-            raise
-        future.add_done_callback(lambda _: self._count(peer, -len(chunk)))
-        return future
+            yield here
+        finally:
+            with self._changed:
+                self._here -= count if here else 0
 
-    def _count(self, peer: str, more: int) -> None:
-        with self._counting:
-            if more > 0 and self._waiting[peer] + more > MOST_WAITING_EACH:
+    def _hand_over(self, part: _Part, lists: tuple[MemberList, ...]) -> None:
+        """Lets a part be checked at its member's turn. It counts as the member's until it ends."""
+        with self._changed:
+            count = len(part.envelopes)
+            if self._closed or self._unfinished[part.peer] + count > MOST_WAITING_EACH:
                 raise Overloaded("too many records of this member are being checked")
-            self._waiting[peer] += more
-            if not self._waiting[peer]:
-                del self._waiting[peer]
+            self._unfinished[part.peer] += count
+            if len(lists) > len(self._lists):
+                self._lists = lists
+            self._turns.put(part.peer, part, count)
+            self._changed.notify()
+        part.verdicts.add_done_callback(lambda _: self._ended(part))
 
-    def _pool_of(self, lists: tuple[MemberList, ...]) -> ProcessPoolExecutor:
-        with self._lock:
-            if self._pool is None or lists is not self._lists:
-                if self._pool is not None:
-                    self._pool.shutdown(wait=False)
-                self._lists, self._pool = lists, _started(lists)
-            return self._pool
+    def _ended(self, part: _Part) -> None:
+        with self._changed:
+            self._unfinished[part.peer] -= len(part.envelopes)
+            if not self._unfinished[part.peer]:
+                del self._unfinished[part.peer]
 
-    def _drop(self, pool: ProcessPoolExecutor) -> None:
-        with self._lock:
-            if self._pool is pool:  # not one that another thread has put in its place already
+    def _take_back(self, part: _Part) -> None:
+        if part.verdicts.cancel():  # it is not with a process
+            with self._changed:
+                self._turns.drop(part.peer, part, len(part.envelopes))
+
+    # The thread that gives work to the processes
+
+    def _run(self) -> None:
+        while parts := self._take():
+            if asked := [p for p in parts if p.tries or p.verdicts.set_running_or_notify_cancel()]:
+                self._give(asked)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _take(self) -> list[_Part]:
+        """A chunk, as soon as a process will have time for it; none when closed."""
+        with self._changed:
+            # one more than there are processes, so that each finds the next when it has done one
+            self._changed.wait_for(lambda: self._closed or (self._turns and self._under_way <= _processes()))
+            if not self._closed:
+                return self._turns.take(CHUNK)
+            left = self._turns.take(self._turns.size)
+        _settle(left, [RuntimeError("the witness is stopping")] * len(left))
+        return []
+
+    def _give(self, parts: Sequence[_Part]) -> None:
+        pool = None
+        for part in parts:
+            part.tries += 1
+        with self._changed:
+            self._under_way += 1
+        try:
+            pool = self._current()
+            chunk = pool.submit(_verdicts, [(part.envelopes, part.peer, part.at) for part in parts])
+        except Exception as error:  # noqa: BLE001  a pool that died, or a machine that starts no process
+            self._answered(pool, parts, RuntimeError(f"no process: {type(error).__name__}"))
+        else:
+            chunk.add_done_callback(lambda done: self._answered(pool, parts, _outcome(done)))
+
+    def _current(self) -> ProcessPoolExecutor:
+        """The pool whose processes know the newest lists."""
+        with self._changed:
+            pool, lists = self._pool, self._lists
+        if pool is None or self._known is not lists:
+            if pool is not None:
                 pool.shutdown(wait=False)
+            pool, self._known = _started(lists), lists
+            with self._changed:
+                self._pool = pool
+        return pool
+
+    def _answered(
+        self, pool: ProcessPoolExecutor | None, parts: Sequence[_Part], answer: Sequence[_Answer] | Exception
+    ) -> None:
+        died = isinstance(answer, RuntimeError)
+        with self._changed:
+            self._under_way -= 1
+            if died and self._pool is pool:  # not one that has been put in its place already
                 self._pool = None
+            again = [part for part in parts if died and part.tries < TRIES and not self._closed]
+            for part in again:
+                self._turns.put(part.peer, part, len(part.envelopes))
+            self._changed.notify()
+        if not isinstance(answer, Exception):
+            _settle(parts, answer)
+        else:
+            over = [part for part in parts if part not in again]
+            _settle(over, [answer] * len(over))
+
+
+def _outcome(chunk: Future[list[_Answer]]) -> Sequence[_Answer] | Exception:
+    try:
+        return chunk.result(0)
+    except CancelledError:
+        return RuntimeError("the witness is stopping")
+    except Exception as error:  # noqa: BLE001  whoever asked must hear of it, whatever it is
+        return error
+
+
+def _settle(parts: Sequence[_Part], answers: Sequence[_Answer]) -> None:
+    for part, answer in zip(parts, answers, strict=True):
+        if isinstance(answer, Exception):
+            part.verdicts.set_exception(answer)
+        else:
+            part.verdicts.set_result(answer)
+
+
+def _processes() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _started(lists: Sequence[MemberList]) -> ProcessPoolExecutor:
     # Not forked: a fork of a process with threads may hold their locks for ever.
     return ProcessPoolExecutor(
-        len(os.sched_getaffinity(0)),
+        _processes(),
         mp_context=get_context("spawn"),
         initializer=_prepare,
         initargs=([members.to_payload() for members in lists],),
@@ -159,5 +268,13 @@ def _end_with_parent() -> None:
         os._exit(1)  # it was killed: nobody is left to end us
 
 
-def _verdicts(envelopes: Sequence[bytes], peer: str, at: int) -> list[Verdict]:
-    return [verdict(envelope, peer, _lists, at) for envelope in envelopes]
+def _verdicts(parts: Sequence[tuple[Sequence[bytes], str, int]]) -> list[_Answer]:
+    """Of each part its verdicts, or what went wrong: nobody else's records shall fail with it."""
+    return [_of_part(*part) for part in parts]
+
+
+def _of_part(envelopes: Sequence[bytes], peer: str, at: int) -> _Answer:
+    try:
+        return [verdict(envelope, peer, _lists, at) for envelope in envelopes]
+    except Exception as error:  # noqa: BLE001  nothing is expected; its words stay here
+        return RuntimeError(f"checking ended with {type(error).__name__}")

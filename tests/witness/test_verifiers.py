@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ def processes(checking):
 
 def test_the_same_verdicts_as_in_place_also_after_a_death_and_a_newer_list(checking, space, monkeypatch):
     monkeypatch.setattr(verifiers, "CHUNK", 5)  # the order of several chunks
+    monkeypatch.setattr(verifiers, "_processes", lambda: 1)  # each takes a second to start
     good = space.sign(space.seal()).to_bytes()
     spoilt = space.sign(space.seal(), "hk-bank", "auditor").to_bytes()
     foreign = space.seal("query.result", parties=[space.party("sz-trade", "provider")])
@@ -60,49 +61,116 @@ def test_processes_that_keep_dying_admit_nothing(checking, space, monkeypatch):
             pass
 
     monkeypatch.setattr(verifiers, "_started", lambda _lists: Dying())
-    with pytest.raises(RuntimeError, match="dead"):
+    with pytest.raises(RuntimeError, match="no process"):
         checking.verdicts([b"{}"] * FEWEST, "hk-bank", (space.members,), space.now, 1)
 
 
-class Stuck:
-    """A pool whose processes have the first chunk of all in hand, and never end it."""
+class Pool:
+    """A pool whose chunks end when the test says so."""
 
-    def __init__(self):
-        self.chunks = []
+    def __init__(self, *_):
+        self.asked, self.chunks = [], []
 
-    def submit(self, *_):
+    def submit(self, _, parts):
+        self.asked.append([(peer, len(envelopes)) for envelopes, peer, _ in parts])
         self.chunks.append(Future())
-        if len(self.chunks) == 1:
-            self.chunks[0].set_running_or_notify_cancel()
         return self.chunks[-1]
 
     def shutdown(self, **_):
         pass
 
+    def end(self, number):
+        self.chunks[number].set_result([[None] * count for _, count in self.asked[number]])
 
-def test_calls_that_expired_leave_nothing_behind_and_keep_nobody_out(checking, space, monkeypatch):
+    def has(self, count):
+        return eventually(lambda: len(self.chunks) == count)
+
+
+def eventually(holds):
+    until = time.monotonic() + 5
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.002)
+    return holds()
+
+
+@pytest.fixture
+def pool(checking, monkeypatch):
+    made = Pool()
+    monkeypatch.setattr(verifiers, "_started", lambda _lists: made)
+    monkeypatch.setattr(verifiers, "_processes", lambda: 1)
     monkeypatch.setattr(verifiers, "CHUNK", 4)
-    monkeypatch.setattr(verifiers, "MOST_WAITING_EACH", 10)
-    pool = Stuck()
-    monkeypatch.setattr(verifiers, "_started", lambda _lists: pool)
+    return made
 
+
+def test_calls_that_expired_leave_nothing_behind_and_keep_nobody_out(checking, space, pool, monkeypatch):
+    monkeypatch.setattr(verifiers, "MOST_WAITING_EACH", 10)
     lists = (space.members,)
 
-    def ask(peer):
-        checking.verdicts([b"{}"] * FEWEST, peer, lists, space.now, 0)
+    def ask(peer, timeout=0.2):
+        checking.verdicts([b"{}"] * FEWEST, peer, lists, space.now, timeout)
 
     with pytest.raises(TimeoutError):
         ask("hk-bank")
-    for _ in range(3):  # its first chunk is under way, and counts: four and eight are too many
+    assert pool.asked == [[("hk-bank", 4)]] * 2  # under way, and counted: eight and four are too many
+    for _ in range(2):
         with pytest.raises(Overloaded):
             ask("hk-bank")
         with pytest.raises(TimeoutError):
-            ask("sz-trade")
-    assert [chunk.cancelled() for chunk in pool.chunks] == [False, *[True] * (len(pool.chunks) - 1)]
-    pool.chunks[0].set_result([None] * 4)
+            ask("sz-trade", 0)
+    assert not checking._turns  # what nobody waits for any more does not wait
+    pool.end(0), pool.end(1)
+    assert not checking._unfinished
     with pytest.raises(TimeoutError):
-        ask("hk-bank")
-    assert not checking._waiting
+        ask("hk-bank", 0)
+
+
+def test_many_small_calls_share_a_chunk_and_members_take_turns(checking, space, pool):
+    lists = (space.members,)
+    checking._pool, checking._known, checking._lists = pool, lists, lists  # the processes have started
+
+    def ask(peer, count):
+        return checking.verdicts([b"{}"] * count, peer, lists, space.now, 10)
+
+    with ThreadPoolExecutor(20) as threads:
+        flood = threads.submit(ask, "hk-bank", 16)
+        assert pool.has(2)
+        others = [threads.submit(ask, "sz-trade", 2)]
+        assert eventually(lambda: checking._turns.size == 10)
+        others.append(threads.submit(ask, "auditor", 2))
+        assert eventually(lambda: checking._turns.size == 12)
+        for number in range(5):
+            pool.end(number)
+            assert pool.has(min(5, number + 3))
+        assert flood.result(5) == [None] * 16
+        assert [other.result(5) for other in others] == [[None] * 2] * 2
+    assert pool.asked == [
+        *[[("hk-bank", 4)]] * 3,
+        [("sz-trade", 2), ("auditor", 2)],
+        [("hk-bank", 4)],
+    ]
+
+
+def test_a_record_that_cannot_be_checked_fails_nobody_elses(monkeypatch):
+    def verdict(envelope, *_):
+        if envelope == b"bad":
+            raise KeyError("a secret")
+
+    monkeypatch.setattr(verifiers, "verdict", verdict)
+    good, bad = verifiers._verdicts([([b"good"], "a", 0), ([b"bad"], "b", 0)])
+    assert good == [None]
+    assert isinstance(bad, RuntimeError)
+    assert "secret" not in str(bad)
+
+
+def test_what_waits_when_the_witness_stops_is_told_so(checking, space, pool):
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(checking.verdicts, [b"{}"] * 12, "hk-bank", (space.members,), space.now, 10)
+        assert pool.has(2)
+        threads.submit(lambda: None)
+        checking.close()
+        pool.end(0), pool.end(1)
+        with pytest.raises(RuntimeError, match="stopping"):
+            asked.result(5)
 
 
 ORPHANS = """
