@@ -61,7 +61,7 @@ def _floor(folder: Path, port: str) -> Callable[[], Callable[[], object]]:
 
     def client() -> Callable[[], object]:
         channel = grpc.secure_channel(f"127.0.0.1:{port}", credentials, options)
-        call = channel.unary_unary(f"/{NOTHING}/{NOTHING}")
+        call: Any = channel.unary_unary(f"/{NOTHING}/{NOTHING}")
         return lambda: call(b"")
 
     return client
@@ -75,7 +75,7 @@ def serve(folder: Path, size: int) -> None:
         return reply
 
     server = grpc.server(ThreadPoolExecutor(THREADS))
-    handlers = {NOTHING: grpc.unary_unary_rpc_method_handler(nothing)}
+    handlers: dict[str, Any] = {NOTHING: grpc.unary_unary_rpc_method_handler(nothing)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(NOTHING, handlers)])
     print(server.add_secure_port("127.0.0.1:0", server_credentials(load(folder).tls)), flush=True)
     server.start()

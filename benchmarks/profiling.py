@@ -46,7 +46,7 @@ def _timed(function: Callable[..., Any], name: str, spent: Counter[str]) -> Call
         bare = [a._inner if isinstance(a, _Object) else a for a in arguments]  # noqa: SLF001
         start = time.perf_counter()
         result = function(*bare, **named)
-        spent[name] += time.perf_counter() - start
+        spent[name] += time.perf_counter() - start  # type: ignore[assignment]  # typed for whole numbers
         return _Object(result, name, spent) if type(result).__module__ == _native.__name__ else result
 
     return call

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def _proved(folder: Path, entries: int) -> dict[str, float]:
             log.append([Entry(sha256(content).digest(), content, bytes(32)) for content in contents])
         built = time.perf_counter() - start
         chosen = random.Random(7).sample(range(entries), min(entries, PROOFS))
-        times = [_seconds(lambda index=index: str(log.prove(index))) for index in chosen]
+        times = [_seconds(partial(_written_proof, log, index)) for index in chosen]
     finally:
         log.close()
     return {"entries": entries, "appended_per_s": round(entries / built), **_percentiles("proof", times)}
@@ -201,12 +202,16 @@ def _cpu_of_all(pid: int) -> float:
     return cpu_of(pid) + sum(cpu_of(int(child)) for one in lists for child in one.read_text().split())
 
 
+def _written_proof(log: Log, index: int) -> str:
+    return str(log.prove(index))
+
+
 def _until_proved(client: WitnessClient, submissions: Sequence[Submission]) -> list[float]:
     def one(submission: Submission) -> None:
         client.submit([submission])
         client.await_proof(*submission)
 
-    return [_seconds(lambda submission=submission: one(submission)) for submission in submissions]
+    return [_seconds(partial(one, submission)) for submission in submissions]
 
 
 def _seconds(work: Callable[[], object]) -> float:
