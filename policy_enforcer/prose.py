@@ -136,6 +136,8 @@ def _beware(policy: Policy, say: Say) -> Iterator[str]:
         yield say("no minimum")
     if analysis.conditional and analysis.noise is None:
         yield say("conditional")
+    if analysis.federation is not None and analysis.federation.honest_participants is not None:
+        yield say("shares", analysis.federation.honest_participants)
     if analysis.weighted:
         yield say("weights")
     if "product" in analysis.scalar_functions:
@@ -231,6 +233,11 @@ _SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "conditional": (
             "one query may show a sum and the same under a condition: their difference may be one identity",
             "同一查询可得某合计与其带条件的合计,二者之差可能只涉及一个主体",
+        ),
+        "shares": (
+            "over a federation noise is shared: it is whole while {} participants, the owner among them, do not "
+            "work with the asker",
+            "联合查询的噪声按份额分担:至少 {} 个参与方(含所有者)不与提问方合谋时噪声才完整",
         ),
         "weights": (
             "the asker's values weight these: one large weight among small ones shows nearly one row",

@@ -8,6 +8,7 @@ from policy_enforcer.diff import diff
 from policy_enforcer.load import lint, load
 from policy_enforcer.obligations import NoiseDemand, obligations
 from policy_enforcer.odrl import from_odrl, to_odrl
+from policy_enforcer.prose import Language, described
 
 POLICY = """\
 policy: shared
@@ -54,3 +55,10 @@ def test_a_larger_number_allows_more() -> None:
     assert [diff(*pair).forbidden for pair in ((fewer, more), (whole, fewer))] == [[], []]
     assert [len(diff(*pair).allowed) for pair in ((fewer, more), (whole, fewer))] == [1, 1]
     assert len(diff(more, whole).forbidden) == 1
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_readers_are_told_what_it_rests_on(lang: Language) -> None:
+    texts = (POLICY, POLICY.replace(", honest_participants: 3", ""))
+    with_, without = ({one for _, said in described(load(text), {}, lang) for one in said} for text in texts)
+    assert [sentence.count("3") for sentence in with_ - without] == [1]
