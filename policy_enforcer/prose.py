@@ -235,8 +235,7 @@ _SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "同一查询可得某合计与其带条件的合计,二者之差可能只涉及一个主体",
         ),
         "shares": (
-            "over a federation noise is shared: it is whole while {} participants, the owner among them, do not "
-            "work with the asker",
+            "over a federation noise is whole only while {} participants, the owner among them, keep apart",
             "联合查询的噪声按份额分担:至少 {} 个参与方(含所有者)不与提问方合谋时噪声才完整",
         ),
         "weights": (
