@@ -797,10 +797,9 @@ TIGHTEN = {
         p["analysis"].setdefault("column_disclosure", {}).setdefault("quarter", {"any": "after-group-by"})
     ),
     "never": lambda p: p["analysis"].setdefault("column_disclosure", {}).update(amount={"any": "never"}),
-    "one entry more that fits": lambda p: [
-        entries.setdefault("any", "after-aggregate")
+    "forbidden to a role": lambda p: [
+        entries.update({"role:bank": "never"})
         for entries in p["analysis"].get("column_disclosure", {}).values()
-        if "asker" in entries
     ],
     "role": lambda p: p.update(assignee=["role:nobody"]),
     "notify": lambda p: p.update(duties=[*p.get("duties", []), {"notify": "owner"}]),
@@ -879,24 +878,28 @@ def test_the_matrix_says_what_the_decision_says(policy, ledger):
     base = {"kind": "list" if "payload" in policy["analysis"] else "aggregate"}
     for row in matrix(parsed, grades, CATEGORIES, LISTED):
         for name in ("joined", "grouped", "listed"):
-            assert getattr(row, name) == column_allowed(parsed, row.column, grades, base, **{name: True})
+            asked = {"kind": "aggregate"} if name == "joined" else base
+            assert getattr(row, name) == column_allowed(parsed, row, grades, asked, **{name: True})
         for words, name in ((FILTERS[:5], "filtered"), (MEASURES, "aggregated")):
             shown = row.filtered if name == "filtered" else row.measured
             for word in words:
                 use = {name: frozenset({word})}
                 # of filters the matrix shows those of aggregates; a list may filter by fewer
                 asked = {"kind": "aggregate"} if name == "filtered" else base
-                assert (word in shown) == column_allowed(parsed, row.column, grades, asked, **use)
+                assert (word in shown) == column_allowed(parsed, row, grades, asked, **use)
 
 
-def column_allowed(policy, column, grades, base, **use):
-    """What `decide` says about the column itself, other rules aside."""
+def column_allowed(policy, row, grades, base, **use):
+    """What `decide` says of one of the row's parties about the column itself, other rules aside."""
+    party, column = row.parties[-1], row.column
+    who = "somebody" if party == "any" or ":" in party else party
     known = {name: grade for name, grade in grades.items() if grade is not None}
     request = Request(
         dataset="owner.data",
         owner="owner",
-        asker="asker",
-        recipients=frozenset({"asker"}),
+        asker=who,
+        recipients=frozenset({who}),
+        standing={"somebody": frozenset({party})},
         purpose="why",
         at=datetime(2026, 6, 1, tzinfo=UTC),
         columns=(ColumnUse(column, **use),),
