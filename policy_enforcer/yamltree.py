@@ -76,8 +76,7 @@ def parse(text: str) -> Tree:
             return tree
         node = _Composer(events).get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        tree.add("yaml.syntax", (), mark, "this is not YAML: " + (error.problem or "cannot be read"))
+        tree.add("yaml.syntax", (), error.problem_mark, f"this is not YAML: {error.problem}")
     except (yaml.YAMLError, ValueError, OverflowError):
         # PyYAML lets ValueError out of odd escapes and directives
         tree.problems.append(Problem("yaml.syntax", "this is not YAML text", line=1, column=1))

@@ -31,7 +31,21 @@ from policy_enforcer import yamltree
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "policy_enforcer"
 TESTS = ROOT / "tests" / "policy_enforcer"
-TARGETS = ("decide", "columns", "check", "privacy", "moments", "obligations", "model", "transfer_lists")
+TARGETS = (
+    "decide",
+    "columns",
+    "check",
+    "privacy",
+    "moments",
+    "obligations",
+    "model",
+    "transfer_lists",
+    "load",
+    "odrl",
+    "yamltree",
+    "references",
+    "disclosure",
+)
 FILES = (
     "test_decisions",
     "test_load",
@@ -40,6 +54,8 @@ FILES = (
     "test_obligations",
     "test_masking",
     "test_describe",
+    "test_odrl",
+    "test_texts",
 )
 SLOW = {"test_every_rule_is_needed", "test_every_column_rule_is_needed"}
 """They take rules out themselves, one after another."""
@@ -53,8 +69,11 @@ class Battery:
     def __init__(self, corpus: int = 150) -> None:
         _remember_trees()
         self._modules = [_loaded(name) for name in (*FILES, "test_differential", "conftest")]
-        fixtures = {name: _fixture(value) for name, value in vars(self._modules[-1]).items() if _is(value)}
-        self._tests = {name: list(_tests(m, fixtures)) for name, m in zip(FILES, self._modules, strict=False)}
+        common = _fixtures(self._modules[-1])
+        self._tests = {
+            name: list(_tests(module, common | _fixtures(module)))
+            for name, module in zip(FILES, self._modules, strict=False)
+        }
         self._differential = self._modules[-2]
         self._corpus = _drawn(self._differential, corpus)
 
@@ -110,6 +129,11 @@ _SUSPECT = {
     "moments": "test_moments",
     "obligations": "test_obligations",
     "transfer_lists": "test_decisions",
+    "load": "test_load",
+    "odrl": "test_odrl",
+    "yamltree": "test_texts",
+    "references": "test_texts",
+    "disclosure": "test_texts",
 }
 
 
@@ -170,6 +194,10 @@ def _remember_trees() -> None:
     # texts are the same for every mutant, and parsing them is most of the work
     yamltree.parse = lru_cache(maxsize=None)(yamltree.parse)
     importlib.reload(importlib.import_module("policy_enforcer.load"))
+
+
+def _fixtures(module: ModuleType) -> dict[str, Any]:
+    return {name: _fixture(value) for name, value in vars(module).items() if _is(value)}
 
 
 def _is(value: Any) -> bool:

@@ -34,7 +34,7 @@ _TURNED = {
 _SWAPPED = {"any": "all", "all": "any", "max": "min", "min": "max"}
 _FOR_PEOPLE = {"allowed", "column", "hint", "repr", "description", "json_schema_input_type"}
 _TYPES = {"Literal", "Callable", "Mapping", "Iterator", "Collection", "tuple"}
-_ALIASES = {"Finding", "Contradiction", "Rule", "ColumnRule", "T"}
+_ALIASES = {"Document", "Finding", "Contradiction", "Rule", "ColumnRule", "T"}
 _ADVICE = {
     "warnings",
     "as_problem",

@@ -86,6 +86,8 @@ def test_no_value_is_refused(written):
         ("a: [b", "yaml.syntax"),
         ("a: b: c", "yaml.syntax"),
         ("a\tb: [", "yaml.syntax"),
+        ('a: "\\UFFFFFFFF"', "yaml.syntax"),
+        ('a: "\\U00110000"', "yaml.syntax"),
         ("word", "yaml.not-a-policy"),
         ("# nothing", "yaml.not-a-policy"),
     ],
@@ -131,6 +133,8 @@ def test_problems_stand_where_they_are():
     ]
     assert [(p.line, p.column) for p in parse("a: b\n c: [").problems] == [(2, 3)]
     assert [(p.line, p.column) for p in parse("a: b\nc: *d").problems] == [(2, 4)]
+    assert [(p.line, p.column) for p in parse('a: "\\U00110001"').problems] == [(1, 1)]
+    assert [(p.line, p.column) for p in parse("\n- list").problems] == [(1, 0)]
 
 
 @pytest.mark.parametrize(
