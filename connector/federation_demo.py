@@ -2,13 +2,14 @@
 
 Starts a witness and eight connectors on this machine, as processes. Each bank keeps its loans; the monitor
 learns totals over all seven, no bank's part. Every answer is compared with DuckDB on the pooled rows:
-released cells are equal, every other cell has fewer borrowers or banks than the policies demand; a regression
-is compared with least squares by numpy. Then verifies every receipt. Raises `DemoFailed` at the first thing
+released cells are equal, every other cell has fewer borrowers or banks than the policies demand; regressions
+are compared with fits by numpy. Then verifies every receipt. Raises `DemoFailed` at the first thing
 that is not as it must be.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
 import time
@@ -59,8 +60,8 @@ analysis:
   dimensions: [sector, year]
   domains: {{sector: [贸易, logistics, 旅游, energy], year: [2024, 2025, 2026]}}
   filters: {{principal: range, overdue_days: range}}
-  measures: {{"*": [count], principal: [sum, avg, regr], overdue_days: [avg, stddev, corr, regr],
-    rate: [corr, regr]}}
+  measures: {{"*": [count], principal: [sum, avg, regr, logistic], overdue_days: [avg, stddev, corr, regr],
+    rate: [corr, regr, logistic], defaulted: [logistic]}}
   bounds: {{principal: [0, 10000000], overdue_days: [0, 3650], rate: [0, 1]}}
   identity: borrower
   minimum_identities: 10
@@ -78,6 +79,7 @@ columns:
   principal: {{type: "decimal(12,2)", bounds: [0, 10000000]}}
   overdue_days: {{type: int64, bounds: [0, 3650]}}
   rate: {{type: float64, scale: 6, bounds: [0, 1]}}
+  defaulted: {{type: bool}}
 offers: {{loans: loans.yaml}}
 """
 QUESTIONS = {
@@ -95,6 +97,7 @@ FROM federation.loans""",
 LINE = (
     "SELECT linear_regression(overdue_days, [rate, principal]) FROM federation.loans WHERE overdue_days > 0"
 )
+FIT = "SELECT logistic_regression(defaulted, [rate, principal]) FROM federation.loans"
 REFUSED = (
     "SELECT borrower, SUM(principal) AS lent FROM federation.loans WHERE borrower = 'B0007' GROUP BY borrower"
 )
@@ -105,7 +108,7 @@ def loans(bank: str, rows: int) -> pa.Table:
     draw = random.Random(bank)  # noqa: S311  made-up loans, the same each time
     sectors = SECTORS if bank in ("sz-bay", "hk-star") else SECTORS[:3]
     made: dict[str, list[Any]] = {
-        name: [] for name in ("borrower", "sector", "year", "principal", "overdue_days", "rate")
+        name: [] for name in ("borrower", "sector", "year", "principal", "overdue_days", "rate", "defaulted")
     }
     for _ in range(rows):
         rate = draw.randrange(20_000, 120_000) / 10**6
@@ -117,6 +120,7 @@ def loans(bank: str, rows: int) -> pa.Table:
             None if draw.random() < 0.1 else max(0, int(draw.gauss(600 * rate - 20, 40)))
         )
         made["rate"].append(rate)
+        made["defaulted"].append(draw.random() < 1 / (1 + math.exp(4 - 30 * rate)))
     table = pa.table(made)
     place = table.schema.get_field_index("principal")
     return table.set_column(place, "principal", table["principal"].cast(pa.decimal128(12, 2)))
@@ -204,6 +208,29 @@ def regress(console: Console, monitor: Space, pooled: pa.Table) -> Answer:
     return answer
 
 
+def fit(console: Console, monitor: Space, pooled: pa.Table) -> Answer:
+    """Log-odds over all books, in steps that the banks take together: the monitor sees the last one."""
+    console.rule("5. Which loans default? Rate and size again, by logistic regression")
+    answer = monitor.query(FIT, PURPOSE)
+    (row,) = answer.table.to_pylist()
+    y, rate, principal = (
+        pooled[name].cast(pa.float64()).to_numpy() for name in ("defaulted", "rate", "principal")
+    )
+    unit = np.array([1, 1, 1e6])
+    x, expected = np.column_stack([np.ones(len(y)), rate, principal]) / unit, np.zeros(3)
+    for _ in range(20):
+        p = 1 / (1 + np.exp(-x @ expected))
+        expected += np.linalg.solve((x * (p * (1 - p))[:, np.newaxis]).T @ x, x.T @ (y - p))
+    if row["n"] != len(y) or not np.allclose([row[c] for c in _TERMS] * unit, expected, atol=1e-6):
+        raise DemoFailed("the fit differs from that of the pooled rows")
+    for term in _TERMS:
+        console.print(f"  {term} {row[term]:.6g}, standard error {row[f'{term}_se']:.2g}", markup=False)
+    console.print(
+        f"  {row['fit']} in {row['steps']} steps over {row['n']:,} loans: equal to Newton's method by numpy"
+    )
+    return answer
+
+
 _TERMS = ("intercept", "rate", "principal")
 
 
@@ -220,7 +247,7 @@ def verify(console: Console, net: Loopback, answers: list[Answer]) -> None:
 
 def refused(console: Console, monitor: Space) -> None:
     """What no bank allows is refused before anything leaves."""
-    console.rule("5. Who is borrower B0007? Refused")
+    console.rule("6. Who is borrower B0007? Refused")
     try:
         monitor.query(REFUSED, PURPOSE)
     except (PolicyRefusal, QueryError) as error:
@@ -240,7 +267,7 @@ def run(rows: int, console: Console | None = None) -> None:
             console.print(f"{len(BANKS)} banks, {len(pooled):,} loans; agreements in force")
             render(console, monitor.explain(next(iter(QUESTIONS.values())), PURPOSE))
             answers = [ask(console, monitor, title, sql, pooled) for title, sql in QUESTIONS.items()]
-            answers.append(regress(console, monitor, pooled))
+            answers += [regress(console, monitor, pooled), fit(console, monitor, pooled)]
             refused(console, monitor)
         verify(console, net, answers)
     console.print(f"{len(answers)} answers equal, {len(answers)} receipts verified")

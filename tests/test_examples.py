@@ -34,7 +34,7 @@ def test_federation_runs_over_eight_connectors() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.count("equal to the pooled rows") == 3
-    assert ran.stdout.count("verified receipt ") == 4
+    assert ran.stdout.count("verified receipt ") == 5
     assert "refused: query.group-undeclared" in ran.stdout
 
 

@@ -363,15 +363,17 @@ def failing(monkeypatch: pytest.MonkeyPatch, bank: str, kind: str) -> None:
     def run(self: answering.Answering) -> Any:
         role = whole(self)
         item = role.send(None)
-        while True:
-            if self._node.id == bank and isinstance(item, Frame) and item.kind == kind:
-                role.close()
-                raise Unavailable("peer.gone", "the connector was stopped")
-            frame = yield item
-            try:
-                item = role.send(frame)
-            except StopIteration:
-                return
+        try:
+            while True:
+                if self._node.id == bank and isinstance(item, Frame) and item.kind == kind:
+                    raise Unavailable("peer.gone", "the connector was stopped")
+                frame = yield item
+                try:
+                    item = role.send(frame)
+                except StopIteration:
+                    return
+        finally:
+            role.close()
 
     monkeypatch.setattr(answering.Answering, "run", run)
 
