@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -540,8 +540,12 @@ def _agreement(document: bytes) -> Agreement:
     return Agreement.parse(document)
 
 
+@cache
 def build_digest() -> str:
-    """SHA-256 over the program's own files, in hexadecimal: which build signed a record."""
+    """SHA-256 over the program's own files, in hexadecimal: which build signed a record.
+
+    As they are when it is first asked for: what runs is what was loaded then.
+    """
     root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for package in ("compute", "connector", "policy_enforcer", "witness"):
