@@ -274,7 +274,7 @@ def _unknown_recipients(policy: Policy) -> Iterator[Contradiction]:
                 sentence = "nothing here shows an order without the values, so `rank-only` allows nothing"
                 yield path, sentence, "Remove it, or allow the values to be listed."
             listed = policy.assignee != ANY and ids == set(policy.assignee)
-            if listed and who not in {*ids, *ANY} and ":" not in who:
+            if listed and who not in {*ids, *ANY, policy.owner} and ":" not in who:
                 yield path, "nobody of this name may ask or receive", f"Known here: {', '.join(sorted(ids))}."
 
 

@@ -38,6 +38,7 @@ TARGETS = (
     "privacy",
     "moments",
     "obligations",
+    "known",
     "model",
     "transfer_lists",
     "load",
@@ -54,6 +55,7 @@ FILES = (
     "test_obligations",
     "test_masking",
     "test_describe",
+    "test_known",
     "test_odrl",
     "test_texts",
 )
