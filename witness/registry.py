@@ -6,6 +6,7 @@ newest known; the witness then goes on with the list it has, so that a bad file 
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from witness.members import MemberList, MembersInvalid
 
 _log = logging.getLogger(__name__)
 
+LONGEST_UNSEEN = 0.05
+"""Seconds after which a file that the operator replaced is looked at."""
+
 
 class Registry:
     """The known member lists of one space, oldest first."""
@@ -25,7 +29,7 @@ class Registry:
     ) -> None:
         self._database, self._file = database, file
         self._space, self._operator_keys = space, operator_keys
-        self._lock, self._seen = threading.Lock(), (0, 0)
+        self._lock, self._seen, self._look_at = threading.Lock(), (0, 0), 0.0
         self._lists: tuple[MemberList, ...] = ()
         for envelope in database.member_lists():
             self._lists = (*self._lists, self._verify(envelope))
@@ -34,10 +38,12 @@ class Registry:
             _log.warning("no member list yet: every caller is refused until %s holds one", file)
 
     def lists(self) -> tuple[MemberList, ...]:
-        """All known lists, after a look whether the file is new."""
-        with self._lock:
-            self._refresh()
-            return self._lists
+        """All known lists, as of LONGEST_UNSEEN seconds ago or less."""
+        if time.monotonic() >= self._look_at:  # not at every call: threads would wait for each other here
+            with self._lock:
+                self._refresh()
+                self._look_at = time.monotonic() + LONGEST_UNSEEN
+        return self._lists
 
     def _refresh(self) -> None:
         try:

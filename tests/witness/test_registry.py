@@ -6,9 +6,15 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from witness import members
+from witness import registry as registries
 from witness.database import Database
 from witness.keys import ML_DSA_44, PrivateKey
 from witness.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def always_looking(monkeypatch):
+    monkeypatch.setattr(registries, "LONGEST_UNSEEN", 0)
 
 
 @pytest.fixture
@@ -38,6 +44,20 @@ def test_lists_are_taken_up_in_order_and_remembered(opened, space):
     assert versions(registry) == [1, 2]
     file.unlink()
     assert versions(registry) == versions(open_()) == [1, 2]
+
+
+def test_a_new_list_is_seen_before_long(opened, space, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(registries, "LONGEST_UNSEEN", 0.05)
+    monkeypatch.setattr(registries.time, "monotonic", lambda: now[0])
+    open_, file = opened
+    registry = open_()
+    assert versions(registry) == []
+    file.write_bytes(space.member_envelope.to_bytes())
+    now[0] += 0.04
+    assert versions(registry) == []
+    now[0] += 0.02
+    assert versions(registry) == [1]
 
 
 def test_what_is_refused_changes_nothing(opened, space):
