@@ -1,4 +1,4 @@
-"""Rules for every test: hypothesis profiles, and no silent skips in the full run.
+"""Rules for every test: hypothesis profiles, how many run at once, and no silent skips in the full run.
 
 With BAYSPACE_CI=1 (set by `.ci/run`, which installs every outside tool) a test that would skip fails
 instead, with the reason it gave: a check that did not run is not a check that passed.
@@ -16,6 +16,14 @@ IN_CI = os.environ.get("BAYSPACE_CI") == "1"
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if IN_CI else "local")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are processors: many tests wait, for a peer or for a time-out. Not so the deep
+    ones, which start processes of their own."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors + (config.option.markexpr != "deep")
 
 
 @pytest.hookimpl(wrapper=True)
