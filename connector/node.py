@@ -358,8 +358,13 @@ class Node:
         return decide(policy, request, view)
 
     def uses_of(self, agreement: Agreement) -> int:
-        """Uses of an agreement counted in the current period."""
-        return self.store.used(agreement.digest, _period(agreement.policy, self.now()))
+        """Uses of an agreement in the current period: what was charged; as asker, what we signed for."""
+        if agreement.provider == self.id:
+            return self.store.used(agreement.digest, _period(agreement.policy, self.now()))
+        uses = agreement.policy.uses
+        start = period_start(uses.per, self.now()) if uses is not None else None
+        since = 0 if start is None else milliseconds(start)
+        return len(self.store.charges(agreement.digest, since, UNLIMITED))
 
     def rows_of(self, agreement: Agreement, at: datetime) -> int:
         """Rows that an agreement's queries may have answered in the period of `at`."""

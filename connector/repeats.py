@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from compute.errors import ConfigError
+from compute.errors import ConfigError, DataError, PeerViolation
 from compute.federation import joined, split
 from compute.plan import Plan
 from connector import consent
@@ -86,8 +86,15 @@ def keep(
 
 
 def frames_of(answer: AnswerRecord) -> list[bytes]:
-    """The release frames of a kept answer."""
-    return split(answer.body)
+    """The release frames of a kept answer. Raises `DataError` when our state is damaged."""
+    try:
+        return split(answer.body)
+    except PeerViolation:  # it breaks off; nobody sent it, we kept it
+        raise DataError(
+            "state.answer",
+            "an answer that is kept in the state is damaged: `bayspace evidence erase` its exchange "
+            f"{answer.exchange} and check the state's disk",
+        ) from None
 
 
 def deleted_at(agreement: Agreement, now: datetime) -> datetime | None:

@@ -39,7 +39,7 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     """Print an explanation (`Space.explain`)."""
     from rich.table import Table
 
-    protocol, cost = found["protocol"], found["cost"]
+    protocol = found["protocol"]
     permitted = found["verdict"] == "permit"
     console.print(f"[bold {'green' if permitted else 'red'}]{found['verdict'].upper()}[/]")
     for reason in found["reasons"]:
@@ -84,7 +84,16 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     if "federation" in found:
         _federation(console, found["federation"])
     _noise(console, found["noise"])
-    uses = found["budget"]["uses"]
+    _cost(console, found)
+    _transfer(console, found["transfer"])
+    _declared(console, found["declared"])
+    witnesses = ", ".join(found["evidence"]["witnesses"]) or "none"
+    console.print(f"evidence: {found['evidence']['demanded']} witness(es) demanded, configured: {witnesses}")
+
+
+def _cost(console: Console, found: Mapping[str, Any]) -> None:
+    """What asking takes of time, network and budgets; nothing where the answer is here already."""
+    cost, uses = found["cost"], found["budget"]["uses"]
     limit = (
         f" of {uses['limit']} per {uses['per']}; {uses['left_after']} left after this"
         if uses["limit"]
@@ -106,10 +115,8 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
             f"{privacy['left_after_rho']} of {privacy['limit_rho']} per {privacy['per']} left after this; "
             f"our queries of this dataset have cost {privacy['dataset_lifetime_rho']} in all"
         )
-    _transfer(console, found["transfer"])
-    _declared(console, found["declared"])
-    witnesses = ", ".join(found["evidence"]["witnesses"]) or "none"
-    console.print(f"evidence: {found['evidence']['demanded']} witness(es) demanded, configured: {witnesses}")
+    if found["answered_at"]:
+        console.print(f"answered before, {found['answered_at']}: `query` shows that answer and asks nobody")
 
 
 def _noise(console: Console, found: Mapping[str, Any]) -> None:

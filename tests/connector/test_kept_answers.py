@@ -44,7 +44,9 @@ def test_the_answer_that_is_kept_is_shown_and_nobody_is_asked(shared):
     assert again.summary["exchanges"] == first.summary["exchanges"]
     assert (again.suppressed, again.trace_id) == (first.suppressed, first.trace_id)
     assert bundle.parse(again.receipt.bundle) == bundle.parse(first.receipt.bundle)
-    assert shared.asker.explain(SQL, PURPOSE)["answered_at"] == again.summary["answered_at"]
+    told = shared.asker.explain(SQL, PURPOSE)
+    assert told["answered_at"] == again.summary["answered_at"]
+    assert told["budget"]["uses"]["used"] == before[1]
 
 
 def test_asked_anew_it_is_charged_and_the_newer_answer_is_shown_from_then_on(shared):

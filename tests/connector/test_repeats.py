@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
+from compute.errors import DataError
 from connector import repeats
 from connector.contract import end_of
 from connector.storage import Store
@@ -54,6 +56,8 @@ def test_the_first_answer_stays_and_comes_back_frame_by_frame(store):
     assert repeats.frames_of(found) == [b"one", b"", b"two"]
     assert (found.exchange, found.released, found.suppressed) == ("1" * 32, 3, 1)
     assert "one" not in repr(found)
+    with pytest.raises(DataError, match=r"state\.answer"):  # our own fault, and nobody else's
+        repeats.frames_of(replace(found, body=found.body[:-1]))
 
 
 def test_it_is_deleted_when_the_first_of_the_policys_duties_says(store, clock):
