@@ -125,7 +125,7 @@ class _Composer(yaml.composer.Composer, yaml.resolver.Resolver):
 
 
 def _refused_event(event: yaml.Event, depth: int, documents: int) -> tuple[str, str] | None:
-    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+    if getattr(event, "anchor", None) is not None:  # an alias has one, too
         return "yaml.anchor", "anchors and aliases are not read: write the value out"
     if getattr(event, "tag", None) is not None:
         return "yaml.tag", "tags are not read"

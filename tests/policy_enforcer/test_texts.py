@@ -183,6 +183,7 @@ analysis:
   filters: {f1: range}
   measures: {m1: sum, "*": count}
   bounds: {b1: [0, 1]}
+  column_disclosure: {c1: {any: after-aggregate}}
   identity: k1
   minimum_identities: 3
 masking: {p1: redact}
@@ -198,19 +199,20 @@ def test_lint_names_every_column_that_the_dataset_lacks():
         ("analysis.filters.f1", 11),
         ("analysis.measures.m1", 12),
         ("analysis.bounds.b1", 13),
-        ("analysis.identity", 14),
-        ("masking.p1", 16),
+        ("analysis.column_disclosure.c1", 14),
+        ("analysis.identity", 15),
+        ("masking.p1", 17),
     ]
     assert not any(p.warning for p in unknown)
-    alone = WIDE.replace("  join: {columns: [k1], disclosure: rows}\n", "").replace("  identity: k1\n", "")
-    alone = (
-        alone.replace("  minimum_identities: 3\n", "").replace(", list", "").replace("  payload: [p1]\n", "")
-    )
-    alone = alone.replace("masking: {p1: redact}\n", "")
-    found = [p.path for p in lint(alone, columns=["x"]) if p.code == "policy.unknown-column"]
-    assert found == [
-        f"analysis.{word}" for word in ("dimensions.d1", "filters.f1", "measures.m1", "bounds.b1")
+    alone = [
+        line
+        for line in WIDE.replace(", list", "").splitlines()
+        if line.partition(":")[0].strip()
+        not in ("join", "payload", "identity", "minimum_identities", "masking")
     ]
+    found = [p.path for p in lint("\n".join(alone), columns=["x"]) if p.code == "policy.unknown-column"]
+    named = ("dimensions.d1", "filters.f1", "measures.m1", "bounds.b1", "column_disclosure.c1")
+    assert found == [f"analysis.{column}" for column in named]
 
 
 def test_problems_of_one_line_come_in_its_order():
