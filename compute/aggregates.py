@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import reduce
 
 from sqlglot import exp
 
 from compute import extremes
 from compute.dataset import MOST_ROWS, DatasetInfo
+from compute.derived import conjuncts
 from compute.errors import QueryError
 from compute.expressions import Bound, Constant
 from compute.finish import TAKES
@@ -45,6 +47,10 @@ _JOINT_CAPACITY = 2**62
 
 _OWN_CAPACITY = 2**124
 """Single-domain sums are HUGEINTs, answered as decimal128(38, 0)."""
+
+
+Conditions = tuple[Bound, ...]
+"""What FILTER keeps: pairs of rows in which each of these holds, of one side each."""
 
 
 class Aggregates(Joining):
@@ -106,7 +112,7 @@ class Aggregates(Joining):
             return self._count(node, keep, part)
         if isinstance(node, exp.CountIf):
             self._note_rows()
-            return self._count_rows([self._condition_of(node.this, part), keep])
+            return self._count_rows([*self._condition_of(node.this, part), *keep])
         if isinstance(node, exp.Min | exp.Max):
             return self._extreme(node, keep, part)
         if type(node) in _PAIRS:
@@ -139,22 +145,20 @@ class Aggregates(Joining):
                 "coalesce(SUM(x), 0) for a default, or JOIN for anything else",
             )
 
-    def _condition_of(self, node: exp.Expr | None, part: str) -> Bound | None:
-        """A predicate inside an aggregate: noted, so that a policy can forbid it."""
-        if node is None:
-            return None
+    def _condition_of(self, node: exp.Expr | None, part: str) -> Conditions:
+        """A predicate inside an aggregate, noted so that a policy can forbid it; each part is of one side."""
         with self._notes.predicate_inside_aggregate(selecting=True):
-            return self._rows(part).predicate(node)
+            return tuple(self._rows(part).predicate(one) for one in conjuncts(node))
 
     def _argument(self, node: exp.Expr, part: str) -> Bound:
         """What an aggregate other than a sum is over: any expression over rows."""
         with self._notes.inside_aggregate():
             return self._rows(part).bound(node)
 
-    def _count(self, node: exp.Count, keep: Bound | None, part: str) -> Bound:
+    def _count(self, node: exp.Count, keep: Conditions, part: str) -> Bound:
         if node.this is None or isinstance(node.this, exp.Star):
             self._note_rows()
-            return self._count_rows([keep])
+            return self._count_rows(keep)
         if isinstance(node.this, exp.Distinct):
             return self._count_distinct(node.this.expressions, keep, part)
         if len({self._scope.column(c)[0].full_name for c in node.find_all(exp.Column)}) > 1:
@@ -166,17 +170,17 @@ class Aggregates(Joining):
             self._note_rows()  # a literal, or the asker's column: rows of the sender are counted
         matched_key = self._join_kind in ("inner", "semi") and self._key_side(bound) is not None
         if not bound.nullable or matched_key:  # after the join a key is never NULL
-            return self._count_rows([keep])
+            return self._count_rows(keep)
         present = replace(bound, sql=f"({bound.sql} IS NOT NULL)")
-        return self._count_rows([keep, present])
+        return self._count_rows([*keep, present])
 
     def _note_rows(self) -> None:
         """Counting rows is a use of the column `*`: policies name it like any other measure."""
         self._notes.aggregated([(self._sender.full_name, "*")], "count")
 
-    def _count_rows(self, conditions: Sequence[Bound | None]) -> Bound:
+    def _count_rows(self, conditions: Sequence[Bound]) -> Bound:
         rows = ROWS
-        for condition in filter(None, conditions):
+        for condition in conditions:
             rows = rows.where(condition, self._receiver.full_name if self._receiver else None)
         return self._figure("count", [self._products.count(rows)], INT64)
 
@@ -186,7 +190,7 @@ class Aggregates(Joining):
             self._products.check_count()
         return self._partials.figure(function, totals, kind)
 
-    def _count_distinct(self, nodes: Sequence[exp.Expr], keep: Bound | None, part: str) -> Bound:
+    def _count_distinct(self, nodes: Sequence[exp.Expr], keep: Conditions, part: str) -> Bound:
         if len(nodes) != 1:
             raise QueryError(
                 "query.count-distinct",
@@ -200,11 +204,10 @@ class Aggregates(Joining):
                 f"in {part}: who occurs at several participants would be counted several times; count rows",
             )
         if self._receiver is None:
-            value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
-            name = self._partials.add(value, 0, 1, "count_distinct")
+            name = self._partials.add(_kept(bound.sql, keep), 0, 1, "count_distinct")
             return self._partials.figure("count", [Total((name,))], INT64)
         side = self._key_side(bound)
-        if keep is None and len(self._keys) == 1 and side is not None:
+        if not keep and len(self._keys) == 1 and side is not None:
             # Named by the asker's column or not, keys of the sender are counted.
             self._notes.aggregated([(self._sender.full_name, self._keys[0][1])], "count_distinct")
             return self._partials.figure("count", [self._distinct_keys(side)], INT64)
@@ -237,7 +240,7 @@ class Aggregates(Joining):
             raise QueryError("query.quantile", f"in {part}: approx_quantile takes a number between 0 and 1")
         return self._figure(f"quantile:{q}", [self._products.count(ROWS)], FLOAT64)
 
-    def _extreme(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
+    def _extreme(self, node: exp.Expr, keep: Conditions, part: str) -> Bound:
         function = "min" if isinstance(node, exp.Min) else "max"
         if self._parts:
             return self._pooled_extreme(function, unwrapped(node.this), keep, part)
@@ -249,23 +252,22 @@ class Aggregates(Joining):
                 f"in {part}: {function.upper()} is not a sum, so no joint protocol computes it; "
                 "count rows over fixed buckets instead: GROUP BY width_bucket(column, [edges])",
             )
-        value = bound.sql if keep is None else f"CASE WHEN {keep.sql} THEN {bound.sql} END"
-        name = self._partials.add(value, 0, 0, function, str(bound.type))
+        name = self._partials.add(_kept(bound.sql, keep), 0, 0, function, str(bound.type))
         return self._partials.figure("value", [Total((name,))], bound.type)
 
-    def _pooled_extreme(self, function: str, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
+    def _pooled_extreme(self, function: str, node: exp.Expr, keep: Conditions, part: str) -> Bound:
         """Over a federation: whether any row has a value, and how many positions of a scale are reached."""
         column = self._scope.column(node) if isinstance(node, exp.Column) else None
         scale = extremes.scale(self._rows(part), node, column)
         self._notes.aggregated(scale.value.columns, function)
         names = [
             self._partials.add(condition, 0, 1, extremes.ANY, counts_values=first)
-            for condition, first in scale.conditions(function, keep)
+            for condition, first in scale.conditions(function, [condition.sql for condition in keep])
         ]
         totals = [Total(tuple(names[:1])), Total(tuple(names[1:]), shifts=(0,) * len(names[1:]))]
         return self._partials.figure(scale.figure(function), totals, scale.type)
 
-    def _measured(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Mixed:
+    def _measured(self, node: exp.Expr, function: str, keep: Conditions, part: str) -> Mixed:
         receiver = self._receiver.full_name if self._receiver is not None else None
         joint = receiver is not None or bool(self._parts)
         measure = Measure(self._rows(part), self._scope.column, self._notes, joint=joint)
@@ -275,14 +277,14 @@ class Aggregates(Joining):
                 "query.measure", f"in {part}: an aggregate reads at least one column; use COUNT(*)"
             )
         self._notes.aggregated(mixed.columns, function)
-        return mixed if keep is None else mixed.where(keep, receiver)
+        return reduce(lambda kept, condition: kept.where(condition, receiver), keep, mixed)
 
     def _note_own(self, *measured: Mixed) -> None:
         """A sum of the asker's own values counts the sender's rows."""
         if all(self._sender.full_name != dataset for mixed in measured for dataset, _ in mixed.columns):
             self._note_rows()
 
-    def _exact(self, node: exp.Expr, function: str, keep: Bound | None, part: str) -> Bound:
+    def _exact(self, node: exp.Expr, function: str, keep: Conditions, part: str) -> Bound:
         number, products = self._measured(node, _POLICY_WORDS[function], keep, part), self._products
         self._note_own(number)
         if function == "sum":
@@ -296,7 +298,7 @@ class Aggregates(Joining):
             totals.append(products.total(multiplied(number, number)))
         return self._figure(function, totals, FLOAT64)
 
-    def _paired(self, node: exp.Expr, keep: Bound | None, part: str) -> Bound:
+    def _paired(self, node: exp.Expr, keep: Conditions, part: str) -> Bound:
         """COVAR, CORR, REGR: y first, as in SQL; a NULL in either skips the pair."""
         function = _PAIRS[type(node)]
         word = _POLICY_WORDS[function]
@@ -403,7 +405,7 @@ class Aggregates(Joining):
         return [y.unnest(), *xs]
 
     def _native(
-        self, node: exp.Expr, function: str, keep: Bound | None, part: str, unbounded: Unbounded
+        self, node: exp.Expr, function: str, keep: Conditions, part: str, unbounded: Unbounded
     ) -> Bound:
         """The mean or variance of anything, the sum of floats: a sum of decimals would not be exact."""
         bound = self._argument(node, part)
@@ -415,10 +417,15 @@ class Aggregates(Joining):
             sentence = f"in {part}: {unbounded.sentence}; {_BESIDE_THE_AGGREGATE}"
             raise QueryError("query.bounds-missing", sentence) from None
         self._notes.aggregated(bound.columns, _POLICY_WORDS[function])
-        value = f"CAST({bound.sql} AS DOUBLE)"
-        value = value if keep is None else f"CASE WHEN {keep.sql} THEN {value} END"
+        value = _kept(f"CAST({bound.sql} AS DOUBLE)", keep)
         name = self._partials.add(value, 0, 0, function, str(FLOAT64))
         return self._partials.figure("value", [Total((name,))], FLOAT64)
+
+
+def _kept(sql: str, conditions: Conditions) -> str:
+    """A value where all conditions hold."""
+    both = " AND ".join(condition.sql for condition in conditions)
+    return f"CASE WHEN {both} THEN {sql} END" if conditions else sql
 
 
 def has_aggregate(node: exp.Expr) -> bool:

@@ -49,15 +49,14 @@ class Scale:
     digits: int  # a unit is 10**-digits
     type: Type
 
-    def conditions(self, function: str, keep: Bound | None) -> list[tuple[str, bool]]:
+    def conditions(self, function: str, keep: Sequence[str]) -> list[tuple[str, bool]]:
         """That a row has a value, which is marked; then each position for "min" or "max", nearest first."""
-        present = f"({self.value.sql} IS NOT NULL)"
-        present = present if keep is None else f"({present} AND {keep.sql})"
+        present = f"({' AND '.join([f'({self.value.sql} IS NOT NULL)', *keep])})"
         if function == "max":
             reached = [f"(NOT {below})" for below in self.edges]
         else:
             reached = list(reversed(self.edges))
-        shown = [one if keep is None else f"CASE WHEN {keep.sql} THEN {one} END" for one in reached]
+        shown = [f"CASE WHEN {' AND '.join(keep)} THEN {one} END" if keep else one for one in reached]
         return [(f"CASE WHEN {present} THEN TRUE END", True), *((one, False) for one in shown)]
 
     def figure(self, function: str) -> str:

@@ -8,6 +8,7 @@ bound is unknown the measure is refused, and the message names who has to declar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import reduce
@@ -15,6 +16,7 @@ from functools import reduce
 from sqlglot import exp
 
 from compute.dataset import Column, DatasetInfo
+from compute.derived import conjuncts
 from compute.errors import QueryError
 from compute.expressions import Bound, Constant, Scalar, quoted
 from compute.facts import ColumnRef, Notes
@@ -146,6 +148,15 @@ class Measure:
         nullable = merged.nullable or other == "NULL" or "NULL" in sqls
         return replace(merged, sql=f"CASE {whens} ELSE {other} END", nullable=nullable)
 
+    def inside_predicate(self) -> AbstractContextManager[None]:
+        """What is read meanwhile decides what counts."""
+        return self._notes.predicate_inside_aggregate(selecting=False)
+
+    def conditions(self, node: exp.Expr) -> list[Bound]:
+        """The parts of a predicate inside an aggregate, each over one side."""
+        with self.inside_predicate():
+            return [self._scalar.predicate(part) for part in conjuncts(node)]
+
     def _coalesced(self, first: Number, second: Number) -> Number:
         a, b = _rescaled((first, second))
         merged = self._merged((a, b))
@@ -174,8 +185,8 @@ class Measure:
 
 
 _WEIGHTED = (
-    "CASE and COALESCE read columns of one party only; add, subtract and multiply those of both, and put the "
-    "other's condition into FILTER (WHERE …)"
+    "CASE with several branches and COALESCE read columns of one party only; add, subtract and multiply "
+    "those of both, and put conditions into FILTER (WHERE …)"
 )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import product
 from math import prod
 
@@ -221,11 +222,48 @@ class Binder:
         if isinstance(node, exp.Add | exp.Sub):
             sign = 1 if isinstance(node, exp.Add) else -1
             return _added(self.bind(node.this), self.bind(node.expression), sign)
+        if isinstance(node, exp.Case | exp.If):
+            return self._case(node)
         raise QueryError(
             "query.weighted-not-available",
-            "an aggregate over columns of both parties adds, subtracts and multiplies them; CASE and "
-            "COALESCE read one party's: FILTER (WHERE …) takes the other's condition",
+            "an aggregate over columns of both parties adds, subtracts and multiplies them, under CASE WHEN "
+            "… THEN … END or FILTER (WHERE …); COALESCE reads one party's",
         )
+
+    def _case(self, node: exp.Expr) -> Mixed:
+        """CASE WHEN a AND b THEN x [ELSE 0] END: x where a row of each side meets its own conditions."""
+        branches = [node] if isinstance(node, exp.If) else node.args["ifs"]
+        default = node.args.get("false" if isinstance(node, exp.If) else "default")
+        subject = node.this if isinstance(node, exp.Case) else None
+        otherwise = None if default is None or isinstance(default, exp.Null) else default
+        zero = isinstance(otherwise, exp.Literal) and not otherwise.is_string and otherwise.this == "0"
+        if len(branches) > 1 or subject is not None or (otherwise is not None and not zero):
+            raise QueryError(
+                "query.weighted-not-available",
+                "over columns of both parties a CASE has one WHEN, and ELSE 0 or none; write an aggregate "
+                "with FILTER (WHERE …) for each branch, and add them up",
+            )
+        conditions = self.measure.conditions(branches[0].this)
+        value = self._conditional(branches[0].args["true"])
+        if otherwise is None:
+            return reduce(lambda kept, one: kept.where(one, self.receiver), conditions, value)
+        if value.conditional:
+            raise QueryError(
+                "query.weighted-not-available",
+                "ELSE 0 over columns of both parties needs a THEN that is never NULL; leave ELSE out, and "
+                "write coalesce(SUM(…), 0) for a default",
+            )
+        return reduce(multiplied, map(self._indicator, conditions), value)
+
+    def _conditional(self, node: exp.Expr) -> Mixed:
+        """What a CASE takes its value from, noted as inside a predicate, as on one side."""
+        with self.measure.inside_predicate():
+            return self.bind(node)
+
+    def _indicator(self, condition: Bound) -> Mixed:
+        """One where a condition holds, else zero."""
+        sql = f"CASE WHEN {condition.sql} THEN 1 ELSE 0 END"
+        return self._single(Number(sql, 0, 1, False, condition.sides, condition.columns, False))
 
     def _single(self, number: Number) -> Mixed:
         present = frozenset({number.present} if number.nullable else ())

@@ -145,6 +145,22 @@ def test_which_rows_count_and_which_value_are_told_apart(catalogue, aggregate, m
 
 
 @pytest.mark.parametrize(
+    ("aggregate", "mark"),
+    [
+        ("count(*) FILTER (WHERE c.active AND (i.days > 3 AND c.score > 1))", "selecting"),
+        ("sum(c.score) FILTER (WHERE i.days > 3 AND c.active)", "selecting"),
+        ("sum(CASE WHEN c.active AND i.days > 3 THEN 1 END)", "conditional"),
+        ("sum(CASE WHEN c.active AND i.days > 3 THEN 1 ELSE 0 END)", "conditional"),
+        ("sum(CASE WHEN c.active THEN i.days END)", "conditional"),
+    ],
+)
+def test_a_condition_on_both_sides_inside_an_aggregate_is_one_on_each(catalogue, aggregate, mark):
+    asked = f"SELECT {aggregate} FROM {JOIN}"
+    assert getattr(facts(catalogue, asked)["days"], mark)
+    assert getattr(facts(catalogue, asked, "hk-bank.credit")["active"], mark)
+
+
+@pytest.mark.parametrize(
     "aggregate",
     [
         "sum(coalesce(days, 0))",

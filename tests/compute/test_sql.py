@@ -160,7 +160,7 @@ HOSTILE = {
     f"SELECT count(*) FROM {T} i JOIN hk-bank.credit c ON i.company = c.branch": "query.key-mismatch",
     f"SELECT count(*) FROM {T} i JOIN hk-bank.credit c USING (days)": "query.unknown-column",
     f"SELECT company FROM {JOIN} GROUP BY company": "query.ambiguous-column",
-    f"SELECT sum(CASE WHEN c.active THEN i.days END) FROM {JOIN}": "query.weighted-not-available",
+    f"SELECT sum(CASE WHEN c.active THEN i.days ELSE 0 END) FROM {JOIN}": "query.weighted-not-available",
     f"SELECT min(i.days) FROM {JOIN}": "query.extreme-joint",
     f"SELECT count(DISTINCT i.industry) FROM {JOIN}": "query.count-distinct",
     f"SELECT sum(i.big) FROM {JOIN}": "query.bounds-missing",

@@ -194,6 +194,17 @@ MEASURES = [
 ]
 """What a SELECT item may be over columns of both parties."""
 
+CONDITIONS = [
+    "count(*) FILTER (WHERE r.p AND s.c > 4)",
+    "sum(s.b) FILTER (WHERE (s.c > 2 AND r.p) AND (r.a > 0 OR r.d < 1))",
+    "corr(r.d, s.c) FILTER (WHERE r.p AND s.c > 2)",
+    "sum(CASE WHEN r.p THEN s.c END)",
+    "avg(CASE WHEN s.c > 4 AND r.p THEN r.a * s.b ELSE NULL END)",
+    "avg(CASE WHEN r.p AND s.c > 4 THEN 3 ELSE 0 END)",
+    "sum(if(s.c > 4, r.d, NULL) * s.b) FILTER (WHERE r.p)",
+]
+"""The same under conditions on both."""
+
 DECIMALS = st.one_of(st.none(), st.integers(-(10**5), 10**5))
 KEYS = st.one_of(st.none(), st.integers(0, 8))
 
@@ -241,7 +252,9 @@ def equals_duckdb(kit, pooled, data):
     r_unique, s_unique = data.draw(st.booleans()), data.draw(st.booleans())
     both = data.draw(tables(r_unique, s_unique))
     groups = data.draw(st.sampled_from(GROUPS))
-    measures = data.draw(st.lists(st.sampled_from(MEASURES), min_size=1, max_size=3, unique=True))
+    measures = data.draw(
+        st.lists(st.sampled_from(MEASURES + CONDITIONS), min_size=1, max_size=3, unique=True)
+    )
     sql = question(measures, groups)
     run = Run(kit, sql, both, catalogue(r_unique=r_unique, s_unique=s_unique))
     cells, summary = run.cells()
@@ -266,7 +279,15 @@ def test_many_answers_equal_duckdb(kit, pooled, data):
     equals_duckdb(kit, pooled, data)
 
 
-@pytest.mark.parametrize(("measures", "groups"), [(MEASURES[i::4], g) for i, g in enumerate(GROUPS)])
+@pytest.mark.parametrize(
+    ("measures", "groups"),
+    [
+        *((MEASURES[i::4], g) for i, g in enumerate(GROUPS)),
+        (CONDITIONS[::3], ("r.h",)),
+        pytest.param(CONDITIONS[1::3], ("s.g",), marks=pytest.mark.deep),
+        pytest.param(CONDITIONS[2::3], (), marks=pytest.mark.deep),
+    ],
+)
 def test_every_aggregate_over_rows_that_repeat(kit, pooled, measures, groups):
     rng = np.random.default_rng(5)
     left = [
@@ -275,7 +296,7 @@ def test_every_aggregate_over_rows_that_repeat(kit, pooled, measures, groups):
             "xy"[i % 2],
             int(rng.integers(1, 10**6)),
             Decimal(int(rng.integers(1, 5 * 10**5))).scaleb(-3),
-            True,
+            (True, False, True, None)[i // 2 % 4],
         )
         for i in range(20)
     ]
@@ -380,7 +401,13 @@ def test_rows_looked_up_by_a_semi_join_are_summed_once(kit, pooled):
 @pytest.mark.parametrize(
     ("sql", "code"),
     [
-        ("sum(CASE WHEN r.p THEN s.c END)", "query.weighted-not-available"),
+        ("sum(CASE WHEN r.p THEN s.c ELSE 0 END)", "query.weighted-not-available"),
+        ("sum(CASE WHEN r.p THEN s.c ELSE 1 END)", "query.weighted-not-available"),
+        ("sum(CASE WHEN r.p THEN s.c WHEN s.c > 1 THEN r.a END)", "query.weighted-not-available"),
+        ("sum(CASE r.a WHEN s.c THEN 1 END)", "query.weighted-not-available"),
+        ("sum(CASE WHEN r.p OR s.c > 1 THEN r.a END)", "query.both-sides"),
+        ("count(*) FILTER (WHERE r.p OR s.c > 1)", "query.both-sides"),
+        ("count(*) FILTER (WHERE r.a > s.c)", "query.both-sides"),
         ("sum(coalesce(r.a, s.c))", "query.weighted-not-available"),
         ("max(r.a)", "query.extreme-joint"),
         ("sum(r.h * s.c)", "query.type"),
