@@ -46,7 +46,6 @@ TARGETS = (
     "yamltree",
     "references",
     "disclosure",
-    "known",
 )
 FILES = (
     "test_decisions",
@@ -59,7 +58,6 @@ FILES = (
     "test_known",
     "test_odrl",
     "test_texts",
-    "test_known",
 )
 SLOW = {"test_every_rule_is_needed", "test_every_column_rule_is_needed"}
 """They take rules out themselves, one after another."""

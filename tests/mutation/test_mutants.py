@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).with_name("run.py")
-ONE_IN = 5
+ONE_IN = 8
 
 
 @pytest.mark.deep
