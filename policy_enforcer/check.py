@@ -234,6 +234,13 @@ def _ungateable(policy: Policy) -> Iterator[Contradiction]:
         )
 
 
+def _composite(policy: Policy) -> Iterator[Contradiction]:
+    join = policy.analysis.join
+    if join is not None and len(join.columns) > 1 and "and" not in join.operators:
+        sentence = "several join columns and no `and`: a query joins on one of them alone"
+        yield ("analysis", "join", "columns"), sentence, "Add `operators: [and]` where they are one key."
+
+
 def _declared(policy: Policy) -> Iterator[Contradiction]:
     for duty in policy.duties:
         if not isinstance(duty, LogDuty) and duty.declared:
@@ -327,6 +334,7 @@ _WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _wide_open,
     _small_groups,
     _ungateable,
+    _composite,
     _declared,
     _unused,
     _unknown_recipients,

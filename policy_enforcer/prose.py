@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from policy_enforcer.decide import least_level
-from policy_enforcer.describe import MatrixRow, declared, matrix
+from policy_enforcer.describe import declared, matrix
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 from policy_enforcer.explain import Language, sentence
 from policy_enforcer.model import ANY, Analysis, Policy, plain
@@ -25,14 +25,14 @@ Say = Callable[..., str]
 def described(
     policy: Policy, grades: Mapping[str, int | None], lang: Language = "en"
 ) -> tuple[Paragraph, ...]:
-    """The policy in paragraphs. `grades`: by column of the dataset, as for `matrix`."""
+    """The policy in paragraphs. `grades`: by column of the dataset; one that is not known refuses nothing."""
 
     def say(key: str, *values: object) -> str:
         return _SAYS[key][lang == "zh"].format(*values)
 
     found = (
         ("who", [*_who(policy, say)]),
-        ("columns", [*_columns(matrix(policy, grades), say)]),
+        ("columns", [*_columns(policy, grades, say)]),
         ("kept back", [*_kept_back(policy, say)]),
         ("learns", [*_learns(policy, lang), *_unmatched(policy, say)]),
         ("beware", [*_beware(policy, say)]),
@@ -63,8 +63,14 @@ def _who(policy: Policy, say: Say) -> Iterator[str]:
         yield say("connectors", ", ".join(f"{named[:-56]}…" for named in conditions.connectors))
 
 
-def _columns(rows: tuple[MatrixRow, ...], say: Say) -> Iterator[str]:
-    for row in rows:
+def _columns(policy: Policy, grades: Mapping[str, int | None], say: Say) -> Iterator[str]:
+    transfer = policy.transfer
+    most = None if transfer is None else transfer.grade_at_most
+    # what lists of the law take away depends on the dataset's categories: the paragraph after this names them
+    for row in matrix(policy.model_copy(update={"transfer": None}), grades):
+        if most is not None and (row.grade or 0) > most:
+            yield say("too high", row.column, row.grade)
+            continue
         column = say("rows of the data") if row.column == "*" else row.column
         uses = [say(word) for word in ("joined", "grouped", "listed", "weighted") if getattr(row, word)]
         uses += [say("filtered", ", ".join(row.filtered))] if row.filtered else []
@@ -187,6 +193,7 @@ _SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "filtered": ("compared ({})", "可比较({})"),
         "measured": ("figures ({})", "可统计({})"),
         "mask": ("always masked ({})", "始终掩码({})"),
+        "too high": ("{}: nothing, its grade is {}", "{}:不可使用,其分级为 {}"),
         "unused": ("nothing", "不可使用"),
         "minimum_identities": (
             "groups with fewer than {} distinct {} are not shown",
@@ -220,7 +227,7 @@ _SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "consent": ("only rows of those in the consent set {}", "仅限同意名单 {} 中主体的行"),
         "witnesses": (
-            "nothing leaves before {} witness(es) have recorded the intent",
+            "nothing leaves before as many witnesses have recorded the intent: {}",
             "{} 个见证方记录意图之前,不输出任何数据",
         ),
         "no witness": ("no witness is demanded", "不要求见证"),
@@ -229,7 +236,7 @@ _SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "不可连接:仅可对本数据集提问,或在其所列的联合中提问",
         ),
         "unmatched": ("these never learn which keys match: {}", "以下接收方不得获知哪些键匹配:{}"),
-        "no minimum": ("a group of one is shown", "仅含一个主体的分组也会显示"),
+        "no minimum": ("a group, or a list, of one is shown", "仅含一个主体的分组或列表也会显示"),
         "conditional": (
             "one query may show a sum and the same under a condition: their difference may be one identity",
             "同一查询可得某合计与其带条件的合计,二者之差可能只涉及一个主体",

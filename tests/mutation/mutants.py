@@ -42,6 +42,7 @@ _ADVICE = {
     "_wide_open",
     "_small_groups",
     "_ungateable",
+    "_composite",
     "_declared",
     "_unused",
     "_unknown_recipients",
