@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from compute.protocols._masks import Masks
 from compute.protocols.base import run_round
 from policy_enforcer.disclosure import Fact, Party
 from policy_enforcer.obligations import NOTHING_DEMANDED, NoiseDemand, Obligations
+from tests.compute.protocols.test_federated_sums import _entropy as shake
 
 LOANS = DatasetInfo(
     participant="bank-0",
@@ -605,28 +607,45 @@ def test_noise_that_is_larger_than_the_sums_is_told() -> None:
 # --- the same everywhere ------------------------------------------------------------------------------
 
 
-def test_steps_are_the_same_bits_on_every_machine() -> None:
-    """Pinned: a row's terms are basic operations of doubles, what follows is whole numbers."""
-    draw = random.Random(5)
-    rows = pa.table(
-        {"y": [draw.random() < 0.3 for _ in range(400)], "x1": [draw.randrange(121) for _ in range(400)]}
-    )
-    rows = rows.set_column(0, "y", rows["y"].cast(pa.int64()))
-    plan = prepared(ONE).plan.logistic
-    assert plan is not None
-    state, text = logistic.State.start(plan), hashlib.sha256()
+VECTOR = Path(__file__).parents[2] / "vectors" / "logistic_steps" / "basic.txt"
+
+
+def test_vector() -> None:
+    """The same seeds and rows give the same frames and steps on every machine: a row's terms are basic
+    operations of doubles, what follows is whole numbers. Else the protocol's version must change."""
+    lines = VECTOR.read_text(encoding="utf-8").splitlines()
+    fields = [line.split(": ", 1) for line in lines if line and not line.startswith("#")]
+    named = dict(fields)
+    rows = [[pair.split(",") for pair in v.split()] for name, v in fields if name == "participant"]
+    tables = [pa.table({"who": range(len(r)), "y": column(r, 1), "x1": column(r, 0)}) for r in rows]
+    made = Round(ONE, tables, total=(int(named["minimum"]), 2))
+    plan = made.plan = replace(made.plan, logistic=replace(made.plan.logistic, identities=0))
+    made.roster = Roster(tuple(replace(e, session=f"{i:064x}") for i, e in enumerate(made.roster.entries)))
+    transcript, roles = hashlib.sha256(), []
+    for i, table_ in enumerate(tables):
+        part = logistic_steps._own(plan, table_, lambda counts: counts >= 1, shake(f"{named['seed']}/{i}"))
+        role = logistic_steps.participant(made.member(i), plan, part, shake(f"{named['seed']}/{i}"))
+        roles.append(made.watched(i, role))
+    (fit, *_), _ = run_round([logistic_steps.coordinator(made.roster, plan) for _ in tables], roles)
+    for i in range(len(tables)):
+        for at, frame in made.sent:
+            if at == i:
+                transcript.update(f.joined([bytes([i]), frame.kind.encode(), frame.body]))
+    state, steps = logistic.State.start(plan.logistic), []
     while not state.verdict:
-        sums = logistic.Rows.of(plan, rows).sums(state.b)
-        text.update(repr(sums).encode())
-        state = state.after(plan, sums, ())
-        text.update(repr(state.b).encode())
-    assert state.verdict == "fitted"
-    assert state.b == PINNED
-    assert text.hexdigest() == PINNED_DIGEST
+        each = [logistic.Rows.of(plan.logistic, table_).sums(state.b) for table_ in tables]
+        totals = [sum(sums) for sums in zip(*each, strict=True)]
+        state = state.after(plan.logistic, totals, ())
+        steps.append("|".join(",".join(map(str, found)) for found in (totals, state.b)))
+    assert made.roster.digest.hex() == named["roster"]
+    assert steps == [value for name, value in fields if name == "step"]
+    assert fit.to_bytes(1).hex() == named["expect"]
+    assert transcript.hexdigest() == named["transcript"]
+    assert logistic_steps.PROTOCOL.version == 1
 
 
-PINNED = (-3816233265, -933629082)
-PINNED_DIGEST = "e3ce43e62c5f29e03a8daa6728eb6999ff6758d3edb58ae79288ffc2b77fa83e"
+def column(rows: Sequence[Sequence[str]], place: int) -> pa.Array:
+    return pa.array([int(row[place]) for row in rows], pa.int64())
 
 
 def test_the_probability_is_that_of_exp_to_the_last_bits() -> None:
