@@ -86,10 +86,12 @@ def _others(request: Request) -> list[str]:
 
 def _connectors(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     named = policy.conditions.connectors if policy.conditions else None
-    for who in _others(request) if named is not None else ():
+    if named is None:
+        return
+    for who in _others(request):
         keys = {f"{who}@{key}" for key in request.connectors.get(who, ())}
         # a connector with a second key is another one, until the owner says otherwise
-        if not keys or not keys <= set(named or ()):
+        if not keys or not keys <= set(named):
             sentence = f"the connector of {who} has a key that this policy does not name"
             allowed = "connectors that it names; after a change of keys, a new version of it by its owner"
             yield Reason("connector.not-allowed", "conditions.connectors", sentence, allowed=allowed)
@@ -97,9 +99,11 @@ def _connectors(policy: Policy, request: Request, _ledger: LedgerView) -> Iterat
 
 def _security_level(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     least = policy.conditions.security_level if policy.conditions else None
-    for who in _others(request) if least is not None else ():
+    if least is None:
+        return
+    for who in _others(request):
         level = security_level(request.standing.get(who, ()))
-        if level < (least or 0):
+        if level < least:
             sentence = f"{who} is certified at security level {level or 'none'}"
             allowed = f"level {least} or higher; the space's operator certifies it"
             yield Reason("security-level.too-low", "conditions.security_level", sentence, allowed=allowed)

@@ -78,12 +78,10 @@ def becomes_known(
 
 def unseen(policy: Policy, request: Request) -> Iterator[Reason]:
     """Why a column of this request must not become known to its asker or one of its recipients."""
-    reveals, limited = request.protocol.reveals, policy.analysis.column_disclosure
+    reveals = request.protocol.reveals
     for who in sorted((request.recipients | {request.asker}) - {request.owner}):
         names = {who, *request.standing.get(who, ())}
         for use in request.columns:
-            if use.column not in limited:
-                continue
             allowed = tolerated(policy, use.column, names)
             for way in sorted(taken(use, request.kind, reveals, takes_part=who == request.asker) - allowed):
                 yield Reason(

@@ -51,8 +51,8 @@ _ADVICE = {
     "_dominance",
     "_federation",
 }
-_LEFT_ALONE = defaultdict(lambda: _ALIASES, check=_ALIASES | _ADVICE)
-"""Type aliases, and what check.py says about policies that load all the same."""
+_LEFT_ALONE = defaultdict(lambda: _ALIASES, check=_ALIASES | _ADVICE, known=_ALIASES | {"SPOKEN"})
+"""Type aliases, what check.py says about policies that load all the same, and words for people."""
 _NOTHING = ast.YieldFrom(ast.Tuple([], ast.Load()))
 
 

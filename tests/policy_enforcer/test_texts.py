@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 
 from policy_enforcer import yamltree
+from policy_enforcer.decide import security_level
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 from policy_enforcer.load import lint, load
 from policy_enforcer.references import name_of, named, reference
@@ -240,6 +241,14 @@ def test_every_document_of_a_policy_is_named_with_its_kind():
 
 
 # -- levels and disclosures
+
+
+def test_a_security_level_is_the_highest_that_is_certified():
+    assert security_level(()) == security_level(("claim:security-level-0", "role:bank")) == 0
+    assert (
+        security_level(("claim:security-level-2", "claim:security-level-10", "claim:security-level-100"))
+        == 10
+    )
 
 
 def test_levels_go_from_hidden_to_rows():
