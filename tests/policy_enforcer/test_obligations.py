@@ -4,7 +4,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from policy_enforcer.model import Policy
-from policy_enforcer.obligations import NOTHING_DEMANDED, obligations
+from policy_enforcer.obligations import NOTHING_DEMANDED, NoiseDemand, obligations
 
 PLAIN = {
     "policy": "p",
@@ -79,4 +79,5 @@ def test_noise_costs_billionths_of_rho():
     words = {"mechanism": "discrete-laplace", "rho_per_query": "0.05", "budget": {"rho": "1"}}
     noise = demanded(identity="k", noise=words).noise
     assert noise is not None
-    assert (noise.mechanism, noise.loss) == ("discrete-laplace", 50_000_000)
+    assert (noise.mechanism, noise.loss, noise.shares) == ("discrete-laplace", 50_000_000, 1)
+    assert noise == NoiseDemand("discrete-laplace", 50_000_000)  # the owner's noise alone is all of it
