@@ -70,7 +70,7 @@ def write_results(options: argparse.Namespace) -> None:
     results = HERE / "RESULTS.md"
     # not measured here: tests/mutation
     _, heading, mutants = results.read_text("utf-8").partition("\n## Mutants")
-    page = _page([*rows, *_curves(curve)]) + "\n" + sums(options)
+    page = "\n".join([_page([*rows, *_curves(curve)]), sums(options), rounds(options)])
     results.write_text(page + heading + mutants, encoding="utf-8")
 
 
@@ -91,6 +91,33 @@ def sums(options: argparse.Namespace) -> str:
             found = measured(f"{name} --rows {cells} --parties {parties}", 1, options.peers)
             lines += [_summed(parties, one) for one in ({**found, "rows": cells}, *found["peers"])]
     return "\n".join(lines) + "\n"
+
+
+def rounds(options: argparse.Namespace) -> str:
+    """The table of the same sums between real connectors, each a process."""
+    lines = [
+        "## Federated sums between connectors",
+        "",
+        "A process for every participant, the asker and a witness on this machine: local part, mutual TLS,",
+        "policy, ledger and evidence included; COUNT and SUM of every cell. CPU is that of all processes.",
+        "",
+        "| participants | cells | by | wall s | CPU s | CPU s a participant | MB a participant | DuckDB s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for parties, cells in SUMS:
+        for name in ("masked_sum", "he_sum"):
+            command = f"federation --rows {cells} --parties {parties} --protocol {name}"
+            lines.append(_between(parties, cells, name, measured(command, options.runs, None)))
+    return "\n".join(lines) + "\n"
+
+
+def _between(parties: int, cells: int, name: str, found: dict[str, Any]) -> str:
+    if "error" in found:
+        return f"| {parties} | {cells:,} | {name} | failed | | | | |"
+    figures = found["figures"]
+    each = f"{figures['cpu_seconds_per_participant']:.2f} | {figures['bytes_per_participant'] / 1e6:.3f}"
+    used = f"{found['seconds']:.2f} | {found['cpu_seconds']:.2f} | {each} | {found['floor_seconds']:.3f}"
+    return f"| {parties} | {cells:,} | {name} | {used} |"
 
 
 def _summed(parties: int, found: dict[str, Any]) -> str:

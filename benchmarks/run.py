@@ -7,6 +7,7 @@
     private_join_and_compute  the same at disclosure level `cardinality`
     selection_sum             one group, one measure, in memory, flooding included
     masked_sum, he_sum        federated sums of --parties (rows: cells), in memory, all parties in turn
+    federation                the same between real connectors, by --protocol
     local_aggregate           a single-domain query over Parquet, against DuckDB itself
     catalogue                 unary calls under 64 clients
     overhead                  what policy and evidence add to a joint query
@@ -30,7 +31,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from benchmarks import federated, figures, joint, measure, single
+from benchmarks import federated, figures, joint, measure, rounds, single
 from benchmarks.measure import Result
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Result]] = {
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "selection_sum": single.selection_sum,
     "masked_sum": federated.masked_sum,
     "he_sum": federated.he_sum,
+    "federation": rounds.federation,
     "local_aggregate": joint.local_aggregate,
     "catalogue": joint.catalogue,
     "overhead": joint.overhead,
@@ -54,15 +56,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=[*BENCHMARKS, "sums", "all"])
+    parser.add_argument("name", choices=[*BENCHMARKS, "sums", "rounds", "all"])
     parser.add_argument("--rows", type=int, default=None, help="keys a side, values, records or cells")
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--groups", type=int, default=10)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--parties", type=int, default=16, help="masked_sum, he_sum: participants")
+    parser.add_argument(
+        "--parties", type=int, default=16, help="masked_sum, he_sum, federation: participants"
+    )
     parser.add_argument("--bound", type=int, default=2**19 - 1, help="selection_sum: largest |value|")
     parser.add_argument("--side", choices=("receiver", "sender"), default="receiver", help="whose groups")
-    parser.add_argument("--protocol", help="psi, psi_aggregate, private_join_and_compute: by which protocol")
+    parser.add_argument(
+        "--protocol", help="psi, psi_aggregate, private_join_and_compute, federation: by which one"
+    )
     parser.add_argument("--entries", type=int, default=0, help="witness: prove from a log of so many, too")
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the peers installed")
     parser.add_argument("--largest", type=int, default=2**22, help="all: largest number of keys in the plot")
@@ -74,8 +80,9 @@ def main() -> int:
     if options.name == "all":
         figures.write_results(options)
         return 0
-    if options.name == "sums":
-        print(figures.sums(options), end="")
+    if options.name in ("sums", "rounds"):
+        table = figures.sums if options.name == "sums" else figures.rounds
+        print(table(options), end="")
         return 0
     result = BENCHMARKS[options.name](options)
     print(measure.as_json(result) if options.json else measure.printed(result))

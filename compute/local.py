@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -179,7 +180,8 @@ def _grouped(
         *(f"{_figure(p)} AS {p.name}" for p in side.partials),
     ]
     missing = [f"NOT bool_and({' AND '.join(conditions)}) AS missing"] if conditions else []
-    most = f"{_group_by(len(dimensions))} LIMIT {limits.maximum_groups + 1}"
+    groups = prod(len(d.domain) for d in side.dimensions) or limits.maximum_groups  # where all are declared
+    most = f"{_group_by(len(dimensions))} LIMIT {groups + 1}"
     query = select([*_named(dimensions), *figures, _ROWS, *missing], view, where, most)
     if declared:
         query = contributions.on_grid(query, side, conditions=bool(conditions))
@@ -187,10 +189,10 @@ def _grouped(
         query = contributions.shared(query, view, where, side, demands)
     with locked(tables, limits) as connection:
         table = connection.sql(query).to_arrow_table()
-    if table.num_rows > limits.maximum_groups:
+    if table.num_rows > groups:
         raise DataError(
             "data.too-many-groups",
-            f"the answer has more than {limits.maximum_groups} groups; group more coarsely",
+            f"the answer has more than {groups} groups; group more coarsely",
         )
     _check_rows(table["rows"], side)
     return table

@@ -43,6 +43,9 @@ from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 OWN_CELLS = 65_536
 """Most cells of a single-domain answer."""
 
+POOLED_CELLS = 131_072
+"""Most cells of a federation's answer, all of which are declared."""
+
 
 def plan(
     sql: str, asker: str, catalogue: Mapping[str, DatasetInfo], protocols: Sequence[Protocol] = PROTOCOLS
@@ -374,7 +377,8 @@ class _Planner(Aggregates):
     ) -> Plan:
         """The plan without a protocol."""
         joint = self._receiver is not None
-        cells = (JOINT_CELLS[0] if joint else OWN_CELLS) if self._dimensions else 1
+        most = POOLED_CELLS if self._parts else OWN_CELLS
+        cells = (JOINT_CELLS[0] if joint else most) if self._dimensions else 1
         return Plan(
             protocol="",
             protocol_version=0,
