@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from compute.errors import PolicyRefusal, QueryError
-from tests.connector.test_federation import ASKER, BANKS, BY_REGION, PURPOSE, cells, loans, publish, running
+from tests.connector.test_federation import (
+    ASKER,
+    BANKS,
+    BY_REGION,
+    FIT,
+    PURPOSE,
+    cells,
+    loans,
+    publish,
+    running,
+)
 
 pytestmark = pytest.mark.deep
 
@@ -15,7 +25,7 @@ NOISE = """\
   bounds: {overdue: [-10, 100]}
   max_rows_per_identity: 4
   max_cells_per_identity: 2
-  noise: {mechanism: discrete-gaussian, rho_per_query: 0.25, budget: {rho: 0.5}}
+  noise: {mechanism: discrete-gaussian, rho_per_query: 0.25, budget: {rho: 0.75}}
 """
 
 
@@ -36,10 +46,13 @@ def test_noise_is_charged_to_every_ledger_and_stops_at_the_budget(tmp_path: Path
             for row in answer:  # deviation of three banks: (3 x 2 figures x 16 / 0.5) ^ 1/2 = 14
                 assert abs(row["n"] - exact[row["region"]]) < 100
         assert answers[0] != answers[1]
+        (fit,) = made.asker.query(FIT, PURPOSE).table.to_pylist()
+        assert fit["fit"] in ("fitted", "drowned")
+        assert abs(fit["n"] - sum(exact.values())) < 500  # deviation (3 x 41 x 16 / 0.5) ^ 1/2 = 63
         for bank in BANKS:
             (record,) = made.nodes[bank].store.agreements(role="provider", state="active")
             agreement = made.nodes[bank].agreement(record.digest, role="provider", peer=ASKER)
-            assert made.nodes[bank].losses_of(agreement, made.nodes[bank].now()) == (500_000_000, 500_000_000)
+            assert made.nodes[bank].losses_of(agreement, made.nodes[bank].now()) == (750_000_000, 750_000_000)
         with pytest.raises(PolicyRefusal) as refused:
             made.asker.query(sql, PURPOSE)
         assert {reason.code for reason in refused.value.decision.because} == {"budget.exhausted"}
@@ -75,6 +88,9 @@ def test_the_askers_own_rows_are_added_to_what_is_released(tmp_path: Path) -> No
         assert cells(answer) == cells([row for row in made.pooled(BY_REGION) if row["region"] in shown])
         assert [made.uses(bank) for bank in BANKS] == [2, 2, 2]
         assert cells(answer) != cells(others)
+        with pytest.raises(QueryError) as error:
+            made.asker.query(FIT, PURPOSE)
+        assert error.value.code == "query.logistic"
 
 
 def test_an_own_dataset_of_another_shape_is_refused(tmp_path: Path) -> None:
