@@ -279,8 +279,6 @@ class Answering:
         except PolicyRefusal:  # the last use went to another query, say: both signed, so it is on record
             self._keep_intent(admitted, envelope)
             raise
-        finally:
-            self._recorded(admitted.intent)
         demanded = obligations(terms.agreement.policy).witnesses
         yield Frame("start", node.evidence.witnessed(terms.opening.exchange, 0, demanded))
 
@@ -427,6 +425,7 @@ class Answering:
     def _keep_intent(self, admitted: _Admitted, envelope: Envelope) -> None:
         terms = admitted.terms
         self._node.evidence.keep(terms.opening.exchange, admitted.intent, envelope, openings=terms.openings())
+        self._node.store.after_commit(lambda: self._recorded(admitted.intent))
 
     def _recorded(self, sealed: Sealed) -> None:
         self._sequence, self._previous = self._sequence + 1, sealed.digest

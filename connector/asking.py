@@ -285,6 +285,10 @@ class Asking:
         node, terms = self._node, self._terms
         envelope = countersigned(sealed, node.key, node.key_of(terms.owner.id), peer_signature)
         node.evidence.keep(terms.opening.exchange, sealed, envelope, openings=openings)
+        node.store.after_commit(lambda: self._recorded(sealed))
+
+    def _recorded(self, sealed: Sealed) -> None:
+        """What the next record follows: never one that could not be kept."""
         self._sequence, self._previous = self._sequence + 1, sealed.digest
 
     def _failed(self, code: str) -> None:

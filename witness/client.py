@@ -184,6 +184,8 @@ def _translated(error: Any) -> Exception:
     reason = _reason(status)
     if reason == "quorum":
         return Uncosigned(f"The log waits for its witnesses ({code.name}).")
+    if code in _RETRY and reason is not None:
+        return WitnessUnavailable(f"{status.message} ({code.name})")
     if code in _RETRY:
         return WitnessUnavailable(f"The witness does not answer ({code.name}).")
     if reason is None:

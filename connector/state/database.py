@@ -7,7 +7,9 @@ Refuses a schema that is newer than this program. Errors never show parameters.
 
 from __future__ import annotations
 
+import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,16 +33,32 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from compute.errors import ConfigError
+from compute.errors import ConfigError, Unavailable
 from connector.identity import utc_now
 from connector.state import tables
 from witness.encoding import format_time
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+_FULL = frozenset({sqlite3.SQLITE_FULL, "53100"})  # SQLite's code, PostgreSQL's disk_full
+
 BUSY_SECONDS = 30  # that a connection waits for another
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """A full disk is told from other troubles: it passes, and nothing of the transaction was kept."""
+    try:
+        yield
+    except OperationalError as error:
+        if _FULL.isdisjoint({getattr(error.orig, name, None) for name in ("sqlite_errorcode", "sqlstate")}):
+            raise
+        _log.error("the state database's disk is full: make room; nothing is lost")
+        why = "a connector's disk is full: it kept nothing of this; its operator makes room, then ask again"
+        raise Unavailable("state.full", why) from error
 
 
 class Database:
@@ -71,8 +89,10 @@ class Database:
         """Write one row and commit: returns only when the state can be written. Raises ConfigError."""
         try:
             self._run(update(tables.turnstile).values(turn=tables.turnstile.c.turn + 1))
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, Unavailable) as error:
             why = f"the state database cannot be written ({type(error).__name__})"
+            if isinstance(error, Unavailable):
+                why = "the state database cannot be written: its disk is full"
             raise ConfigError("state.unusable", why) from error
 
     @contextmanager
@@ -100,7 +120,7 @@ class Database:
             yield held
             return
         self._current.after = []
-        with self._engine.begin() as connection:
+        with _room(), self._engine.begin() as connection:
             self._current.connection = connection
             try:
                 yield connection

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
 
-from compute.errors import ConfigError
+from compute.errors import ConfigError, Unavailable
 from connector.state import exchanges, tables
 from connector.state.rows import ChargeRecord
 from connector.storage import Store
@@ -251,6 +251,7 @@ def test_answers_of_the_version_before_are_forgotten(url):
     with closing(Store.open(url)) as store:
         store.keep_answer("q", "a", ("e1", "d"), b"", (1, 0), None, 1000)
     with create_engine(url).begin() as connection:
+        connection.execute(text("ALTER TABLE agreements ADD COLUMN valid_until TEXT"))  # which version 5 had
         connection.execute(text("UPDATE schema_version SET version = 5"))
     with closing(Store.open(url)) as store:
         assert store.answer("q") is None
@@ -404,3 +405,27 @@ def test_what_follows_a_commit_sees_what_was_written(store):
     assert len(seen) == 1
     store.after_commit(look)
     assert len(seen) == 2
+
+
+def test_a_full_disk_is_told_and_needs_nothing_but_room(tmp_path):
+    with closing(Store.open(f"sqlite:///{tmp_path / 'state.sqlite'}")) as store:
+        store.open_exchange("e1", None, "sz-trade", "consumer", "query", "t", b"k" * 32)
+        with store._engine.connect() as connection:
+            (pages,) = connection.exec_driver_sql("PRAGMA page_count").one()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+        done: list[str] = []
+
+        def fill() -> None:
+            with store.atomic():
+                store.after_commit(lambda: done.append("kept"))
+                for number in range(500):
+                    store.add_evidence("e1", number, "query.intent", f"d{number}", b"x" * 4096, b"", ())
+
+        with pytest.raises(Unavailable) as full:
+            fill()
+        assert full.value.code == "state.full"
+        assert "x" * 10 not in str(full.value)
+        with store._engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages * 1000}")
+        store.add_evidence("e1", 0, "query.intent", "d0", b"x" * 4096, b"", ())
+        assert ([r.digest for r in store.evidence("e1")], done) == (["d0"], [])
