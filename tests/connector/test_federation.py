@@ -24,7 +24,7 @@ from compute.errors import BayspaceError, PeerViolation, PolicyRefusal, QueryErr
 from compute.pooling import Part
 from compute.protocols import masked_sum
 from compute.protocols.base import Frame
-from connector import answering, config, connect, datasets, meeting, space
+from connector import analyst, answering, config, connect, datasets, meeting, rounds, space
 from connector.api import Space
 from connector.node import Node
 from connector.receipts import trust_file
@@ -42,6 +42,7 @@ from witness.verify import verify_files
 ASKER, WITNESS = "hk-monitor", "witness-a"
 BANKS = {"hk-bank": "HK", "mo-bank": "MO", "sz-bank": "CN-SZ"}
 PURPOSE = "credit-risk"
+FRAME_SECONDS = 5
 REGIONS = ("深圳", "Hong Kong", "澳门")
 DESCRIPTION = """\
 title: {{en: Loans, zh: 贷款}}
@@ -167,7 +168,8 @@ def build(folder: Path, changes: dict[str, dict[str, Any]]) -> Federation:
             folder / name, name, "gba", place, f"127.0.0.1:{next(ports)}", witnesses=(WITNESS,)
         )
         file = made.folder / config.FILE
-        file.write_text(file.read_text().replace("frame_timeout_seconds = 60", "frame_timeout_seconds = 5"))
+        said = f"frame_timeout_seconds = {FRAME_SECONDS}"
+        file.write_text(file.read_text().replace("frame_timeout_seconds = 60", said))
         space.enrol_local(folder / "space", made.seat)
     tables = {bank: loans(bank) for bank in BANKS}
     for bank in BANKS:
@@ -522,6 +524,25 @@ def test_a_local_minimum_holds_for_each_participants_own_cells(tmp_path: Path) -
         }
 
 
+def test_a_round_that_was_answered_is_shown_again_and_nobody_is_asked(
+    shared: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analyst, "kept", rounds.kept)
+    first = shared.asker.query(BY_REGION, PURPOSE)
+    charged = [shared.uses(bank) for bank in BANKS]
+    again = shared.asker.query(BY_REGION, PURPOSE)
+    assert again.summary["answered_at"]
+    assert again.table.equals(first.table)
+    assert again.summary["exchanges"] == first.summary["exchanges"]
+    assert [shared.uses(bank) for bank in BANKS] == charged
+    asked = rounds.inquire(shared.nodes[ASKER], BY_REGION, PURPOSE)
+    assert isinstance(asked, rounds.Round)
+    names = rounds.questions_of(asked)
+    assert len(set(names)) == len(BANKS)
+    shared.nodes[ASKER].store.forget_answer(names[-1])  # the shares of one bank alone are no round
+    assert rounds.kept(shared.nodes[ASKER], asked) is None
+
+
 def test_an_asker_does_not_stand_among_those_that_protect_each_other(shared: Federation) -> None:
     node = shared.nodes["sz-bank"]
     (record,) = node.store.agreements(role="provider", state="active")
@@ -567,9 +588,11 @@ def test_participants_that_refuse_or_differ(tmp_path: Path, monkeypatch: pytest.
         for bank in held:
             made.asker.contract("terminate", agreement=held[bank])
             agreed(made, bank)
-        table = made.asker.query(BY_REGION, PURPOSE).table
+        # without the average: of the two banks' clients in Macau fewer than five have a value for it
+        sums = BY_REGION.replace(", avg(overdue) AS o", "")
+        table = made.asker.query(sums, PURPOSE).table
         made.tables.pop("mo-bank")
-        assert cells(table.to_pylist()) == cells(made.pooled(BY_REGION, least=5))
+        assert cells(table.to_pylist()) == cells(made.pooled(sums, least=5))
 
 
 @pytest.mark.parametrize(
