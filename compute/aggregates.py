@@ -79,13 +79,14 @@ class Aggregates(Joining):
             for info, keys in zip(self._sides(), zip(*self._keys, strict=True), strict=True)
         ]
         semi, mine = self._join_kind == "semi", self._own_rows
-        repeats = self._repeats and not unique[0] and (mine or self._join_kind == "inner")
+        kept = self._join_kind == "left" and not mine
+        repeats = self._repeats and not unique[0] and (mine or kept or self._join_kind == "inner")
         self._own.rows_bound = 1 if unique[0] else self._receiver.rows_bound
         self._products = Products(
             self._partials,
             self._own,
             repeats=repeats,
-            unique=unique[1],
+            unique=unique[1] and not kept,  # rows without a match are counted too: by their owner
             pairs=self._most_rows(unique, repeats=repeats),
             exists=semi and mine,
             outer=self._join_kind if mine and self._join_kind in ("left", "anti") else "",
@@ -98,7 +99,9 @@ class Aggregates(Joining):
             return self._left.rows_bound
         # Where the asker's keys may not repeat, a row of the owner's counts once in a group.
         pairs = min(other * (own if repeats else 1), own * (1 if unique[1] else other))
-        return pairs + (own if self._own_rows else 0)  # a LEFT JOIN has the others too
+        if self._join_kind != "left":
+            return pairs
+        return pairs + (own if self._own_rows else other)  # those without a match too
 
     def _aggregate(self, node: exp.Expr, condition: exp.Expr | None, part: str) -> Bound:
         read = [part for part in (node, condition) if part is not None]

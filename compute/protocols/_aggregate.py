@@ -147,7 +147,7 @@ def send_sums(
     groups = _sender_groups(plan, own, order, numbering)
     largest = (yield from _receive_largest_share()) if announced.weight_columns else None
     answers = yield from selection_sum.sender(parameters, announced, groups, gated, context.entropy)
-    weights = None if largest is None else _weight_figures(largest, answers)
+    weights = None if largest is None else _weight_figures(largest, answers, plan)
     if kept is not None:
         counts = answers.counts.copy()
         counts[0] = np.maximum(counts[0] - kept.keyless, 0)
@@ -169,15 +169,17 @@ def receive_sums(
     announced: Shape,
     left_out: int = 0,
     sums: OwnSums | None = None,
+    own: Sequence[ReceiverGroup] | None = None,
 ) -> Role[Cells]:
     """R's side: `groups` holds, per own group as in `labels`, the selected slots and their weights.
 
-    `left_out` own groups were never asked about; each counts as one suppressed cell.
+    `left_out` own groups were never asked about; each counts as one suppressed cell. `own`: the groups of R's
+    rows, where `groups` has that of S's rows without a match as well.
     """
     plan = context.plan
     parameters = derive(plan.receiver, plan.sender, plan.maximum_cells)
     if announced.weight_columns:
-        share = largest_share(groups, context.minimum_group)
+        share = largest_share(groups if own is None else own, context.minimum_group)
         yield Frame(WEIGHT_FIGURES, share.to_bytes(_SHARE_BYTES, "big"))
     opening = yield from selection_sum.receiver(parameters, announced, groups, context.entropy)
     release = yield from receive_release()
@@ -252,9 +254,13 @@ def _receive_largest_share() -> Role[int]:
     return share
 
 
-def _weight_figures(largest: int, answers: selection_sum.Answers) -> WeightFigures:
-    """Hold R's word against S's counts: the largest of n weights is at least one n-th of their sum."""
-    shown = answers.released.any(axis=1)
+def _weight_figures(largest: int, answers: selection_sum.Answers, plan: Plan) -> WeightFigures:
+    """Hold R's word against S's counts: the largest of n weights is at least one n-th of their sum.
+
+    Rows without a match, the first group where there is one, have no weight of R's: each counts once.
+    """
+    shown = np.asarray(answers.released.any(axis=1))
+    shown[: plan.sender.kept] = False
     # A key may be in several of S's groups: these sums are at least the numbers of weights.
     supports = answers.supports.sum(axis=1)[shown]
     if np.any(largest * supports[supports > 0] < 1000):
@@ -326,10 +332,16 @@ def with_rest(
         return labels, [ReceiverGroup(np.flatnonzero(without))]
     assert own.absent is not None
     rows = labels.to_pylist()
+    # A row without a match counts once, one that matches as often as it does.
+    weights = [np.ones(plan.sender.keys_bound, np.int64) for _ in range(_weight_columns(plan))]
+    nothing = np.empty(0, np.int64)
     for place in [i for i, row in enumerate(rows) if [row] == own.absent.to_pylist()]:
         without[groups[place].positions] = True
-        groups[place] = ReceiverGroup(np.empty(0, np.int64))
-    return pa.concat_tables([own.absent, labels]), [ReceiverGroup(np.flatnonzero(without)), *groups]
+        for whole, some in zip(weights, groups[place].weights, strict=True):
+            whole[groups[place].positions] = some
+        groups[place] = ReceiverGroup(nothing, (nothing,) * len(weights))
+    rest = ReceiverGroup(np.flatnonzero(without), tuple(weight[without] for weight in weights))
+    return pa.concat_tables([own.absent, labels]), [rest, *groups]
 
 
 def _has_kept(plan: Plan) -> bool:
@@ -391,13 +403,16 @@ def column(own: LocalInput, name: str) -> Indices:
     return np.ascontiguousarray(values.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def once_per_group(own: LocalInput) -> None:
+def once_per_group(plan: Plan, own: LocalInput) -> None:
     """The asker's side must be unique: a key in two rows of a group would count the owner's rows twice."""
     if np.any(column(own, "rows") != 1):
+        kept = plan.sender.kept
+        once = "" if kept else "; SEMI JOIN counts each row of the other participant once"
         raise DataError(
             "data.asker-key-not-unique",
-            "the asker's join key occurs in more than one row of a group; "
-            "SEMI JOIN counts each row of the other participant once",
+            "the asker's join key occurs in more than one row of a group. Such rows are counted under an "
+            "offer at level 'receiver' whose policy says `weighted: true`; else publish your dataset with "
+            f"one row for each key, or group by what tells the rows apart{once}",
         )
 
 

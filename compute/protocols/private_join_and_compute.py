@@ -97,8 +97,8 @@ def _with_rest(
     return labels, [rest if known else ReceiverGroup(np.empty(0, np.int64)), *others]
 
 
-def _check(_plan: Plan, own: LocalInput) -> None:
-    aggregate.once_per_group(own)
+def _check(plan: Plan, own: LocalInput) -> None:
+    aggregate.once_per_group(plan, own)
     _only_group(own)
 
 

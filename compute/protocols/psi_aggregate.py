@@ -47,9 +47,10 @@ def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
         return (yield from aggregate.receive_nothing(context, labels))
     matches = yield from psi.receiver(context, own.keys)
     groups, sums, left_out = _selections(context, own, matches, numbering)
+    weighed = list(groups)
     if context.plan.sender.kept:
         labels, groups = aggregate.with_rest(context.plan, own, labels, groups)
-    return (yield from aggregate.receive_sums(context, labels, groups, shape, left_out, sums))
+    return (yield from aggregate.receive_sums(context, labels, groups, shape, left_out, sums, weighed))
 
 
 def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Summary]:
@@ -68,14 +69,16 @@ def sender(context: Context, own: LocalInput | pa.Table, gate: Gate) -> Role[Sum
 def _check(plan: Plan, own: LocalInput) -> None:
     assert plan.receiver is not None
     if not plan.receiver.repeats:
-        aggregate.once_per_group(own)
+        aggregate.once_per_group(plan, own)
     aggregate.one_group_per_key(plan, own)
 
 
 def _check_unique(plan: Plan, own: LocalInput) -> None:
     """What R sums by itself relies on one row for each of S's keys, where the catalogue says so."""
     assert plan.receiver is not None
-    if plan.receiver.partials and plan.sender.unique and np.any(aggregate.column(own, "rows") != 1):
+    keyed = aggregate.column(own, "key") < len(own.keys)
+    repeated = np.any(aggregate.column(own, "rows")[keyed] != 1)
+    if plan.receiver.partials and plan.sender.unique and repeated:
         raise DataError("data.not-unique", "a key that the catalogue declares unique occurs in several rows")
 
 

@@ -28,7 +28,7 @@ _RELEASE = struct.Struct(">QQ")  # 1 when the count is held back; the count, or 
 def receiver(context: Context, own: LocalInput | None) -> Role[Cells]:
     """R's side."""
     assert own is not None
-    aggregate.once_per_group(own)
+    aggregate.once_per_group(context.plan, own)
     yield from overlap.ask(context, own)
     release = yield from receive_release()
     if len(release) != _RELEASE.size:

@@ -316,6 +316,60 @@ def test_every_aggregate_over_rows_that_repeat(kit, pooled, measures, groups):
     same(run.answer(), pooled(sql, both).to_pylist(), len(groups))
 
 
+# --- rows without a match
+
+KEEPING = "FROM sz.sales s LEFT JOIN hk.loans r ON r.k = s.k"
+KEPT = [
+    f"SELECT r.h, count(*) n, sum(s.b) x, avg(s.c) a, count(DISTINCT s.k) k {KEEPING} GROUP BY r.h",
+    f"SELECT r.h, s.g, count(s.c) n, sum(s.c) FILTER (WHERE s.b > 0) x {KEEPING} AND r.p GROUP BY 1, 2",
+    f"SELECT coalesce(r.h, 'x') AS h, sum(s.b * s.c) x, corr(s.b, s.c) r, count(*) n {KEEPING} GROUP BY 1",
+]
+
+
+@pytest.mark.parametrize(
+    ("sql", "unique"),
+    [
+        (KEPT[0], False),
+        *(pytest.param(sql, u, marks=pytest.mark.deep) for sql in KEPT for u in (sql != KEPT[0], True)),
+    ],
+)
+def test_rows_that_are_kept_count_as_often_as_they_match(kit, pooled, sql, unique):
+    """Labels of rows that match may be NULL, too: SQL makes one group of them and of rows without a match."""
+    rng = np.random.default_rng(len(sql))
+    left = [
+        (int(k), "xy"[i % 2] if i % 3 else None, i, None, i % 4 > 0)
+        for i, k in enumerate(rng.integers(0, 5, 14))
+    ]
+    keys = rng.permutation(12) if unique else rng.integers(0, 8, 12)
+    right = [
+        (int(k), "uv"[i % 2], Decimal(int(b)).scaleb(-2), i % 5 or None, 0.5)
+        for i, (k, b) in enumerate(zip(keys, rng.integers(-999, 999, 12), strict=True))
+    ]
+    right += [(None, "u", Decimal(7), 3, None), (None, "u", None, 4, None)]
+    both = {"hk.loans": loans([*left, (None, "x", 5, None, True)]), "sz.sales": sales(right)}
+    run = Run(kit, sql, both, catalogue(s_unique=unique))
+    assert run.plan.receiver is not None
+    assert run.plan.receiver.weights
+    same(run.answer(), pooled(sql, both).to_pylist(), 1 + ("s.g" in sql))
+
+
+def test_the_gate_judges_rows_without_a_match_with_their_total_and_what_matched(kit):
+    """Of 12 keys 8 match, twice each: the rest, 4, is the smallest of the three, however rows count."""
+    left = [(k, "x", 1, None, True) for k in range(8) for _ in range(2)]
+    both = {"hk.loans": loans(left), "sz.sales": sales([(k, "u", None, 1, None) for k in range(12)])}
+    sql = f"SELECT r.h, count(*) n, sum(s.c) x {KEEPING} GROUP BY r.h"
+    shown = {least: Run(kit, sql, both, minimum=least).answer() for least in (4, 5)}
+    rest, matched = {"h": None, "n": 4, "x": 4}, {"h": "x", "n": 16, "x": 16}
+    assert sorted(shown[4], key=str) == sorted([rest, matched], key=str)
+    assert shown[5] == [matched]
+
+
+def test_without_the_owners_word_rows_that_repeat_are_no_left_join(kit):
+    both = {"hk.loans": loans([(1, "x", 1, None, True)] * 2), "sz.sales": sales([(1, "u", None, 1, None)])}
+    with pytest.raises(DataError, match=r"weighted: true.*data\.asker-key-not-unique"):
+        Run(kit, KEPT[0], both, demands=NOTHING_DEMANDED).roles()
+
+
 # --- what is planned, revealed and demanded
 
 
