@@ -1,4 +1,4 @@
-"""What a connector knows of whoever asks when it judges: keys and claims in the member list, at that moment."""
+"""What a connector knows of whoever asks when it judges: keys and claims of the member list, at that time."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
