@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import timedelta
 
@@ -215,6 +216,8 @@ def test_opening_and_ending_in_turn_has_an_end(fresh, owner, asker):
     with pytest.raises(Unavailable) as refused:
         asker.request(OWNER, "matched")
     assert refused.value.code == "contract.too-many"
+    last = json.loads(node.config.spans_path.read_text().splitlines()[-1])
+    assert (last["name"], last["attributes"]["error"]) == ("negotiation", "contract.too-many")
     assert owner.offer(ASKER, "matched").state == "OFFERED"
     allow(3)
     asker.resume()
