@@ -60,8 +60,8 @@ analysis:
   dimensions: [sector, year]
   domains: {{sector: [贸易, logistics, 旅游, energy], year: [2024, 2025, 2026]}}
   filters: {{principal: range, overdue_days: range}}
-  measures: {{"*": [count], principal: [sum, avg, regr, logistic], overdue_days: [avg, stddev, corr, regr],
-    rate: [corr, regr, logistic], defaulted: [logistic]}}
+  measures: {{"*": [count], year: [min, max], principal: [sum, avg, regr, logistic],
+    overdue_days: [avg, stddev, corr, regr], rate: [corr, regr, logistic], defaulted: [logistic]}}
   bounds: {{principal: [0, 10000000], overdue_days: [0, 3650], rate: [0, 1]}}
   identity: borrower
   minimum_identities: 10
@@ -84,7 +84,7 @@ offers: {{loans: loans.yaml}}
 """
 QUESTIONS = {
     "1. How much is lent in each sector? Every bank's part stays its own": """\
-SELECT sector, COUNT(*) AS loans, SUM(principal) AS lent, AVG(overdue_days) AS overdue
+SELECT sector, COUNT(*) AS loans, SUM(principal) AS lent, AVG(overdue_days) AS overdue, MIN(year) AS since
 FROM federation.loans GROUP BY sector""",
     "2. Where are the overdue loans? Small cells are held back, by borrowers and by banks": """\
 SELECT year, sector, COUNT(*) AS loans, SUM(principal) AS lent
