@@ -236,8 +236,8 @@ def test_an_end_is_not_kept_waiting_by_a_silent_asker(shared, silent):
 
 def test_the_clock_ends_a_query_on_which_no_frame_moves(shared, silent, monkeypatch):
     shared.agree("matched")
-    soon = datetime.now(UTC) + timedelta(seconds=0.7)
-    monkeypatch.setattr(Agreement, "ends", property(lambda _: soon))
+    soon = timedelta(seconds=3)  # time to get as far as that, and less than the frame timeout
+    monkeypatch.setattr(Agreement, "ends", property(lambda _: datetime.now(UTC) + soon))
     query = silent("receipt", SQL.format("matched"))
     assert query.over(shared.nodes[OWNER]) == ("query.failure", "time.expired")
     query.close()
