@@ -280,3 +280,18 @@ def test_a_participant_that_fills_a_held_back_cell_is_noticed() -> None:
     finally:
         federation.Contribution.measured = honest  # type: ignore[method-assign]
     assert error.value.code == "peer.totals"
+
+
+def test_a_federation_has_a_hundred_thousand_cells_and_no_more_than_fit() -> None:
+    sql = "SELECT region, year, count(*) AS n FROM federation.loans GROUP BY region, year"
+    labels = tuple(map(str, range(1000)))
+    for years, fits in ((100, True), (140, False)):
+        demands = replace(DEMANDS, domains={"region": labels, "year": tuple(range(years))})
+        if not fits:
+            with pytest.raises(QueryError, match="131072"):
+                _prepared(sql, demands=demands)
+            continue
+        plan = _prepared(sql, demands=demands).plan
+        assert plan.maximum_cells == 100_000
+        rows = aggregate(plan.sender, LOANS, demands, _few()[0], Limits(threads=1))
+        assert rows.num_rows == 100_000
