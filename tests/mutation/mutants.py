@@ -32,6 +32,7 @@ _TURNED = {
     ast.Mult: (ast.FloorDiv,),
 }
 _SWAPPED = {"any": "all", "all": "any", "max": "min", "min": "max"}
+_SENTENCES = {"sentence", "what", "instead", "outside"}
 _FOR_PEOPLE = {"allowed", "column", "hint", "repr", "description", "json_schema_input_type"}
 _TYPES = {"Literal", "Callable", "Mapping", "Iterator", "Collection", "tuple"}
 _ALIASES = {"Document", "Finding", "Contradiction", "Rule", "ColumnRule", "T"}
@@ -140,6 +141,8 @@ def _scope(node: ast.AST, scope: str) -> str:
 def _untouched(node: ast.AST, field: str) -> bool:
     if isinstance(node, ast.arg) or field in ("returns", "decorator_list", "bases", "type_params"):
         return True
+    if isinstance(node, ast.Assign) and field == "value":
+        return isinstance(node.targets[0], ast.Name) and node.targets[0].id in _SENTENCES
     if isinstance(node, ast.AnnAssign) and field == "annotation":
         # pydantic reads those of the model's classes; the rest is for mypy
         return "Annotated" not in ast.unparse(node.annotation)
