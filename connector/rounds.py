@@ -111,8 +111,8 @@ def _round(node: Node, name: str, sql: str, purpose: str) -> Round:
     if own is not None and plan.logistic is not None:
         raise QueryError(
             "query.logistic",
-            "rows of our own cannot be added to a fit once it is made: to ask for that of the others, withdraw "
-            f"{own.dataset.full_name}",
+            f"our own rows cannot be added to a fit once it is made: withdraw {own.dataset.full_name} to ask "
+            "for that of the others",
         )
     if own is not None:
         _check_own(_prepared(node, name, sql, own, parts).plan, own, plan, parts)
@@ -351,7 +351,7 @@ def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[
             "own": _own_part(asked, language),
             "coalitions": _coalitions(node, asked, language),
             "assumes": _ASSUMES[language],
-            "why": (_WHY if asked.prepared.plan.logistic is None else _WHY_STEPS)[language],
+            "why": _why(asked.prepared.plan, language),
             "protocols": _protocols(node, asked),
         },
     }
@@ -541,15 +541,29 @@ _OF_FITS = {
     ),
 }
 
-_WHY_STEPS = {
-    "en": "A logistic regression takes steps, for which there is one protocol:",
-    "zh": "逻辑回归逐步拟合,仅有一种协议:",
+_STEPS = {
+    "en": "A logistic regression takes up to {} steps, for which there is one protocol",
+    "zh": "逻辑回归最多 {} 步拟合,仅有一种协议",
+}
+
+_LEAST = {
+    "en": "; it begins only with {} identities or more in all, as many as sums may be shown",
+    "zh": ";合计至少 {} 个主体(不少于可能披露的合计数)才开始",
 }
 
 _WHY = {
     "en": "Both protocols disclose the same; the one that is cheaper by the estimate is taken:",
     "zh": "两种协议披露的内容相同;取估算成本较低者:",
 }
+
+
+def _why(plan: Plan, language: Language) -> str:
+    """Why the protocol is the one that it is, in front of what each would cost."""
+    fit = plan.logistic
+    if fit is None:
+        return _WHY[language]
+    least = _LEAST[language].format(fit.identities) if fit.identities else ""
+    return _STEPS[language].format(fit.steps) + least + ":"
 
 
 def _protocols(node: Node, round_: Round) -> list[dict[str, Any]]:

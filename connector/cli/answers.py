@@ -82,6 +82,8 @@ def plain(value: Any) -> str:
     if value is None:
         return "NULL"
     if isinstance(value, float):
+        if 0 < abs(value) < 0.01:  # a coefficient per cent of a large amount, say: four decimals show 0
+            return f"{value:.4g}"
         return f"{value:,.4f}".rstrip("0").rstrip(".")
     return str(value)
 

@@ -74,6 +74,13 @@ def query(
         _summarise(answer, receipt)
 
 
+_FEW = "fewer identities than the owner's policy demands"
+_SUPPRESSED = {
+    "logistic_steps": "fewer identities than the owners' policies, or a fit of so many columns, demand "
+    "(`bayspace explain` says how many)"
+}
+
+
 def _summarise(answer: Any, receipt: Path | None) -> None:
     told = note if not sys.stdout.isatty() else say
     if answer.summary["answered_at"]:
@@ -84,7 +91,7 @@ def _summarise(answer: Any, receipt: Path | None) -> None:
     if answer.suppressed is None:
         told("the owner's policy hides how many cells were suppressed")
     elif answer.suppressed:
-        told(f"{answer.suppressed} cell(s) suppressed: fewer identities than the owner's policy demands")
+        told(f"{answer.suppressed} cell(s) suppressed: {_SUPPRESSED.get(answer.summary['protocol'], _FEW)}")
     told(
         f"protocol {answer.summary['protocol']} ({answer.summary['disclosure']}), "
         f"exchange {answer.summary['exchange']}, trace {answer.trace_id}"

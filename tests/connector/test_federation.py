@@ -265,6 +265,7 @@ def test_what_is_explained_of_a_logistic_regression(shared: Federation) -> None:
     assert found["verdict"] == "permit"
     assert [p["name"] for p in found["federation"]["protocols"]] == ["logistic_steps"]
     assert "sums of every step" in found["federation"]["coalitions"][1]["learns"]
+    assert "only with 125 identities" in found["federation"]["why"]
     learns = {(event["who"], event["fact"]) for event in found["learns"]}
     assert ("each participant", "step-totals") in learns
     assert (ASKER, "total-counts") not in learns
