@@ -3,6 +3,8 @@
 from decimal import Decimal
 from fractions import Fraction
 
+import pytest
+
 from policy_enforcer.model import Policy
 from policy_enforcer.obligations import NOTHING_DEMANDED, NoiseDemand, obligations
 
@@ -81,3 +83,12 @@ def test_noise_costs_billionths_of_rho():
     assert noise is not None
     assert (noise.mechanism, noise.loss, noise.shares) == ("discrete-laplace", 50_000_000, 1)
     assert noise == NoiseDemand("discrete-laplace", 50_000_000)  # the owner's noise alone is all of it
+
+
+@pytest.mark.parametrize(("honest", "shares"), [({}, 1), ({"honest_participants": 3}, 3)])
+def test_noise_is_shared_by_as_many_as_are_honest(honest, shares):
+    words = {"mechanism": "discrete-gaussian", "rho_per_query": "0.05", "budget": {"rho": "1"}}
+    federation = {"name": "loans", "scope": "total", "minimum_participants": 4, **honest}
+    noise = demanded(identity="k", noise=words, federation=federation).noise
+    assert noise is not None
+    assert noise.shares == shares
