@@ -446,15 +446,20 @@ class Node:
         total = self.config.limits.maximum_joint_queries
         if not self.store.start_query(exchange, agreement.digest, most, total):
             raise _refused("uses.concurrent", "too many queries are running", rule="uses.max_concurrent")
+        ends = agreement.ends
+        late = None if ends is None else (ends - self.now()).total_seconds()
         try:
-            with self.stoppable(exchange, agreement, stop):
+            with self.stops.held(exchange, agreement.digest, stop, late):
                 yield
         finally:
             self.store.finish_query(exchange)
 
     def stoppable(self, exchange: str, agreement: Agreement, stop: Stop) -> AbstractContextManager[None]:
-        """While inside, `stop` is fired when the agreement ends, is suspended, or our people say so."""
-        return self.stops.held(exchange, agreement.digest, stop, agreement.ends, self.now())
+        """While inside, our query is stopped when its agreement is ended or suspended, or our people say so.
+
+        Its owner's clock stops it when its time is over, and says so: ours would only hang up.
+        """
+        return self.stops.held(exchange, agreement.digest, stop)
 
     def stop_queries(self, agreement: str) -> None:
         """End what runs here under an agreement that is not in force any more, as asker or as owner."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 
 from compute.errors import BayspaceError, ConfigError, PolicyRefusal, Unavailable
 from policy_enforcer import facts
@@ -65,11 +64,9 @@ class Stops:
         self._lock = threading.Lock()
 
     @contextmanager
-    def held(
-        self, exchange: str, agreement: str, stop: Stop, ends: datetime | None, now: datetime
-    ) -> Iterator[None]:
-        """Let it be ended while it runs; when the agreement's time is over it is."""
-        clock = None if ends is None else _timer(stop, (ends - now).total_seconds())
+    def held(self, exchange: str, agreement: str, stop: Stop, seconds: float | None = None) -> Iterator[None]:
+        """Let it be ended while it runs; after so many seconds the agreement's time is over."""
+        clock = None if seconds is None else _timer(stop, seconds)
         with self._lock:
             self._held[exchange] = agreement, stop
         try:
