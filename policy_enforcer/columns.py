@@ -107,7 +107,7 @@ def _identity(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
 def _compared(policy: Policy, use: ColumnUse) -> Iterator[Reason]:
     if use.compared_with_column and "column" not in allowed_filters(policy.analysis, use.column):
         sentence = f"{use.column} may not be compared with another column"
-        comparable = {c for c, kinds in policy.analysis.filters.items() if "column" in kinds}
+        comparable = {c for c in policy.analysis.filters if "column" in allowed_filters(policy.analysis, c)}
         yield Reason(
             "filter.column-comparison",
             "analysis.filters",

@@ -104,7 +104,7 @@ def _security_level(policy: Policy, request: Request, _ledger: LedgerView) -> It
     for who in _others(request):
         level = security_level(request.standing.get(who, ()))
         if level < least:
-            sentence = f"{who} is certified at security level {level or 'none'}"
+            sentence = f"{who} is certified at {f'security level {level}' if level else 'no security level'}"
             allowed = f"level {least} or higher; the space's operator certifies it"
             yield Reason("security-level.too-low", "conditions.security_level", sentence, allowed=allowed)
 
@@ -195,7 +195,7 @@ def _witnesses(policy: Policy, request: Request, _ledger: LedgerView) -> Iterato
     for duty in policy.duties:
         if isinstance(duty, LogDuty) and request.witnesses < duty.minimum_witnesses:
             rule, least = "duties.log.minimum_witnesses", duty.minimum_witnesses
-            sentence = f"the asker's connector has {request.witnesses} witnesses to record the exchange"
+            sentence = f"too few witnesses would record the exchange: the connectors have {request.witnesses}"
             yield Reason("witness.too-few", rule, sentence, allowed=f"at least {least}")
 
 
@@ -294,7 +294,8 @@ def _level(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Re
     known = [event for event in protocol.reveals if event.fact in _LEAST_LEVEL]
     if len(known) < len(protocol.reveals) or protocol.level not in set(Level):
         sentence = f"{protocol.name} discloses something this policy has no word for"
-        yield Reason("protocol.disclosure-unknown", "analysis.join.disclosure", sentence)
+        rule, allowed = "analysis.join.disclosure", "a protocol that both connectors' versions know"
+        yield Reason("protocol.disclosure-unknown", rule, sentence, allowed=allowed)
         return
     actual = max([Level(protocol.level), *(_LEAST_LEVEL[event.fact] for event in known)])
     if actual > tolerated:
@@ -525,7 +526,8 @@ def _grades(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[R
     for column in sorted({use.column for use in request.columns} - {"*"}):
         grade = request.grades.get(column)
         if grade is None:
-            yield Reason("grade.unknown", rule, f"the grade of {column} is not known", column)
+            sentence = f"the grade of {column} is not known"
+            yield Reason("grade.unknown", rule, sentence, column, "columns to which the owner gave a grade")
         elif grade > most:
             sentence = f"{column} has grade {grade}"
             yield Reason("grade.above-maximum", rule, sentence, column, f"columns of grade {most} or lower")

@@ -33,6 +33,15 @@ UNTRUSTED: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_TRUSTED: Mapping[str, str] = MappingProxyType(
+    {
+        "list.missing": "an offer that its owner makes anew with the list beside the policy",
+        "list.signature": "a list that its issuer signs anew, with every key that it has",
+        "list.issuer": "a list of an issuer whom the operator certifies: bayspace space certify",
+    }
+)
+"""What would make a list trusted, and who can see to it."""
+
 
 LONGEST_CATEGORY = 128
 
@@ -75,12 +84,17 @@ def column_reasons(policy: Policy, column: str, category: str | None, lists: Fou
         return
     scope, place = _Scope.of(named, lists), f"transfer.{min(named)}"
     if not all(isinstance(lists.get(reference), TransferList) for reference in named.values()):
-        yield Reason("list.missing", place, "a list that the policy names is not at hand", column)
+        sentence = "a list that the policy names is not at hand"
+        yield Reason("list.missing", place, sentence, column, _TRUSTED["list.missing"])
     elif category is None:
-        yield Reason("category.unknown", place, f"the category of {column} is not declared", column)
+        sentence = f"the category of {column} is not declared"
+        yield Reason(
+            "category.unknown", place, sentence, column, "columns to which the owner gave a category"
+        )
     elif category in scope.negative:
         sentence = f"{column} is of a category on the negative list: {category}"
-        yield Reason("category.on-negative-list", "transfer.negative_list", sentence, column)
+        allowed = "columns of other categories, or another offer of the owner's"
+        yield Reason("category.on-negative-list", "transfer.negative_list", sentence, column, allowed)
     elif scope.allowed is not None and category not in scope.allowed:
         sentence = f"{column} is of a category that the white list lacks: {category}"
         allowed = "columns of " + ", ".join(sorted(scope.allowed))
@@ -113,10 +127,11 @@ def _unusable(word: str, reference: str, found: TransferList | str, request: Req
     rule, name = f"transfer.{word}", name_of(reference)
     if isinstance(found, str):
         code = found if found in UNTRUSTED else "list.missing"
-        yield Reason(code, rule, f"{name} {UNTRUSTED[code]}")
+        yield Reason(code, rule, f"{name} {UNTRUSTED[code]}", allowed=_TRUSTED[code])
         return
     if found.kind != word:
-        yield Reason("list.kind", rule, f"{name} is a list of another kind", allowed=f"transfer.{found.kind}")
+        sentence = f"{name} is a list of another kind than the owner's policy names it as"
+        yield Reason("list.kind", rule, sentence, allowed=f"transfer.{found.kind}")
     yield from _not_in_force(rule, name, found, request)
     yield from _elsewhere(rule, name, found, request)
 
