@@ -29,7 +29,7 @@ from witness.members import MemberList
 from witness.turns import Turns
 
 FEWEST = 8
-"""With fewer under way no processes are started: those that start take memory, and a second."""
+"""With fewer under way no processes are started: they take memory, and a second until they answer."""
 CHUNK = 32
 MOST_WAITING_EACH = 1024
 """As many as the calls that one member may have open can bring."""
@@ -84,6 +84,7 @@ class Verifiers:
         self._lists: tuple[MemberList, ...] = ()
         self._known: tuple[MemberList, ...] = ()  # to the pool's processes
         self._pool: ProcessPoolExecutor | None = None
+        self._starting = self._ready = False  # the pool: a start was asked for; it has answered
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="checking", daemon=True)
         self._thread.start()
@@ -104,6 +105,7 @@ class Verifiers:
         """
         with self._place_here(len(envelopes)) as here:
             if here:
+                self._start_if_wanted(peer, lists, at)
                 return [verdict(envelope, peer, lists, at) for envelope in envelopes]
         until = time.monotonic() + timeout
         pieces = (envelopes[first : first + CHUNK] for first in range(0, len(envelopes), CHUNK))
@@ -118,16 +120,23 @@ class Verifiers:
 
     @contextmanager
     def _place_here(self, count: int) -> Iterator[bool]:
-        """Whether so many more may be checked where they are: once there are processes, only one by one."""
+        """Whether so many more are checked where they are: once processes answer, only who comes alone."""
         with self._changed:
-            most = FEWEST if self._pool is None else 2
-            here = self._here + count < most
+            here = self._here + count < 2 if self._ready else count < FEWEST
             self._here += count if here else 0
         try:
             yield here
         finally:
             with self._changed:
                 self._here -= count if here else 0
+
+    def _start_if_wanted(self, peer: str, lists: tuple[MemberList, ...], at: int) -> None:
+        """Lets processes start, by a chunk of nothing, when many small calls come; nobody waits for them."""
+        with self._changed:
+            if self._ready or self._starting or self._closed or self._here < FEWEST:
+                return
+            self._starting = True
+        self._hand_over(_Part(peer, (), at), lists)
 
     def _hand_over(self, part: _Part, lists: tuple[MemberList, ...]) -> None:
         """Lets a part be checked at its member's turn. It counts as the member's until it ends."""
@@ -196,7 +205,7 @@ class Verifiers:
                 pool.shutdown(wait=False)
             pool, self._known = _started(lists), lists
             with self._changed:
-                self._pool = pool
+                self._pool, self._ready = pool, False
         return pool
 
     def _answered(
@@ -205,8 +214,10 @@ class Verifiers:
         died = isinstance(answer, RuntimeError)
         with self._changed:
             self._under_way -= 1
-            if died and self._pool is pool:  # not one that has been put in its place already
-                self._pool = None
+            self._starting = False
+            if self._pool is pool:  # not one that has been put in its place already
+                self._ready = not died
+                self._pool = None if died else pool
             again = [part for part in parts if died and part.tries < TRIES and not self._closed]
             for part in again:
                 self._turns.put(part.peer, part, len(part.envelopes))

@@ -1,9 +1,11 @@
 """Signatures checked in processes: the same verdicts as in place, a death survived, no orphan left."""
 
+import functools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -126,7 +128,8 @@ def test_calls_that_expired_leave_nothing_behind_and_keep_nobody_out(checking, s
 
 def test_many_small_calls_share_a_chunk_and_members_take_turns(checking, space, pool):
     lists = (space.members,)
-    checking._pool, checking._known, checking._lists = pool, lists, lists  # the processes have started
+    checking._pool, checking._known, checking._lists = pool, lists, lists
+    checking._ready = True
 
     def ask(peer, count):
         return checking.verdicts([b"{}"] * count, peer, lists, space.now, 10)
@@ -148,6 +151,32 @@ def test_many_small_calls_share_a_chunk_and_members_take_turns(checking, space, 
         [("sz-trade", 2), ("auditor", 2)],
         [("hk-bank", 4)],
     ]
+
+
+def test_small_calls_start_processes_and_do_not_wait_for_them(checking, space, pool, monkeypatch):
+    go, entered = threading.Event(), threading.Semaphore(0)
+
+    def verdict(*_):
+        entered.release()
+        assert go.wait(5)
+
+    monkeypatch.setattr(verifiers, "verdict", verdict)
+    ask = functools.partial(checking.verdicts, [b"{}"], "hk-bank", (space.members,), space.now, 10)
+    with ThreadPoolExecutor(20) as threads:
+        calls = [threads.submit(ask) for _ in range(FEWEST - 1)]
+        assert all(entered.acquire(timeout=5) for _ in calls)
+        assert not pool.chunks
+        calls += [threads.submit(ask) for _ in range(3)]
+        assert all(entered.acquire(timeout=5) for _ in range(3))  # no process has answered yet
+        assert pool.has(1)
+        assert pool.asked == [[("hk-bank", 0)]]
+        pool.end(0)
+        assert eventually(lambda: checking._ready)
+        calls.append(threads.submit(ask))
+        assert pool.has(2)
+        pool.end(1)
+        go.set()
+        assert [call.result(5) for call in calls] == [[None]] * len(calls)
 
 
 def test_a_record_that_cannot_be_checked_fails_nobody_elses(monkeypatch):
