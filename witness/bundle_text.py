@@ -11,7 +11,9 @@ from typing import Any
 from witness.checks import VerificationFailed
 from witness.document_text import chinese_of
 from witness.encoding import format_time
+from witness.evidence_words import learned, said
 from witness.members import MemberList
+from witness.record import Record
 from witness.verify import Verified, VerifiedItem
 
 # Events after which more must follow; a bundle that ends there leaves out what came of it.
@@ -29,6 +31,10 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "exchange": "exchange {id}, step {step}, space {space}",
         "signed": "signed by {who}",
         "one-sided": " — ONE-SIDED",
+        "contract": "under policy {policy} ({version})",
+        "agreed": "under agreement {agreement}, policy {policy} ({version})",
+        "data": "protocol {protocol}",
+        "dataset": "dataset of {holder} {commitment}",
         "recorded": "recorded {at} as entry {index} of {log} (tree of {size})",
         "cosigned": "cosigned by {who}",
         "alone": "cosigned by nobody: the log is trusted alone",
@@ -49,6 +55,10 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "exchange": "交换 {id},第 {step} 步,数据空间 {space}",
         "signed": "签名方 {who}",
         "one-sided": " — 仅单方签名",
+        "contract": "策略 {policy}({version})",
+        "agreed": "合约 {agreement},策略 {policy}({version})",
+        "data": "协议 {protocol}",
+        "dataset": "{holder} 的数据集承诺 {commitment}",
         "recorded": "记录时间 {at},日志 {log} 第 {index} 条(树大小 {size})",
         "cosigned": "联署见证方 {who}",
         "alone": "无见证方联署:仅信任日志本身",
@@ -70,7 +80,7 @@ def to_text(verified: Verified, language: str = "en") -> str:
     words = _WORDS[language]
     lists = {members.digest: members for members in verified.members}
     items = enumerate(verified.items, 1)
-    lines = [words["verified"], *(_item_text(n, item, words, lists) for n, item in items)]
+    lines = [words["verified"], *(_item_text(n, item, language, lists) for n, item in items)]
     if verified.unknown_timestamps:
         lines.append(words["unknown"].format(count=verified.unknown_timestamps))
     lines += [words["open"].format(id=exchange) for exchange in open_exchanges(verified)]
@@ -87,33 +97,51 @@ def failed_text(failure: VerificationFailed, language: str = "en") -> str:
     """Why a bundle is not verified, in one line; beside the Chinese sentence stands the English detail."""
     words = _WORDS[language]
     where = "" if failure.item is None else words["record"].format(number=failure.item + 1)
-    said = failure.sentence
+    sentence = failure.sentence
     if language == "zh":
-        said = f"{_CHINESE.get(failure.code) or chinese_of(failure.code)}({failure.sentence})"
-    return f"{words['failed']} [{failure.code}]{where}: {said}"
+        sentence = f"{_CHINESE.get(failure.code) or chinese_of(failure.code)}({sentence})"
+    return f"{words['failed']} [{failure.code}]{where}: {sentence}"
 
 
-def _item_text(
-    number: int, item: VerifiedItem, words: Mapping[str, str], lists: Mapping[str, MemberList]
-) -> str:
-    record, place = item.record, item.included
+def _item_text(number: int, item: VerifiedItem, language: str, lists: Mapping[str, MemberList]) -> str:
+    record, place, words = item.record, item.included, _WORDS[language]
     reason = f" ({record.outcome.reason})" if record.outcome.reason else ""
     cosigners = ", ".join(sorted(place.cosigners))
     at, log = format_time(place.leaf.received_at), place.checkpoint
-    signed = words["signed"].format(who=", ".join(item.signers))
+    roles = {party.id: said(party.role, language) for party in record.parties}
+    signed = words["signed"].format(who=", ".join(f"{id_} ({roles[id_]})" for id_ in item.signers))
     lines = [
         words["exchange"].format(id=record.exchange.id, step=record.exchange.sequence, space=record.space),
         signed + (words["one-sided"] if item.one_sided else ""),
+        *_about(record, words),
         words["recorded"].format(at=at, index=place.index, log=log.origin, size=log.size),
         words["cosigned"].format(who=cosigners) if cosigners else words["alone"],
         *(words["timestamped"].format(at=format_time(t.at * 1000), who=t.authority) for t in item.timestamps),
         *(words["receipt"].format(index=r.index, size=r.size) for r in (item.receipt,) if r),
         *_told(item, words, lists),
-        *(words["learned"].format(who=reveal.party, what=reveal.what) for reveal in record.data.reveals),
-        *(words["disclosed"].format(name=n, value=_plain(v)) for n, v in item.disclosed.claims().items()),
+        *(words["learned"].format(who=r.party, what=learned(r.what, language)) for r in record.data.reveals),
+        *(
+            words["disclosed"].format(name=said(n, language), value=_plain(v))
+            for n, v in item.disclosed.claims().items()
+        ),
         *(words["opened"].format(name=n, value=_shown(v)) for n, v in item.opened.items()),
     ]
-    return "\n   ".join([f"{number}. {record.event}: {record.outcome.status}{reason}", *lines])
+    event, status = said(record.event, language), said(record.outcome.status, language)
+    return "\n   ".join([f"{number}. {event}: {status}{reason}", *lines])
+
+
+def _about(record: Record, words: Mapping[str, str]) -> list[str]:
+    """The contract, the protocol and the data that a record binds itself to."""
+    lines, contract, data = [], record.contract, record.data
+    if contract is not None:
+        named = {"policy": contract.policy, "version": contract.version, "agreement": contract.agreement}
+        lines.append(words["contract" if contract.agreement is None else "agreed"].format(**named))
+    if data.protocol is not None:
+        lines.append(words["data"].format(protocol=data.protocol))
+    return [
+        *lines,
+        *(words["dataset"].format(holder=d.holder, commitment=d.commitment) for d in data.datasets),
+    ]
 
 
 def _told(item: VerifiedItem, words: Mapping[str, str], lists: Mapping[str, MemberList]) -> list[str]:
@@ -133,6 +161,8 @@ def _told(item: VerifiedItem, words: Mapping[str, str], lists: Mapping[str, Memb
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from policy_enforcer.disclosure import Fact
 from witness import __main__ as command
 from witness import (
     bundle,
@@ -21,6 +22,7 @@ from witness import (
     checks,
     cose,
     dsse,
+    evidence_words,
     members,
     note,
     record,
@@ -440,7 +442,7 @@ def test_a_bundle_that_stops_before_its_exchange_did_says_so(space, log, tmp_pat
 def test_the_command_speaks_chinese_and_has_a_sentence_for_every_code(tmp_path, capsys):
     trusted = ["--trust", str(VECTORS / "trust-v1.json"), "--language", "zh"]
     assert command.main(["verify", str(VECTORS / "bundle-v1.json"), *trusted]) == 0
-    assert capsys.readouterr().out.startswith("核验通过\n1. query.intent: done\n   交换 ")
+    assert capsys.readouterr().out.startswith("核验通过\n1. 查询意向 query.intent: 完成 done\n   交换 ")
     (tmp_path / "broken.json").write_bytes(BUNDLE.replace(b'"checksum":"', b'"checksum":"0', 1)[:-1] + b"}")
     assert command.main(["verify", str(tmp_path / "broken.json"), *trusted]) == 7
     assert capsys.readouterr().err.startswith("核验未通过 [")
@@ -599,3 +601,15 @@ sys.exit(code)
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_code_in_a_record_has_words():
+    assert {fact.value for fact in Fact} == set(evidence_words.LEARNED)
+    codes = record.EVENTS | record.ROLES | record.STATUSES
+    codes |= {field.name for field in dataclasses.fields(record.Sensitive)}
+    assert codes <= set(evidence_words.CHINESE)
+    assert evidence_words.learned("own-matches+ungated", "zh").endswith(
+        "(自己的哪些键匹配,在任何放行检查之前)"
+    )
+    assert evidence_words.learned("something-new+ungated", "en") == "something-new+ungated"
+    assert evidence_words.said("query.intent", "en") == "query.intent"

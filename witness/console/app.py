@@ -38,6 +38,7 @@ from witness.console.pages import Asked, NotFound, Page, Pages, WrongRequest, pl
 from witness.console.words import LANGUAGES, preferred, words
 from witness.database import Database
 from witness.encoding import system_clock
+from witness.evidence_words import learned
 from witness.server import WitnessConfig, database_url
 
 _log = logging.getLogger(__name__)
@@ -238,6 +239,7 @@ def _templates(clock: Callable[[], int]) -> jinja2.Environment:
     made.filters["clock"] = lambda text: _TIME.sub(r"\2", text) if text else ""
     made.filters["short"] = lambda text, n=8: f"{text[:n]}…" if text and len(text) > n + 1 else text or ""
     made.filters["grouped"] = lambda number: f"{number:,}".replace(",", "\u202f")
+    made.filters["learned"] = learned
     made.globals["ago"] = lambda text, w: _ago(text, w, clock())
     made.globals["link"] = _link
     return made
