@@ -176,7 +176,7 @@ def _request(policy: Policy, example: Example, at: datetime, lists: Mapping[str,
         at=at,
         kind=example.kind,
         columns=columns,
-        protocol=_protocol(policy, example),
+        protocol=_protocol(policy, example, asker),
         joint=joint,
         asker_data=joint,
         join_operators=frozenset(example.join_operators),
@@ -242,18 +242,22 @@ def _places(given: Sequence[str] | None, allowed: Sequence[str] | None) -> froze
     return frozenset(allowed or () if given is None else given)
 
 
-def _protocol(policy: Policy, example: Example) -> ProtocolUse:
+def _protocol(policy: Policy, example: Example, asker: str) -> ProtocolUse:
+    level = Level.parse(example.level) if example.level else _planned_level(policy, example, asker)
+    fact = Fact.MATCHED_ROWS if level == Level.ROWS else Fact.RELEASED_CELLS
+    reveals = [Disclosure(Party.RECEIVER, fact, gated=True)]
+    if level == Level.RECEIVER:
+        reveals.append(Disclosure(Party.RECEIVER, Fact.OWN_MATCHES))
+    return ProtocolUse("example", 1, level, tuple(reveals), _gates(example))
+
+
+def _planned_level(policy: Policy, example: Example, asker: str) -> Level:
+    """What a join may disclose; to an aggregate's asker who must not learn what matches, less."""
     join = policy.analysis.join
-    wanted = example.level or (join.disclosure if join and example.join else "hidden")
-    fact = Fact.MATCHED_ROWS if wanted == "rows" else Fact.RELEASED_CELLS
-    reveals = (Disclosure(Party.RECEIVER, fact, gated=True),)
-    return ProtocolUse(
-        "example",
-        1,
-        Level.parse(wanted),
-        reveals,
-        _gates(example),
-    )
+    if join is None or not example.join:
+        return Level.HIDDEN
+    hidden = {asker, *ANY} & obligations(policy).matches_hidden_from and example.kind == "aggregate"
+    return min(Level.parse(join.disclosure), Level.CARDINALITY if hidden else Level.ROWS)
 
 
 def _gates(example: Example) -> frozenset[str]:

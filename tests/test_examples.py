@@ -52,12 +52,13 @@ def test_two_logs_cosign_each_other_and_nothing_counts_without() -> None:
 POLICIES = FLIGHTS.parent / "policies"
 
 
-@pytest.mark.parametrize("name", ["cross-border", "consent", "templates", "roles"])
+@pytest.mark.parametrize("name", ["cross-border", "consent", "templates", "roles", "audiences"])
 def test_policies_decide_as_the_examples_beside_them_say(name: str) -> None:
     folder, invoices = POLICIES / "policies", POLICIES / "datasets" / "invoices.yaml"
     text = (folder / f"{name}.yaml").read_text("utf-8")
     columns = datasets.load(invoices).columns
-    assert {problem.path for problem in lint(text, columns)} <= {"transfer.basis", "transfer.filing"}
+    stated = {"transfer.basis", "transfer.filing", "conditions.declared.application"}
+    assert {problem.path for problem in lint(text, columns)} <= stated
     policy, tests = load(text), (folder / f"{name}.tests.yaml").read_text("utf-8")
     peer = f"hk-bank.credit={POLICIES / 'datasets' / 'credit.yaml'}"
     found = outcomes(policy, tests, name, invoices, peer, folder)
