@@ -29,7 +29,7 @@ from compute.errors import ConfigError, PeerViolation, PolicyRefusal, Unavailabl
 from compute.facts import Prepared
 from compute.inputs import LocalInput
 from compute.members import Membership
-from connector import datasets, references, rotation, transfer_lists
+from connector import datasets, references, transfer_lists
 from connector.config import ConnectorConfig
 from connector.contract import Agreement
 from connector.differencing import Guard, asker_side_of, layout_of
@@ -132,10 +132,9 @@ class Node:
         return utc_now()
 
     def recover(self) -> None:
-        """At start-up: queries of a process that died have failed, new keys are in use; evidence says so."""
+        """At start-up: queries of a process that died have failed, and evidence says so."""
         self.store.clear_running()
         self.store.forget_answers()
-        rotation.record(self)
         for found in self.store.exchanges(status="open"):
             if found.kind == "query":
                 self._died(found.id)

@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from compute.errors import ConfigError, PeerViolation, Unavailable
+from connector import rotation
 from connector.analyst import Analyst
 from connector.answering import Answering
 from connector.door import Door
@@ -171,8 +172,9 @@ class Server:
         self.port = self._bound(address)
 
     def start(self) -> None:
-        """Record the failures of a process that died, then serve."""
+        """Record the failures of a process that died, and new keys, then serve."""
         self._node.recover()
+        rotation.record(self._node)
         Negotiating(self._node).recover()
         self._node.evidence.start()
         self._door.start()

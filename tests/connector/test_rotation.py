@@ -9,6 +9,7 @@ import pytest
 from connector import config, documents, enrolment, rotation, space
 from connector.node import Node
 from connector.receipts import receipt, trust_file
+from connector.service import Server
 from tests.connector.conftest import ASKER, build
 from witness.verify import verify_files
 
@@ -26,8 +27,10 @@ def rotated(tmp_path_factory):
     enrolment.rotate(node.config.seat)
     space.enrol_local(made.folder / "space", node.config.seat)
     node = Node(node.config)
-    node.recover()
+    server = Server(node)
+    server.start()
     yield kept, old, node
+    server.stop(0)
     node.close()
     made.stop_witness()
 
@@ -45,7 +48,6 @@ def test_the_log_has_an_entry_of_it_that_names_old_and_new_keys(rotated):
 
 def test_it_is_recorded_once(rotated):
     *_, node = rotated
-    node.recover()
     assert rotation.record(node) is None
     assert len([e for e in node.store.exchanges() if e.kind == rotation.KIND]) == 1
 
