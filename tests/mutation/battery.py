@@ -56,6 +56,7 @@ FILES = (
     "test_masking",
     "test_describe",
     "test_known",
+    "test_shared_noise",
     "test_odrl",
     "test_texts",
 )

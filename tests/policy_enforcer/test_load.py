@@ -304,6 +304,8 @@ def test_what_contradicts_nothing_loads(text):
         (small(more="uses: {}"), "uses"),
         (small(more="uses: {per: month}"), "uses"),
         (small(more="transfer: {}"), "transfer"),
+        (small(more="conditions: {}"), "conditions"),
+        (small(more="conditions: {declared: {}}"), "conditions.declared"),
     ],
 )
 def test_contradictions_do_not_load(text, path):
