@@ -20,6 +20,7 @@ from compute.derived import conjuncts
 from compute.errors import QueryError
 from compute.expressions import Bound, Constant
 from compute.finish import TAKES
+from compute.inlining import CALLED
 from compute.joining import Joining, unwrapped
 from compute.logistic import figures
 from compute.measures import Measure, Unbounded
@@ -334,7 +335,7 @@ class Aggregates(Joining):
         totals = self._squares(measured)
         names = [
             "intercept",
-            *(x.name if isinstance(x, exp.Column) else f"x{i}" for i, x in enumerate(xs, 1)),
+            *(x.meta.get(CALLED) or _plain_name(x) or f"x{i}" for i, x in enumerate(xs, 1)),
         ]
         found = [
             ("n", self._figure("count", totals[:1], INT64)),
@@ -423,6 +424,10 @@ class Aggregates(Joining):
         value = _kept(f"CAST({bound.sql} AS DOUBLE)", keep)
         name = self._partials.add(value, 0, 0, function, str(FLOAT64))
         return self._partials.figure("value", [Total((name,))], FLOAT64)
+
+
+def _plain_name(node: exp.Expr) -> str:
+    return node.name if isinstance(node, exp.Column) else ""
 
 
 def _kept(sql: str, conditions: Conditions) -> str:

@@ -22,6 +22,9 @@ from compute.errors import QueryError
 from compute.scope import named_column
 from compute.sql import Ordering, Source, Statement, check_nodes, regressing
 
+CALLED = "called"
+"""Beside what a column stands for: what the question calls it, for answers that are named after columns."""
+
 MAX_NODES = 20_000
 """Parts of all expressions that are written out: queries that name each other grow without bound."""
 
@@ -51,6 +54,7 @@ class _Written:
         copy = self._copied(node)
         for column in list(copy.find_all(exp.Column)):
             stands_for = self._copied(found(column))
+            stands_for.meta[CALLED] = column.name
             if column is copy:
                 return stands_for
             column.replace(stands_for)

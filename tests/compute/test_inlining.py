@@ -146,3 +146,9 @@ def test_answers_equal_duckdbs(question, catalogue, answer):
         connection.register("T", rows)
         expected = connection.sql(question).to_arrow_table()
     assert found.to_pylist() == expected.to_pylist()
+
+
+def test_a_regression_is_named_by_what_the_question_calls_its_columns(catalogue):
+    asked = f"SELECT linear_regression(y, [x, z]) FROM (SELECT days AS y, lines * 2 AS x, rate AS z FROM {T})"
+    names = [output.name for output in prepare(asked, "hk-bank", catalogue).plan.outputs]
+    assert names[3:] == ["intercept", "intercept_se", "x", "x_se", "z", "z_se"]
