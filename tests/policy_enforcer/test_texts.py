@@ -221,6 +221,16 @@ def test_problems_of_one_line_come_in_its_order():
     assert [p.path for p in lint(text)] == ["uses.max_concurrent", "uses.count"]
 
 
+def test_ways_of_becoming_known_are_a_set():
+    one, other = (
+        WIDE.replace("after-aggregate", f"[{ways}]")
+        for ways in ("after-compare, after-aggregate", "after-aggregate, after-compare")
+    )
+    assert load(one) == load(other)
+    twice = lint(WIDE.replace("after-aggregate", "[after-aggregate, after-aggregate]"))
+    assert [(p.code, p.path) for p in twice] == [("policy.bad-value", "analysis.column_disclosure.c1.any")]
+
+
 # -- documents named by their digest
 
 
