@@ -231,6 +231,28 @@ def test_ways_of_becoming_known_are_a_set():
     assert [(p.code, p.path) for p in twice] == [("policy.bad-value", "analysis.column_disclosure.c1.any")]
 
 
+KEY = f"a@{'1' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("written", "loads"),
+    [
+        ("connectors: []", False),
+        (f'connectors: ["{KEY}", "{KEY}"]', False),
+        (f'connectors: ["{KEY[:-1]}"]', False),
+        (f'connectors: ["{KEY}"]', True),
+        ("security_level: 0", False),
+        ("security_level: 1", True),
+        ("security_level: 99", True),
+        ("security_level: 100", False),
+        ("security_level: true", False),
+    ],
+)
+def test_what_conditions_say(written, loads):
+    problems = [p for p in lint(WIDE + f"conditions: {{{written}}}\n") if not p.warning]
+    assert (problems == []) is loads
+
+
 # -- documents named by their digest
 
 
