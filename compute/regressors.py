@@ -10,6 +10,7 @@ from sqlglot import exp
 
 from compute.dataset import Column, DatasetInfo
 from compute.errors import QueryError
+from compute.inlining import CALLED
 from compute.logistic import MOST_STEPS, least_identities
 from compute.measures import Measure, scaled_bounds
 from compute.plan import Logistic, Regressor
@@ -38,10 +39,10 @@ def _regressor(scope: Scope, measure: Measure, node: exp.Expr, part: str) -> Reg
     if low >= high or max(abs(low), abs(high)) >= _MOST_BOUND:
         raise QueryError(
             "query.logistic",
-            f"in {part}: the bounds declared of {column.name} allow one value only, or have more than 50 bits; "
-            f"ask {info.participant} for others",
+            f"in {part}: the declared bounds of {column.name} allow one value only, or have more than 50 "
+            f"bits; ask {info.participant} for others",
         )
-    return Regressor(column.name, number.sql, number.scale, low, high)
+    return Regressor(node.meta.get(CALLED, column.name), number.sql, number.scale, low, high)
 
 
 def _column(scope: Scope, node: exp.Expr, part: str) -> tuple[DatasetInfo, Column]:

@@ -311,6 +311,12 @@ def test_what_cannot_be_asked(sql: str) -> None:
     assert error.value.code == "query.logistic"
 
 
+def test_columns_of_a_query_in_from_are_called_as_it_calls_them() -> None:
+    sql = "SELECT logistic_regression(bad, [years]) FROM (SELECT defaulted AS bad, age AS years FROM {}) t"
+    plan = prepared(sql.format("federation.loans")).plan
+    assert [output.name for output in plan.outputs][-2:] == ["years", "years_se"]
+
+
 def test_a_column_without_bounds_and_a_dataset_alone_are_refused() -> None:
     with pytest.raises(QueryError) as error:
         prepared("SELECT logistic_regression(defaulted, [free]) FROM federation.loans")
