@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -29,8 +30,8 @@ from tests.compute.test_federation_answers import (
     table,
 )
 
-NUMBERED = "width_bucket(overdue, -640, 640, 64)"
-BY_HAND = "CASE WHEN overdue IS NULL THEN NULL ELSE 1 + (overdue + 640) // 20 END"
+NUMBERED = "width_bucket(overdue, -640, 640, 16)"
+BY_HAND = "CASE WHEN overdue IS NULL THEN NULL ELSE 1 + (overdue + 640) // 80 END"
 TOP = "SELECT max(width_bucket(overdue, [0, 300])) AS b FROM federation.loans"
 
 
@@ -48,15 +49,21 @@ def test_each_place_has_the_extremes_of_the_pooled_rows() -> None:
     assert asked(asked_for_amounts) == [{"a": int(low["low"] >= -9990)}]
 
 
-def test_a_column_of_few_values_has_its_own_scale_and_type() -> None:
-    """A round of masked_sum whose year is between 1900 and 2100: 200 steps, and no row is beyond them."""
+def test_a_column_of_few_values_has_its_own_scale_and_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round of masked_sum over years from 2020 to 2030; what lies beyond them counts as the bound."""
+    columns = [
+        replace(column, bounds=("2020", "2030")) if column.name == "year" else column
+        for column in pooled_rounds.LOANS.columns
+    ]
+    monkeypatch.setattr(pooled_rounds, "LOANS", replace(pooled_rounds.LOANS, columns=tuple(columns)))
     sql = (
         "SELECT region, max(year) AS a, min(year) AS b FROM federation.loans GROUP BY region ORDER BY region"
     )
-    question = pooled_rounds._prepared(sql)
+    question = pooled_rounds._prepared(sql, n=2)
     assert question.plan.protocol == "masked_sum"
-    answer, _ = pooled_rounds._answer(question, [*pooled_rounds._few()[:2], years((1969, 2026, None))])
-    assert answer.to_pylist() == [{"region": "深圳", "a": 2026, "b": 1969}]
+    tables = [years((2026, None)), years((2024, None, 1969))]
+    answer, _ = pooled_rounds._answer(question, tables)
+    assert answer.to_pylist() == [{"region": "深圳", "a": 2026, "b": 2020}]
     assert answer.schema.field("a").type == pa.int64()
 
 
