@@ -486,6 +486,32 @@ def test_whatever_an_asker_changes_on_the_way_ends_the_round(kind: str, to: int)
     assert not any(frame.kind == "release" for _, frame in made.sent)
 
 
+def test_a_participant_shows_no_two_vectors_with_the_askers_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bank-0 signs another vector for bank-2 alone: what bank-1 signed is over other hashes."""
+    made, held = Round(ONE, (*TWO, table(13, 100))), dict[str, Any]()
+    whole, other = logistic_steps._Adding.up, bytes(5 * f.WORD_BYTES)
+
+    def up(adding: Any, label: str, own: Any) -> Any:
+        key = hashlib.sha256(adding.key).hexdigest()
+        held["scheme"] = f"{logistic_steps.SCHEME} step 1 {key}"
+        return (yield from whole(adding, label, own))
+
+    def change(i: int, of: str, body: bytes, at: int) -> bytes:
+        if i != 2 or at != 1 or of not in ("commitments", "parts"):
+            return body
+        about = held["scheme"], made.roster.digest, "bank-0"
+        if of == "commitments":
+            held["seen"] = f._commitment(*about, other) + body[f.COMMITMENT_BYTES :]
+            return bytes(held["seen"])
+        signed = sign("bank-0")(f._statement(*about, hashlib.sha256(held["seen"]).digest()))
+        return f.joined([f.joined([other, signed]), *f.split(body)[1:]])
+
+    monkeypatch.setattr(logistic_steps._Adding, "up", up)
+    with pytest.raises(PeerViolation) as error:
+        made.run(relayed(made, change))
+    assert error.value.code == "peer.signature"
+
+
 def test_a_step_that_is_shown_once_more_in_place_of_the_next_ends_the_round() -> None:
     made, kept = Round(ONE, TWO), dict[tuple[int, str], bytes]()
 
