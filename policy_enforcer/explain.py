@@ -18,8 +18,8 @@ _ENGLISH: Mapping[Fact, str] = MappingProxyType(
             "{to}'s connector learns how many identities and participants each cell has in total, {gate}"
         ),
         Fact.STEP_TOTALS: (
-            "{to}'s connector learns, at every step of the fit, the coefficients reached and the sums over all "
-            "participants that the next ones are computed from, {gate}"
+            "{to}'s connector learns, at every step of the fit, the coefficients reached and the sums over "
+            "all participants that the next ones are computed from, {gate}"
         ),
         Fact.OWN_MATCHES: "{to}'s connector learns which of its own keys {of} also has, {gate}",
         Fact.CELL_MATCH_COUNTS: "{to}'s connector learns how many keys both sides share in each cell, {gate}",
@@ -36,7 +36,9 @@ _CHINESE: Mapping[Fact, str] = MappingProxyType(
         Fact.RELEASED_CELLS: "{to} 获知结果中的单元格({gate})",
         Fact.SUPPRESSED_CELLS: "{to} 获知 {of} 隐去了多少个结果单元格({gate})",
         Fact.TOTAL_COUNTS: "{to} 的连接器获知各参与方在每个单元格中的标识总数与参与方数({gate})",
-        Fact.STEP_TOTALS: "{to} 的连接器在拟合的每一步获知当前系数,以及用于计算下一步系数的全体参与方合计({gate})",
+        Fact.STEP_TOTALS: (
+            "{to} 的连接器在拟合的每一步获知当前系数,以及用于计算下一步系数的全体参与方合计({gate})"
+        ),
         Fact.OWN_MATCHES: "{to} 的连接器获知自己的哪些键 {of} 也有({gate})",
         Fact.CELL_MATCH_COUNTS: "{to} 的连接器获知每个单元格中双方共有多少个键({gate})",
         Fact.GROUP_COUNT: "{to} 的连接器获知 {of} 的数据有多少个分组({gate})",
