@@ -219,9 +219,11 @@ class DataSpace:
 
 
 @pytest.fixture(autouse=True)
-def asked_anew(monkeypatch):
+def asked_anew():
     """Tests ask the same joint question more than once, each time anew; test_kept_answers.py does not."""
-    monkeypatch.setattr(analyst, "kept", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:  # its own: tests undo theirs half-way
+        patch.setattr(analyst, "kept", lambda *_: None)
+        yield
 
 
 def free_ports(count: int) -> list[int]:
