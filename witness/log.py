@@ -10,8 +10,9 @@ the quorum cosigned a checkpoint that covers it; proofs are made under witnessed
 
 Two heads that contradict each other can never both be published, since a checkpoint leaves this file only
 after the lock moved from its predecessor. On start it refuses to run on anything that looks like a
-rollback, and finishes a batch that was interrupted. After any failure inside an append the next one begins
-with the checks of a start, so that a disk that was full and has room again needs nobody.
+rollback, and finishes a batch that was interrupted. After a failure inside an append the next one begins
+with the checks of a start, and the disk must still hold what this process published and cosigners signed: so
+a disk that was full and has room again needs nobody, and one that was set back meanwhile is refused for good.
 """
 
 import fcntl
@@ -101,6 +102,7 @@ class Log:
             self._head, self._edge, self._bundle = self._recover()
             self._witnessed = self._recover_witnessed()
             self._last_time = self._time_of(self._size - 1)
+            self._promised = checkpoints.parse(self._head.text)
         except BaseException:
             self.close()
             raise
@@ -226,7 +228,7 @@ class Log:
 
     def refuse(self) -> None:
         """Takes no more entries: somebody holds a checkpoint that this tree contradicts."""
-        self._refused = self._broken = True
+        self._refused = True  # for good: any thread may say so, at any moment of an append
 
     def append(self, batch: Sequence[Submission]) -> list[int]:
         """Records a batch; returns the index of each when all are durable and published.
@@ -235,6 +237,7 @@ class Log:
         Raises LogRefused when an earlier append failed half-way, and the log cannot be put right yet.
         """
         with self._appending:
+            self._check_not_refused()
             if self._broken:
                 self._resume()
             known = self._database.indexes([s.digest for s in batch])
@@ -245,21 +248,22 @@ class Log:
             if fresh:
                 self._broken = True
                 known |= self._record(list(fresh.values()))
-                self._broken = self._refused
+                self._broken = False
             self._remember(known)
         return [known[s.digest] for s in batch]
+
+    def _check_not_refused(self) -> None:
+        if self._refused:
+            raise LogRefused("the log has stopped; see why in what the witness wrote then")
 
     def _resume(self) -> None:
         """After an append that failed half-way: finishes or forgets it, as a start does.
 
         A disk may have room again. What a start would refuse stays refused.
         """
-        if self._refused:
-            raise LogRefused("the log has stopped; see why in what the witness wrote then")
         try:
             self._database.reconnect()
-            self._head, self._edge, self._bundle = self._recover()
-            self._last_time = self._time_of(self._size - 1)
+            self._recover_again()
         except LogRefused:
             self.refuse()
             raise
@@ -268,6 +272,27 @@ class Log:
         with self._published:
             self._published.notify_all()
         self._broken = False
+
+    def _recover_again(self) -> None:
+        """The checks of a start, and those that only a process can make that knows what it published.
+
+        INVARIANT: the published head never shrinks: it is compared before anything is finished or signed.
+        """
+        published = self._read_published()
+        self._check_kept(
+            checkpoints.parse(self._head.text), 0 if published is None else self._own(published).size
+        )
+        self._head, self._edge, self._bundle = self._recover()
+        self._check_kept(self._promised, self._size)
+        kept = self._recover_witnessed()
+        if kept is not None and checkpoints.parse(kept.text).size > self.witnessed_size:
+            self._witnessed = kept
+        self._last_time = self._time_of(self._size - 1)
+
+    def _check_kept(self, ours: Checkpoint, size: int) -> None:
+        """Refuses when a tree of `size` on the disk does not begin with one that we let out."""
+        if size < ours.size or self._root_again(ours.size) != ours.root:
+            raise LogRefused("the disk has lost what this log published since it started: a rollback")
 
     def recorded_lately(self, digest: bytes) -> bool:
         """Whether memory has it: both parties submit each envelope, one soon after the other."""
@@ -288,12 +313,16 @@ class Log:
         grown = self._edge.grow([leaf_hash(row.leaf) for row in rows])
         staged = Staged(first, grown[0].size, str(self._sign(grown[0], now)))
         self._database.stage(rows, staged, str(self._head))
+        self._promised = Checkpoint(self.origin, grown[0].size, grown[0].root)
         self._step("locked")
         self._publish(staged, [row.leaf for row in rows], *grown)
         return {row.digest: row.index for row in rows}
 
     def _sign(self, edge: tiles.Edge, now: int) -> Note:
-        head = Checkpoint(self.origin, edge.size, edge.root)
+        return self._sign_head(Checkpoint(self.origin, edge.size, edge.root), now)
+
+    def _sign_head(self, head: Checkpoint, now: int) -> Note:
+        self._check_not_refused()
         return checkpoints.sign(head, *self._signing, timestamp=now // 1000)
 
     def _finish(self, staged: Staged, entries: Sequence[bytes]) -> None:
@@ -426,7 +455,7 @@ class Log:
             self._publish_head(locked)
         if all(self._head.by(key) for key in self.vkeys):
             return
-        head = checkpoints.sign(self._own(str(self._head)), *self._signing, timestamp=self._clock() // 1000)
+        head = self._sign_head(self._own(str(self._head)), self._clock())
         self._database.advance(str(self._head), str(head))
         self._step("signed again")
         self._publish_head(head)

@@ -181,6 +181,70 @@ def test_a_disk_that_was_full_needs_nobody_once_it_has_room(open_log, monkeypatc
     check_whole(log, {})
 
 
+def failing_once(name):
+    """A step at which the disk is full, the first time that it is reached after `arm`."""
+    armed = []
+
+    def step(reached):
+        if reached in armed:
+            armed.remove(reached)
+            raise OSError(28, "No space left on device")
+
+    return step, lambda: armed.append(name)
+
+
+def test_a_disk_that_was_set_back_under_a_running_log_is_refused_for_good(open_log, tmp_path):
+    open_log().append(some(1))
+    open_log.close()
+    shutil.copytree(tmp_path / "log", tmp_path / "old")
+    step, fail = failing_once("locked")
+    log = open_log(step=step)
+    log.append(some(1, 1))
+    published = str(log.head)
+    for part in ("public", "witness.sqlite"):
+        (tmp_path / "log" / part).rename(tmp_path / part)
+        (tmp_path / "old" / part).rename(tmp_path / "log" / part)
+    for leftover in (tmp_path / "log").glob("witness.sqlite-*"):
+        leftover.unlink()
+    fail()
+    with pytest.raises(OSError, match="No space"):
+        log.append(some(1, 2))
+    for _ in range(2):
+        with pytest.raises(LogRefused):
+            log.append(some(1, 3))
+    assert str(log.head) == published
+
+
+def test_a_batch_that_was_signed_and_is_gone_is_refused(open_log, tmp_path, monkeypatch):
+    """Its checkpoint may have been read by somebody before the disk failed."""
+    log = open_log()
+    log.append(some(1))
+    with monkeypatch.context() as full:
+        full.setattr(Folder, "write_all", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            log.append(some(1, 1))
+    with contextlib.closing(sqlite3.connect(tmp_path / "log" / "witness.sqlite")) as database, database:
+        database.execute('DELETE FROM entries WHERE "index" = 1')
+        database.execute("DELETE FROM staging")
+        database.execute("UPDATE lock SET checkpoint = ?", (str(log.head),))
+    with pytest.raises(LogRefused, match="rollback"):
+        log.append(some(1, 2))
+
+
+def test_a_log_that_is_refused_while_it_recovers_signs_nothing_more(open_log, monkeypatch):
+    step, fail = failing_once("locked")
+    log = open_log(step=step)
+    fail()
+    with pytest.raises(OSError, match="No space"):
+        log.append(some(1))
+    time_of = log._time_of
+    monkeypatch.setattr(log, "_time_of", lambda index: log.refuse() or time_of(index))  # another thread
+    for _ in range(2):
+        with pytest.raises(LogRefused, match="has stopped"):
+            log.append(some(1, 1))
+    assert log.size == 1  # the batch that was signed before
+
+
 def rolled(tmp_path, what):
     """Paths of the parts that a rollback may touch."""
     return {"database": tmp_path / "log" / "witness.sqlite", "tiles": tmp_path / "log" / "public"}[what]
