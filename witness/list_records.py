@@ -3,7 +3,8 @@
 The public leaf names nobody; the record in it names the list by its digest, and the list the one before it.
 So an auditor sees when a list, and with it every key in it, came into force here; an operator that shows two
 people two lists has at most one of them on record. Only the newest list is recorded, once. Refuses to record
-what would not verify: the list must name this witness with its evidence keys.
+what would not verify: the list must name this witness with its evidence keys, and they must be valid by now.
+Until they are (the operator's clock may be ahead of this one) it tries again.
 """
 
 import hashlib
@@ -57,6 +58,7 @@ class ListRecords:
         self._author, self._database, self._registry = author, database, registry
         self._sequencer, self._confirmed = sequencer, confirmed
         self._done: str | None = None  # the newest list that needs no further look
+        self._said: tuple[str, str] | None = None  # of which list which trouble is in the log already
         self._thread = Background("lists", self._step, "a member list could not be recorded yet", PAUSE)
 
     def start(self) -> None:
@@ -76,28 +78,43 @@ class ListRecords:
         lists = self._registry.lists()
         if not lists or lists[-1].digest == self._done or not self._confirmed():
             return
-        made = self._record_of(lists[-1])
-        if made is not None:
-            digest = hashlib.sha256(made.envelope).digest()
-            if not self._database.indexes([digest]):
-                submission = Submission(digest, made.envelope, made.tag)
-                self._sequencer.submit([submission], self._author.participant).result(PATIENCE)
-                _log.info("member list version %d is on record", lists[-1].version)
-        self._done = lists[-1].digest
+        newest = lists[-1]
+        kept = self._database.own_record(exchange_of(newest.digest))
+        if (kept and self._recorded(kept)) or not self._named_in(newest) or self._record(newest, kept):
+            self._done = newest.digest
 
-    def _record_of(self, members: MemberList) -> OwnRecord | None:
-        """The kept record of a list, or one made and kept now: sent twice, it must be the same bytes."""
-        kept = self._database.own_record(exchange_of(members.digest))
-        if kept is not None:
-            return kept
-        made = _made(self._author, members)
+    def _recorded(self, kept: OwnRecord) -> bool:
+        return bool(self._database.indexes([hashlib.sha256(kept.envelope).digest()]))
+
+    def _named_in(self, members: MemberList) -> bool:
+        keys = self._author.keys.public.ids
+        named = all(members.key(self._author.participant, key) is not None for key in keys)
+        if not named:
+            self._say(members, "it does not give this witness its evidence keys")
+        return named
+
+    def _record(self, members: MemberList, kept: OwnRecord | None) -> bool:
+        """Sends the kept record, or one made and kept now: sent twice, it must be the same bytes.
+
+        False when it would not verify now.
+        """
+        made = kept or _made(self._author, members)
         try:
             check_signed(dsse.parse(made.envelope), [members], self._author.clock())
         except VerificationFailed as error:
-            _log.warning("member list version %d is not recorded: %s", members.version, error.sentence)
-            return None
-        self._database.keep_own_record(made)
-        return made
+            self._say(members, error.sentence)
+            return False
+        if kept is None:
+            self._database.keep_own_record(made)
+        submission = Submission(hashlib.sha256(made.envelope).digest(), made.envelope, made.tag)
+        self._sequencer.submit([submission], self._author.participant).result(PATIENCE)
+        _log.info("member list version %d is on record", members.version)
+        return True
+
+    def _say(self, members: MemberList, why: str) -> None:
+        if self._said != (members.digest, why):
+            _log.warning("member list version %d is not recorded: %s", members.version, why)
+        self._said = members.digest, why
 
 
 def _made(author: Author, members: MemberList) -> OwnRecord:

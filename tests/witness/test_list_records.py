@@ -37,9 +37,9 @@ def witness(tmp_path, space):
     log = Log(config.data, config.origin, keys, lambda: NOW)
     sequencer = Sequencer(log)
 
-    def list_after(old, *, evidence=WITNESS.public.keys):
+    def list_after(old, *, evidence=WITNESS.public.keys, valid_from=0):
         listed = [
-            replace(p, keys=tuple(members.EvidenceKey(k, 0) for k in evidence), logs=vkeys)
+            replace(p, keys=tuple(members.EvidenceKey(k, valid_from) for k in evidence), logs=vkeys)
             if p.id == "witness-a"
             else p
             for p in space.participants()
@@ -48,15 +48,20 @@ def witness(tmp_path, space):
         (folder / "members.json").write_bytes(members.sign(made, OPERATOR.keys).to_bytes())
         return made
 
-    def look(confirmed=lambda: True):
+    def recording(confirmed=lambda: True, clock=lambda: NOW):
         registry = Registry(log.database, folder / "members.json", "gba", OPERATOR.public.keys)
-        author = Author("gba", "witness-a", WITNESS, lambda: NOW)
-        records = ListRecords(author, log.database, registry, sequencer, confirmed)
+        author = Author("gba", "witness-a", WITNESS, clock)
+        return ListRecords(author, log.database, registry, sequencer, confirmed)
+
+    def look(confirmed=lambda: True):
+        records = recording(confirmed)
         records.record_newest()
         records.record_newest()
         return log.size
 
-    yield SimpleNamespace(folder=folder, vkeys=vkeys, log=log, list_after=list_after, look=look)
+    yield SimpleNamespace(
+        folder=folder, vkeys=vkeys, log=log, list_after=list_after, look=look, recording=recording
+    )
     sequencer.close()
     with contextlib.suppress(OSError):
         log.close()
@@ -101,8 +106,33 @@ def test_a_crash_before_the_log_had_it_makes_no_second_record(witness, monkeypat
 def test_a_list_that_does_not_name_this_witness_is_not_recorded(witness, caplog):
     witness.list_after(None, evidence=())
     assert witness.look() == 0
-    assert "is not recorded: The member list gives witness-a no such evidence key." in caplog.text
+    assert "is not recorded: it does not give this witness its evidence keys" in caplog.text
     assert command.main(["lists", str(witness.folder), "--out", "unused"]) == 2
+
+
+def test_a_list_from_an_operator_whose_clock_is_ahead_is_recorded_when_its_keys_are_valid(witness, caplog):
+    now = [NOW]
+    witness.list_after(None, valid_from=NOW + 1500)
+    records = witness.recording(clock=lambda: now[0])
+    for _ in range(2):
+        records.record_newest()
+    assert (witness.log.size, caplog.text.count("was not valid at that time")) == (0, 1)
+    now[0] += 1500
+    records.record_newest()
+    assert witness.log.size == 1
+
+
+def test_a_kept_record_that_would_not_verify_any_more_is_not_sent(witness, monkeypatch, caplog):
+    witness.list_after(None, valid_from=NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(Sequencer, "submit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            witness.look()
+    records = witness.recording(clock=lambda: NOW - 1)  # a clock that was set back
+    records.record_newest()
+    assert witness.log.size == 0
+    assert "was not valid at that time" in caplog.text
+    assert witness.look() == 1
 
 
 def test_only_who_signed_and_when_is_said(witness):
