@@ -157,8 +157,10 @@ def trust_file(config: ConnectorConfig, authorities: Collection[bytes] = ()) -> 
     path = config.quorum_path
     quorum = NO_QUORUM if path is None else path.read_bytes().decode(errors="replace")
     known = _known_lists(config)
-    trust = of_logs(config.space, operator.keys, logs, required(members, known), quorum)
     since = _operator_signs_from((*known, members))
+    # A second key without a date is demanded of all lists; the first list that names it will introduce it.
+    keys = [key for key in operator.keys if key.algorithm != ML_DSA_44 or key in since]
+    trust = of_logs(config.space, keys, logs, required(members, known), quorum)
     return replace(trust, timestamp_authorities=certificates, operator_since=since).to_bytes()
 
 
@@ -203,12 +205,15 @@ def _log_signs_from(witness: Participant, lists: Sequence[MemberList]) -> int | 
 
 def _operator_signs_from(lists: Sequence[MemberList]) -> dict[PublicKey, int]:
     """From when on records stand on lists that the operator's second key signed, too."""
-    newest = max(lists, key=lambda m: m.version)
-    added = [key for key in newest.operator_keys if key.algorithm == ML_DSA_44]
-    announced = min((m.issued_at for m in lists if m.operator_keys), default=0)
-    # Records on the lists before may wait in an outbox for a while.
-    waits = GRACE if any(m.issued_at < announced for m in lists) else timedelta()
-    return dict.fromkeys(added, announced + int(waits.total_seconds() * 1000))
+    naming = [m for m in lists if m.operator_keys]
+    if not naming:
+        return {}
+    naming.sort(key=lambda m: m.version)
+    first, newest = naming[0], naming[-1]
+    # Records on a list before it, which we may never have seen, can wait in an outbox for a while.
+    waits = GRACE if first.previous is not None else timedelta()
+    since = first.issued_at + int(waits.total_seconds() * 1000)
+    return {key: since for key in newest.operator_keys if key.algorithm == ML_DSA_44}
 
 
 def _certificate(pem: bytes) -> bytes:

@@ -296,6 +296,11 @@ def sign(members: MemberList, operator_keys: Iterable[PrivateKey]) -> dsse.Envel
     return dsse.sign(members.payload_type, payload, operator_keys)
 
 
+def names_both(keys: Iterable[PublicKey]) -> bool:
+    """Whether keys of both algorithms are there: who knows an operator's takes no list of one of them."""
+    return {key.algorithm for key in keys}.issuperset((ED25519, ML_DSA_44))
+
+
 def verify(
     envelope: dsse.Envelope, operator_keys: Sequence[PublicKey], settled: Sequence[PublicKey] = ()
 ) -> MemberList:

@@ -1,7 +1,8 @@
 """The member lists that a running witness knows: a file that the operator replaces, and all lists before.
 
-Refuses a list that the space operator did not sign with every key it had, of another space, or older than the
-newest known; the witness then goes on with the list it has, so that a bad file cannot stop the recording.
+Refuses a list that the space operator did not sign with every key it had, or with both where two are
+configured, of another space, or older than the newest known; the witness then goes on with the list it has,
+so that a bad file cannot stop the recording. Lists that were taken up before stay known.
 """
 
 import logging
@@ -64,6 +65,8 @@ class Registry:
         new = self._verify(data)
         if self._lists and new == self._lists[-1]:
             return
+        if members.names_both(self._operator_keys) and not new.operator_keys:
+            raise MembersInvalid("one key signed it, and both of the operator's are known here")
         if self._lists and new.version <= self._lists[-1].version:
             raise MembersInvalid("its version is not above the one known")
         self._database.add_members(new.version, data)

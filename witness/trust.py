@@ -2,9 +2,9 @@
 
 The data space, the space operator's public keys, and a C2SP tlog-policy (accepted logs with their verifier
 keys, known witnesses, quorum). A key of the operator's with `since` must have signed the member list of every
-record from then on. `require` says from when on logs and parties must sign with an algorithm
-too; what was recorded before verifies with what it has, for ever. People may edit the file, so spacing is
-free; unknown fields are still refused.
+record from then on; where there are two and no `since`, both that of every record. `require` says from when
+on logs and parties must sign with an algorithm too; what was recorded before verifies with what it has, for
+ever. People may edit the file, so spacing is free; unknown fields are still refused.
 """
 
 import json
@@ -19,6 +19,7 @@ from witness import canonical
 from witness.checks import Requirement
 from witness.encoding import b64, unb64
 from witness.keys import SIGNATURE_SIZES, KeyInvalid, PublicKey
+from witness.members import names_both
 from witness.policy import Policy, PolicyInvalid
 from witness.policy import parse as parse_policy
 from witness.schema import ID, Fields, FormatError, items, utc
@@ -39,6 +40,11 @@ class Trust:
     timestamp_authorities: tuple[bytes, ...] = ()  # DER certificates of whoever certifies authorities
     operator_since: Mapping[PublicKey, int] = field(default_factory=dict)
     """Operator keys that have signed every member list from then on, ms since 1970."""
+
+    @property
+    def operator_signs_with_both(self) -> bool:
+        """Whether both algorithms must have signed every member list: no `since` says from when on."""
+        return names_both(self.operator_keys) and not self.operator_since
 
     @cached_property
     def policy(self) -> Policy:

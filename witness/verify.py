@@ -18,6 +18,7 @@ from witness.bundle import Bundle, Item
 from witness.checks import CLOCK_TOLERANCE, CODES, Signed, VerificationFailed, check_signed
 from witness.cose import Receipt
 from witness.inclusion import Included, check_inclusion
+from witness.keys import ML_DSA_44
 from witness.leaf import Leaf
 from witness.members import MemberList, MembersInvalid
 from witness.record import Record, Sensitive, commit, open_disclosures, payload_digest
@@ -153,12 +154,14 @@ def _check_record(
 
 def _check_operator(record: Record, lists: Sequence[MemberList], trust: Trust, at: int) -> None:
     named = next(members for members in lists if members.digest == record.members)
-    for key, since in trust.operator_since.items():
-        if since <= at and key not in named.operator_keys:
-            raise VerificationFailed(
-                "members",
-                f"The space operator did not sign the member list with {key.algorithm}, as it must.",
-            )
+    lacking = [k for k, since in trust.operator_since.items() if since <= at and k not in named.operator_keys]
+    if trust.operator_signs_with_both and not named.operator_keys:
+        lacking = [key for key in trust.operator_keys if key.algorithm == ML_DSA_44]
+    if lacking:
+        raise VerificationFailed(
+            "members",
+            f"The space operator did not sign the member list with {lacking[0].algorithm}, as it must.",
+        )
 
 
 def _one_sided(signed: Signed) -> str:

@@ -10,12 +10,12 @@ import pytest
 
 from compute.errors import ConfigError, Unavailable
 from connector import cli, documents
-from connector.receipts import asking, extended, receipt, required, trust_file
+from connector.receipts import _operator_signs_from, asking, extended, receipt, required, trust_file
 from witness import bundle, timestamp
 from witness.checkpoint import log_key
 from witness.checks import Requirement
 from witness.keys import ED25519, ML_DSA_44, PrivateKey
-from witness.members import CONNECTOR, WITNESS, EvidenceKey, MemberList, Participant
+from witness.members import CONNECTOR, WITNESS, EvidenceKey, MemberList, Participant, successor
 from witness.verify import verify_files
 
 ISSUER = "sz-trade"
@@ -149,3 +149,15 @@ def test_a_logs_second_key_counts_from_when_it_was_announced() -> None:
     assert required(later, [gained]) == [Requirement(ML_DSA_44, 500)]
     week = 7 * 86_400_000
     assert required(later, [first, gained]) == [Requirement(ML_DSA_44, 500 + week)]  # until it was restarted
+
+
+def test_the_operators_second_key_is_demanded_at_once_only_of_a_space_that_began_with_it() -> None:
+    keys = tuple(PrivateKey.from_seed(b"o" * 32, algorithm).public for algorithm in (ED25519, ML_DSA_44))
+    week = 7 * 24 * 3600 * 1000
+    plain = successor(None, "gba", [], 1000)
+    named = successor(plain, "gba", [], 2000, keys)
+    later = successor(named, "gba", [], 3000, keys)
+    assert _operator_signs_from((plain,)) == {}
+    assert _operator_signs_from((successor(None, "gba", [], 1000, keys),)) == {keys[1]: 1000}
+    assert _operator_signs_from((plain, named, later)) == {keys[1]: 2000 + week}
+    assert _operator_signs_from((named,)) == {keys[1]: 2000 + week}  # joined then, and never saw the first

@@ -1,5 +1,6 @@
 """Which member lists a running witness believes, and that it remembers them."""
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -92,6 +93,22 @@ def test_an_operator_who_signs_with_two_keys_is_not_half_of_them_any_more(opened
     half = members.successor(named, "gba", [], space.now)
     file.write_bytes(members.sign(half, [space.operator]).to_bytes())
     assert versions(registry) == versions(open_()) == [1, 2]
+
+
+def test_who_knows_both_keys_takes_no_new_list_of_one_of_them(opened, space, tmp_path, caplog):
+    open_, file = opened
+    second = PrivateKey.from_seed(b"2" * 32, ML_DSA_44)
+    both = (space.operator.public, second.public)
+    file.write_bytes(space.member_envelope.to_bytes())
+    with contextlib.closing(Database(f"sqlite:///{tmp_path / 'new.sqlite'}")) as database:
+        assert versions(Registry(database, file, "gba", both)) == []
+        assert "both of the operator's are known here" in caplog.text
+        named = members.successor(space.members, "gba", [], space.now, both)
+        file.write_bytes(members.sign(named, [space.operator, second]).to_bytes())
+        assert versions(Registry(database, file, "gba", both)) == [2]
+    file.write_bytes(space.member_envelope.to_bytes())
+    registry = open_()
+    assert versions(Registry(registry._database, file, "gba", both)) == [1]  # taken up before
 
 
 def test_a_list_that_the_database_could_not_keep_is_taken_up_at_the_next_look(opened, space, monkeypatch):

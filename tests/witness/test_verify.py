@@ -317,6 +317,17 @@ def test_the_operators_second_key_is_demanded_from_a_time_on(space, log):
     fails("members", bundle_of(space, item, lists=lists), space.trust)
 
 
+def test_both_operator_keys_without_a_date_have_signed_every_list(space, log):
+    second = PrivateKey.from_seed(b"o" * 32, ML_DSA_44)
+    keys = (space.operator.public, second.public)
+    trusted = trust.parse(dataclasses.replace(space.trust, operator_keys=keys).to_bytes())
+    fails("members", bundle_of(space, item_of(space, log, space.seal())), trusted, 0)
+    space.members = members.successor(space.members, "gba", space.participants(), space.now, keys)
+    space.member_envelope = members.sign(space.members, [space.operator, second])
+    item = item_of(space, log, space.seal())
+    verify(bundle_of(space, item, lists=[space.member_envelope]), trusted)
+
+
 def test_inclusion_of_another_envelope(space, log):
     first, second = item_of(space, log, space.seal()), item_of(space, log, space.seal())
     swapped = dataclasses.replace(first, proof=second.proof)
