@@ -6,7 +6,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from connector.storage import Store
 from connector.transport import Headers
 from connector.v1 import analyst_pb2
 from connector.witnesses import init_witness, load_witness, witness_seat
+from tests.connector.conftest import settled
 from witness import dsse
 from witness.record import Record
 from witness.server import serve
@@ -457,14 +458,6 @@ def test_a_question_that_is_cancelled_ends_every_exchange(
     assert settled(lambda: shared.events(ASKER)[before:] == ended)
     for bank in BANKS:
         assert settled(lambda bank=bank: shared.events(bank)[-1] == ["query.intent", "query.failure"])
-
-
-def settled(true: Callable[[], bool]) -> bool:
-    """Wait for what another thread is about to record."""
-    late = time.monotonic() + 10
-    while not true() and time.monotonic() < late:
-        time.sleep(0.02)
-    return true()
 
 
 def test_rosters_that_differ_fail_the_round(shared: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
