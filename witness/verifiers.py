@@ -4,18 +4,19 @@ Checking is most of what a record costs, and a Python process does one thing at 
 each core the witness records on all of them. A few records are checked where they are; more, of one call or
 of many small ones at the same time, go to the processes in chunks, members in turns.
 
-When a process dies, all are replaced and what was under way is checked once more; a second death is the
-caller's error, and nothing was admitted. A call that is not waited for any more leaves nothing behind but
-what a process has in hand, and that counts as its member's until it ends: who asks for more than a member may
-have waiting is refused (`Overloaded`). A process knows the member lists as they were when it started, so a
-newer list means new processes.
+When a process dies or is stuck, all are replaced and what was under way is checked once more, the part of
+each call with nothing beside it: a second death is that caller's error and nobody else's, and nothing was
+admitted. A call that is not waited for any more leaves nothing behind but what a process has in hand, and
+that counts as its member's until it ends: who asks for more than a member may have waiting is refused
+(`Overloaded`). A process knows the member lists as they were when it started, so a newer list means new
+processes.
 """
 
 import os
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -34,6 +35,9 @@ CHUNK = 32
 MOST_WAITING_EACH = 1024
 """As many as the calls that one member may have open can bring."""
 TRIES = 2
+LONGEST = 60.0
+"""Seconds for a chunk, which takes a tenth of one: then its process is stuck, and is put an end to."""
+LOOK = 5.0
 
 # Code and sentence of what is wrong; None: the record holds, and the caller is a party of it.
 Verdict = tuple[str, str] | None
@@ -68,6 +72,15 @@ class _Part:
     tries: int = 0
 
 
+@dataclass(eq=False)
+class _Chunk:
+    """Parts that one process checks, since when, and the pool that it is of."""
+
+    parts: Sequence[_Part]
+    began: float
+    pool: ProcessPoolExecutor | None = None
+
+
 class Verifiers:
     """The processes, which start when much is to be checked at once. Any thread may ask.
 
@@ -80,7 +93,9 @@ class Verifiers:
         self._here = 0  # envelopes checked where they are
         self._unfinished = Counter[str]()  # envelopes handed over, by member
         self._turns: Turns[_Part] = Turns()
-        self._under_way = 0  # chunks that the processes have
+        self._again = deque[_Part]()  # what was under way when a process died
+        self._alone = False  # the chunk under way is one of these
+        self._under_way: list[_Chunk] = []  # that the processes have
         self._lists: tuple[MemberList, ...] = ()
         self._known: tuple[MemberList, ...] = ()  # to the pool's processes
         self._pool: ProcessPoolExecutor | None = None
@@ -174,27 +189,41 @@ class Verifiers:
     def _take(self) -> list[_Part]:
         """A chunk, as soon as a process will have time for it; none when closed."""
         with self._changed:
-            # one more than there are processes, so that each finds the next when it has done one
-            self._changed.wait_for(lambda: self._closed or (self._turns and self._under_way <= _processes()))
+            while not self._changed.wait_for(lambda: self._closed or self._has_time(), LOOK):
+                self._end_stuck()
+            self._end_stuck()
             if not self._closed:
-                return self._turns.take(CHUNK)
-            left = self._turns.take(self._turns.size)
+                self._alone = bool(self._again)
+                return [self._again.popleft()] if self._alone else self._turns.take(CHUNK)
+            left = [*self._again, *self._turns.take(self._turns.size)]
         _settle(left, [RuntimeError("the witness is stopping")] * len(left))
         return []
 
+    def _has_time(self) -> bool:
+        if self._again:
+            return not self._under_way
+        # one more than there are processes, so that each finds the next when it has done one
+        return bool(self._turns) and len(self._under_way) <= (0 if self._alone else _processes())
+
+    def _end_stuck(self) -> None:
+        """Ends the processes when one has a chunk for too long: as when it died."""
+        late = time.monotonic() - LONGEST
+        for pool in {chunk.pool for chunk in self._under_way if chunk.began < late and chunk.pool}:
+            _kill(pool)
+
     def _give(self, parts: Sequence[_Part]) -> None:
-        pool = None
+        chunk = _Chunk(parts, time.monotonic())
         for part in parts:
             part.tries += 1
         with self._changed:
-            self._under_way += 1
+            self._under_way.append(chunk)
         try:
-            pool = self._current()
-            chunk = pool.submit(_verdicts, [(part.envelopes, part.peer, part.at) for part in parts])
+            chunk.pool = self._current()
+            asked = chunk.pool.submit(_verdicts, [(part.envelopes, part.peer, part.at) for part in parts])
         except Exception as error:  # noqa: BLE001  a pool that died, or a machine that starts no process
-            self._answered(pool, parts, RuntimeError(f"no process: {type(error).__name__}"))
+            self._answered(chunk, RuntimeError(f"no process: {type(error).__name__}"))
         else:
-            chunk.add_done_callback(lambda done: self._answered(pool, parts, _outcome(done)))
+            asked.add_done_callback(lambda done: self._answered(chunk, _outcome(done)))
 
     def _current(self) -> ProcessPoolExecutor:
         """The pool whose processes know the newest lists."""
@@ -208,19 +237,16 @@ class Verifiers:
                 self._pool, self._ready = pool, False
         return pool
 
-    def _answered(
-        self, pool: ProcessPoolExecutor | None, parts: Sequence[_Part], answer: Sequence[_Answer] | Exception
-    ) -> None:
-        died = isinstance(answer, RuntimeError)
+    def _answered(self, chunk: _Chunk, answer: Sequence[_Answer] | Exception) -> None:
+        died, parts, pool = isinstance(answer, RuntimeError), chunk.parts, chunk.pool
         with self._changed:
-            self._under_way -= 1
+            self._under_way.remove(chunk)
             self._starting = False
             if self._pool is pool:  # not one that has been put in its place already
                 self._ready = not died
                 self._pool = None if died else pool
             again = [part for part in parts if died and part.tries < TRIES and not self._closed]
-            for part in again:
-                self._turns.put(part.peer, part, len(part.envelopes))
+            self._again += again
             self._changed.notify()
         if not isinstance(answer, Exception):
             _settle(parts, answer)
@@ -248,6 +274,11 @@ def _settle(parts: Sequence[_Part], answers: Sequence[_Answer]) -> None:
 
 def _processes() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    for process in list((pool._processes or {}).values()):  # noqa: SLF001  there is no public way
+        process.kill()
 
 
 def _started(lists: Sequence[MemberList]) -> ProcessPoolExecutor:

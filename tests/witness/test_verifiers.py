@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,72 @@ def test_calls_that_expired_leave_nothing_behind_and_keep_nobody_out(checking, s
         ask("hk-bank", 0)
 
 
+@pytest.fixture
+def dying(checking, pool, monkeypatch):
+    """A pool in which every chunk with `kill` in it dies, and takes along whatever is under way beside it."""
+
+    def submit(_, parts):
+        chunk = Future()
+        pool.asked.append([(peer, len(envelopes)) for envelopes, peer, _ in parts])
+        if any(b"kill" in envelopes for envelopes, _, _ in parts):
+            chunk.set_exception(BrokenProcessPool("died"))
+        else:
+            chunk.set_result([[None] * len(envelopes) for envelopes, _, _ in parts])
+        return chunk
+
+    monkeypatch.setattr(pool, "submit", submit)
+    checking._ready = True
+    return pool
+
+
+def test_a_record_that_kills_its_process_fails_nobody_elses(checking, dying):
+    evil, honest = (verifiers._Part(*part, 0) for part in (("hk-bank", [b"kill"]), ("sz-trade", [b"good"])))
+    with checking._changed:  # both wait when the thread wakes
+        checking._hand_over(evil, ())
+        checking._hand_over(honest, ())
+    assert honest.verdicts.result(5) == [None]
+    with pytest.raises(RuntimeError, match="died"):
+        evil.verdicts.result(5)
+    assert dying.asked == [
+        [("hk-bank", 1), ("sz-trade", 1)],
+        [("hk-bank", 1)],
+        [("sz-trade", 1)],
+    ]
+    assert checking.verdicts([b"good"] * 2, "hk-bank", (), 0, 5) == [None] * 2  # and it goes on
+    assert not checking._unfinished
+
+
+def test_what_was_beside_a_death_is_checked_with_nothing_beside_it(checking, space, pool):
+    with ThreadPoolExecutor(3) as threads:
+        ask = functools.partial(checking.verdicts, lists=(), at=0, timeout=10)
+        calls = [threads.submit(ask, [b"{}"] * FEWEST, peer) for peer in ("hk-bank", "sz-trade")]
+        assert pool.has(2)
+        assert eventually(lambda: checking._turns.size == 2 * FEWEST - 8)
+        for chunk in pool.chunks[:2]:
+            chunk.set_exception(BrokenProcessPool("died"))
+        for count in (3, 4):
+            assert pool.has(count)
+            time.sleep(0.03)
+            assert len(pool.chunks) == count
+            pool.end(count - 1)
+        assert pool.has(6)
+        pool.end(4), pool.end(5)
+        assert [call.result(5) for call in calls] == [[None] * FEWEST] * 2
+
+
+def test_a_process_that_is_stuck_is_ended_and_its_member_may_ask_again(checking, space, pool, monkeypatch):
+    monkeypatch.setattr(verifiers, "LONGEST", 0.0)
+    monkeypatch.setattr(verifiers, "LOOK", 0.01)
+    monkeypatch.setattr(
+        verifiers, "_kill", lambda _: pool.chunks[-1].set_exception(BrokenProcessPool("killed"))
+    )
+    checking._ready = True
+    with pytest.raises(RuntimeError, match="killed"):
+        checking.verdicts([b"{}"] * 2, "hk-bank", (space.members,), space.now, 10)
+    assert len(pool.chunks) == 2
+    assert not checking._unfinished
+
+
 def test_many_small_calls_share_a_chunk_and_members_take_turns(checking, space, pool):
     lists = (space.members,)
     checking._pool, checking._known, checking._lists = pool, lists, lists
@@ -195,7 +262,6 @@ def test_what_waits_when_the_witness_stops_is_told_so(checking, space, pool):
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(checking.verdicts, [b"{}"] * 12, "hk-bank", (space.members,), space.now, 10)
         assert pool.has(2)
-        threads.submit(lambda: None)
         checking.close()
         pool.end(0), pool.end(1)
         with pytest.raises(RuntimeError, match="stopping"):
