@@ -262,7 +262,8 @@ class Aggregates(Joining):
     def _pooled_extreme(self, function: str, node: exp.Expr, keep: Conditions, part: str) -> Bound:
         """Over a federation: whether any row has a value, and how many positions of a scale are reached."""
         column = self._scope.column(node) if isinstance(node, exp.Column) else None
-        scale = extremes.scale(self._rows(part), node, column)
+        with self._notes.inside_aggregate():
+            scale = extremes.scale(self._rows(part), node, column)
         self._notes.aggregated(scale.value.columns, function)
         names = [
             self._partials.add(condition, 0, 1, extremes.ANY, counts_values=first)

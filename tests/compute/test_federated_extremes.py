@@ -18,9 +18,11 @@ from compute.local import aggregate
 from compute.planner import prepare
 from compute.pooling import Part
 from compute.protocols import PROTOCOLS, he_sum
+from policy_enforcer.facts import ColumnUse
 from tests.compute import test_pooling as pooled_rounds
 from tests.compute.test_federation_answers import (
     DEMANDS,
+    FIGURES,
     LOANS,
     TABLES,
     asked,
@@ -159,3 +161,42 @@ def test_a_threshold_key_adds_no_words_of_128_bits() -> None:
 def test_the_policy_names_the_function() -> None:
     (uses,) = prepared(TOP).uses.values()
     assert [(use.column, use.aggregated, use.conditional) for use in uses] == [("overdue", {"max"}, False)]
+
+
+def use_of(sql: str, column: str = "overdue") -> ColumnUse:
+    (uses,) = prepared(sql).uses.values()
+    (found,) = [use for use in uses if use.column == column]
+    return found
+
+
+@pytest.mark.parametrize("function", ["min", "max"])
+@pytest.mark.parametrize(
+    ("value", "functions"),
+    [
+        ("CASE WHEN overdue = 7 THEN amount ELSE -10000 END", {"case"}),
+        ("if(overdue > 17, amount, -10000)", {"case"}),
+        ("nullif(overdue, 5)", {"nullif"}),
+        ("coalesce(overdue, 5)", {"coalesce"}),
+        ("greatest(overdue, 5)", {"greatest"}),
+        ("amount * overdue", {"arithmetic", "product"}),
+    ],
+)
+def test_what_chooses_between_values_under_an_extreme_is_a_condition(
+    function: str, value: str, functions: set[str]
+) -> None:
+    """Else one query for each value of `overdue` reads the amount of the one row that has it."""
+    use = use_of(f"SELECT {function}(width_bucket({value}, -10000, 10000, 250)) AS b FROM federation.loans")
+    assert use.functions == functions
+    assert use.conditional or "product" in functions
+    plain = use_of(f"SELECT {function}(width_bucket(overdue, [0, 300])) AS b FROM federation.loans")
+    assert not plain.conditional
+    assert plain.filtered == plain.functions == frozenset()
+
+
+@pytest.mark.parametrize("aggregate", [*FIGURES, "max(width_bucket(overdue, [0, 300]))"])
+def test_no_figure_of_a_federation_takes_a_condition_unmarked(aggregate: str) -> None:
+    """Whatever the aggregate: where it answers over a CASE at all, the policy sees a condition."""
+    for column in {"overdue", "rate", "amount"}:
+        asked_with = aggregate.replace(column, f"(CASE WHEN nothing = 1 THEN {column} ELSE 0 END)")
+        if asked_with != aggregate:
+            assert use_of(f"SELECT {asked_with} AS x FROM federation.loans", "nothing").conditional
