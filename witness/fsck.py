@@ -21,7 +21,7 @@ from witness.files import Folder
 from witness.leaf import LeafInvalid
 from witness.log import Log
 from witness.members import MemberList
-from witness.memory import FORGOTTEN, has_forgotten
+from witness.memory import known_loss
 from witness.merkle import leaf_hash
 from witness.note import NoteInvalid, VerifierKey
 from witness.schema import FormatError
@@ -83,8 +83,9 @@ def _findings(log: Log, cosigner: Sequence[VerifierKey]) -> Iterator[str]:
     yield from _check_tiles(log, size)
     yield from _check_earlier_tiles(log, size)
     yield from _check_memory(log)
-    if has_forgotten(Folder(log.public.root.parent), cosigner, log.database):
-        yield f"what was cosigned of other logs is an old copy: {FORGOTTEN}"
+    loss = known_loss(Folder(log.public.root.parent), cosigner, log.database)
+    if loss is not None:
+        yield f"what was cosigned of other logs may be an old copy: {loss}"
     if log.database.count() != size:
         yield "the database holds another number of entries than the published tree"
     head = log.witnessed

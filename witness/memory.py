@@ -6,7 +6,7 @@ a log beside the one that it has cosigned, and nobody could tell. So after a sta
 cosignature of a log whose policy line has a URL, this looks at the checkpoint that the log publishes. A
 cosignature by our own key on a larger tree than we remember, or on another one, means that the memory is an
 old copy: from then on, and after the next start, nothing is cosigned with that key any more. The note that
-shows it is kept. A new key ends it.
+shows it is kept. A new key ends it. A kept note that cannot be read counts for a loss.
 
 A log without a URL cannot be looked at, and one that means ill shows us nothing newer: the look at any honest
 log stops the cosigning of all.
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 PAUSE = 2.0
 COSIGNER_FORGOT = "cosigner-forgot"
 FORGOTTEN = "this witness has lost what it cosigned, and cosigns nothing until it has a new key"
+UNREADABLE = "what shows whether this witness lost what it cosigned cannot be read, and counts for a loss: it needs a new key"
 UNSEEN = "this witness has not seen the log since its start; ask again"
 
 
@@ -50,9 +51,10 @@ class Memory:
         self._calls = {origin: connect(url) for origin, url in logs.log_urls.items()}
         self._unseen = set(self._calls)
         self._said = set[str]()
-        self.forgotten = has_forgotten(folder, keys, database)
+        loss = known_loss(folder, keys, database)
+        self.forgotten = loss is not None
         if self.forgotten:
-            _log.error("ALARM: %s", FORGOTTEN)
+            _log.error("ALARM: %s", loss)
         self._thread = Background("memory", self._step, "a log cannot be looked at now", PAUSE)
 
     def start(self) -> None:
@@ -101,12 +103,15 @@ class Memory:
         return signed if reply.status == HTTPStatus.OK else None
 
 
-def has_forgotten(folder: Folder, keys: Sequence[VerifierKey], database: Database) -> bool:
-    """Whether a kept note shows that what is remembered of these keys' cosignatures is an old copy."""
+def known_loss(folder: Folder, keys: Sequence[VerifierKey], database: Database) -> str | None:
+    """What a kept note shows: that the memory of these keys' cosignatures is an old copy, or nothing."""
     try:
-        return _forgot(note.parse(folder.read(COSIGNER_FORGOT).decode()), keys, database)
+        forgot = _forgot(note.parse(folder.read(COSIGNER_FORGOT).decode()), keys, database)
     except FileNotFoundError:
-        return False
+        return None
+    except (OSError, UnicodeDecodeError, NoteInvalid, CheckpointInvalid):
+        return UNREADABLE
+    return FORGOTTEN if forgot else None
 
 
 def _forgot(shown: Note, keys: Sequence[VerifierKey], database: Database) -> bool:

@@ -3,7 +3,7 @@ when it cosigns other logs, `POST /add-checkpoint` and their newest checkpoints 
 
 Serves `/checkpoint`, well-formed tile paths and `/<origin hash>/checkpoint` to GET and HEAD; everything else
 is 404, 405 or 501. The path of a request never becomes a file path: it is parsed into a tile, and the tile's
-own path is read.
+own path is read. A body that was left unread is never taken for the next request: the connection ends.
 """
 
 import logging
@@ -56,7 +56,8 @@ class _Handler(BoundedHandler):
         self._send(answer)
 
     def _body(self) -> bytes | None:
-        length = self.headers.get("Content-Length", "")
+        lengths = self.headers.get_all("Content-Length", [])
+        length = lengths[0] if len(lengths) == 1 and "Transfer-Encoding" not in self.headers else ""
         if not length.isascii() or not length.isdecimal():
             self._refuse(HTTPStatus.LENGTH_REQUIRED)
         elif len(length) > 9 or int(length) > LARGEST_REQUEST:
@@ -69,6 +70,8 @@ class _Handler(BoundedHandler):
         return None
 
     def _answer(self, *, body: bool) -> None:
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
         try:
             path = self.path.removeprefix("/")
             data = self._content(path)

@@ -12,7 +12,7 @@ from witness.cosigner import Cosigner, Request
 from witness.database import Database
 from witness.files import Folder
 from witness.keys import ED25519, ML_DSA_44, PrivateKey, PrivateKeys
-from witness.memory import Memory
+from witness.memory import COSIGNER_FORGOT, Memory
 from witness.merkle import leaf_hash
 from witness.note import Note, NoteInvalid, NoteSignature
 from witness.quorum import Reply
@@ -359,6 +359,14 @@ def test_who_forgot_what_it_cosigned_cosigns_nothing_until_it_has_new_keys(remem
     renewed = remembering(published=shown, keys=fresh)
     renewed.memory.look(ORIGIN)
     assert (renewed.memory.forgotten, renewed.code(5, 6)) == (False, 200)
+
+
+@pytest.mark.parametrize("kept", [b"\xff", b"", b"no note\n", b"not a\n\n\xe2\x80\x94 a AAAAAAAA\n"])
+def test_a_kept_note_that_cannot_be_read_counts_for_a_loss(remembering, tmp_path, kept, caplog):
+    (tmp_path / COSIGNER_FORGOT).write_bytes(kept)
+    witness = remembering(url="")
+    assert (witness.memory.forgotten, witness.code(0, 5)) == (True, 503)
+    assert "cannot be read, and counts for a loss" in caplog.text
 
 
 def test_a_line_that_only_names_this_witness_shows_nothing(remembering):

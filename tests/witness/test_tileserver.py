@@ -108,6 +108,29 @@ def test_a_request_in_parts_is_answered_and_so_is_the_next(port):
         assert served(connection)
 
 
+SECOND = b"GET /tile/0/000 HTTP/1.1\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"GET /checkpoint HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(SECOND),
+        b"HEAD /checkpoint HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(SECOND),
+        b"GET /checkpoint HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /add-checkpoint HTTP/1.1\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /add-checkpoint HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 9\r\n\r\n",
+    ],
+)
+def test_a_body_that_is_not_read_is_not_the_next_request(port, first):
+    with client(port) as connection:
+        connection.sendall(first + SECOND)
+        answer = b""
+        with contextlib.suppress(ConnectionError):  # what lay unread resets it
+            while part := connection.recv(4096):
+                answer += part
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
 def test_an_address_has_its_share_of_the_places_and_no_more(port, monkeypatch):
     monkeypatch.setattr(plainhttp, "MOST_CLIENTS_EACH", 2)
     monkeypatch.setattr(plainhttp, "MOST_CLIENTS", 3)
