@@ -357,7 +357,8 @@ def _known(inquiry: Inquiry, dataset: str, use: ColumnUse) -> dict[str, tuple[st
     """Who learns of a column in which ways; of our own nobody but ourselves receives anything."""
     own = inquiry.own is not None and dataset == inquiry.own.dataset.full_name
     plan = inquiry.prepared.plan
-    return {} if own else becomes_known(use, plan.kind, plan.reveals, plan.asker, {plan.asker})
+    together = {name.split(".", 1)[0] for name in plan.federation}  # a column of theirs, pooled
+    return {} if own else becomes_known(use, plan.kind, plan.reveals, plan.asker, {plan.asker}, together)
 
 
 def _about(decision: Decision, column: str) -> list[Reason]:

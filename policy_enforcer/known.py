@@ -5,8 +5,10 @@ recipient, meet in what all of them allow. `never` is the empty set, `plaintext`
 learn which of its values match may also take part in a join that hides it. An expression over several columns
 is a use of each of them, so what is computed becomes known only where every column allows it.
 
-Which ways a query takes follows from the facts and, for join keys, from the protocol's `reveals` alone.
-Refuses: a recipient whom a column's entries do not name, and a way that one of those that do does not name.
+Which ways a query takes follows from the facts and, for join keys, from the protocol's `reveals` alone. Over
+a federation the connectors of the other participants learn totals, so they are judged like recipients.
+Refuses: a recipient whom a column's entries do not name, a way that one of those that do does not name, and
+participants of a federation who are not known.
 """
 
 from __future__ import annotations
@@ -66,31 +68,66 @@ def taken(use: ColumnUse, kind: str, reveals: Iterable[Disclosure], *, takes_par
     return frozenset(way for way, holds in found.items() if holds)
 
 
+def overheard(use: ColumnUse, kind: str, reveals: Iterable[Disclosure]) -> Ways:
+    """The ways in which another participant of a federation learns of a column by this use.
+
+    Totals of identities, and of the steps of a fit, are figures like those of the result: over the same
+    columns, of the same groups, of the rows that the same comparisons leave.
+    """
+    told = any(event.to is Party.SENDER for event in reveals)
+    return taken(use, kind, (), takes_part=False) if told else frozenset()
+
+
 def becomes_known(
-    use: ColumnUse, kind: str, reveals: Iterable[Disclosure], asker: str, recipients: Iterable[str]
+    use: ColumnUse,
+    kind: str,
+    reveals: Iterable[Disclosure],
+    asker: str,
+    recipients: Iterable[str],
+    others: Iterable[str] = (),
 ) -> dict[str, tuple[str, ...]]:
-    """Who learns of a column by this use in which ways: every recipient, and the asker by its connector."""
-    return {
-        who: tuple(sorted(taken(use, kind, reveals, takes_part=who == asker))) or ("never",)
-        for who in sorted({*recipients, asker})
-    }
+    """Who learns of a column by this use in which ways: recipients, the asker, `others` of a federation."""
+    reveals, receiving = tuple(reveals), {*recipients, asker}
+    found = {who: taken(use, kind, reveals, takes_part=who == asker) for who in receiving}
+    found |= {who: overheard(use, kind, reveals) for who in {*others} - receiving}
+    return {who: tuple(sorted(ways)) or ("never",) for who, ways in sorted(found.items())}
 
 
 def unseen(policy: Policy, request: Request) -> Iterator[Reason]:
-    """Why a column of this request must not become known to its asker or one of its recipients."""
-    reveals = request.protocol.reveals
-    for who in sorted((request.recipients | {request.asker}) - {request.owner}):
-        names = {who, *request.standing.get(who, ())}
+    """Why a column of this request must not become known to somebody who would learn of it."""
+    kind, reveals = request.kind, request.protocol.reveals
+    receiving = (request.recipients | {request.asker}) - {request.owner}
+    for who in sorted(receiving):
         for use in request.columns:
-            allowed = tolerated(policy, use.column, names)
-            for way in sorted(taken(use, request.kind, reveals, takes_part=who == request.asker) - allowed):
-                yield Reason(
-                    "disclosure.not-allowed",
-                    "analysis.column_disclosure",
-                    f"{use.column} would become known to {who} {SPOKEN[way]}",
-                    use.column,
-                    f"{who}: {', '.join(sorted(allowed)) or 'never'}",
-                )
+            ways = taken(use, kind, reveals, takes_part=who == request.asker)
+            yield from _exceeding(policy, request, who, use, ways)
+    others = request.federation.others if request.federation is not None else frozenset()
+    for who in sorted(others - receiving - {request.owner}):
+        for use in request.columns:
+            yield from _exceeding(policy, request, who, use, overheard(use, kind, reveals))
+    yield from _unnamed(policy, request)
+
+
+def _exceeding(policy: Policy, request: Request, who: str, use: ColumnUse, ways: Ways) -> Iterator[Reason]:
+    allowed = tolerated(policy, use.column, {who, *request.standing.get(who, ())})
+    for way in sorted(ways - allowed):
+        yield _reason(use, f"to {who} {SPOKEN[way]}", f"{who}: {', '.join(sorted(allowed)) or 'never'}")
+
+
+def _unnamed(policy: Policy, request: Request) -> Iterator[Reason]:
+    """A limited column, and participants of a federation who are not all known."""
+    asked = request.federation
+    if asked is None or len(asked.others) == asked.participants - 1:
+        return
+    for use in request.columns:
+        limited = use.column in policy.analysis.column_disclosure
+        if limited and overheard(use, request.kind, request.protocol.reveals):
+            yield _reason(use, "to participants of whom it is not known who they are", "participants by name")
+
+
+def _reason(use: ColumnUse, how: str, allowed: str) -> Reason:
+    sentence, rule = f"{use.column} would become known {how}", "analysis.column_disclosure"
+    return Reason("disclosure.not-allowed", rule, sentence, use.column, allowed)
 
 
 SPOKEN: Mapping[str, str] = MappingProxyType(

@@ -193,7 +193,10 @@ def known_as_allowed(a, q, use):
     entries = a.get("column_disclosure", {}).get(use.column)
     if entries is None:
         return True
-    for who in learners(q):
+    beside = beside_it(q)
+    if beside is None:
+        return not ways_of(q, use, asks=False)
+    for who in learners(q) | beside:
         fitting = [
             ways for name, ways in entries.items() if name in (who, "any") or name in q.standing.get(who, ())
         ]
@@ -207,6 +210,15 @@ def known_as_allowed(a, q, use):
             if "plaintext" not in allowed and not needed <= allowed:
                 return False
     return True
+
+
+def beside_it(q):
+    """Whose connectors sum with the owner's and are told totals; None where that is not known."""
+    if q.federation is None or all(e.to != "sender" for e in q.protocol.reveals):
+        return set()
+    if len(q.federation.others) + 1 != q.federation.participants:
+        return None
+    return set(q.federation.others) - {q.owner}
 
 
 def ways_of(q, use, asks):

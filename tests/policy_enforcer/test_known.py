@@ -67,6 +67,14 @@ def test_who_learns_by_a_protocol_is_who_takes_part():
     assert becomes_known(ColumnUse("amount"), "aggregate", told, "hk-bank", ()) == {"hk-bank": ("never",)}
 
 
+def test_over_a_federation_the_others_learn_what_figures_tell():
+    told = (Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS), Disclosure(Party.SENDER, Fact.TOTAL_COUNTS))
+    use = ColumnUse("amount", aggregated=frozenset({"logistic"}), filtered=frozenset({"range"}))
+    ways = ("after-aggregate", "after-compare")
+    assert becomes_known(use, "aggregate", told, "asker", (), {"mo-bank"}) == {"asker": ways, "mo-bank": ways}
+    assert becomes_known(use, "aggregate", told[:1], "asker", (), {"mo-bank"})["mo-bank"] == ("never",)
+
+
 def test_the_matrix_has_a_row_for_each_audience(limited_text):
     rows = [
         row
