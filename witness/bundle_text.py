@@ -162,7 +162,7 @@ def _told(item: VerifiedItem, words: Mapping[str, str], lists: Mapping[str, Memb
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(map(_plain, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 PAUSE = 2.0
 COSIGNER_FORGOT = "cosigner-forgot"
 FORGOTTEN = "this witness has lost what it cosigned, and cosigns nothing until it has a new key"
-UNREADABLE = "what shows whether this witness lost what it cosigned cannot be read, and counts for a loss: it needs a new key"
+UNREADABLE = "the note of what this witness forgot cannot be read, and counts for a loss: it needs a new key"
 UNSEEN = "this witness has not seen the log since its start; ask again"
 
 

@@ -95,8 +95,9 @@ class HttpWitness:
 class Asked:
     """One witness as the log knows it: its keys, and the size that it cosigned last.
 
-    forgot: whether it once named a smaller size than we hold its cosignature of. Then it goes on from an old
-    copy, and its cosignatures exclude no fork any more.
+    forgot: whether it once cosigned as the successor of a smaller size than we hold its cosignature of. Then
+    it goes on from an old copy: its cosignatures count on, but exclude no fork any more. The size in a
+    conflict nobody signed, so it only says with which size to ask again.
     """
 
     def __init__(self, log: Log, keys: Sequence[VerifierKey], call: Call, clock: Callable[[], int]) -> None:
@@ -124,11 +125,10 @@ class Asked:
                     self._inspect()
                 raise WitnessRefused(f"it answers {reply.status}")
             self._size = _size(reply.body)
-            self._compare(self._size)
         raise WitnessRefused("its size changes with every request")
 
     def _compare(self, remembered: int) -> None:
-        """Notes it when a witness remembers less than we hold of it."""
+        """Notes it when a witness that cosigned just now remembered less than we hold of it."""
         if remembered < self._held and not self.forgot:
             self.forgot = True
             _log.error("ALARM: witness %s has forgotten what it cosigned of this log", self._keys[0].name)

@@ -23,7 +23,7 @@ from witness.keys import PrivateKeys
 from witness.log import LogRefused, Submission
 from witness.merkle import ProofInvalid
 from witness.policy import PolicyInvalid
-from witness.quorum import Asked, Quorum, Reply
+from witness.quorum import Asked, Quorum, Reply, WitnessRefused
 
 __all__ = ["authority"]
 NOW = 1_767_225_600_000
@@ -223,6 +223,22 @@ def test_a_witness_that_forgot_what_it_cosigned_is_an_alarm(open_log, town, tmp_
             witness.cosign(log.head)
     assert [witness.forgot for witness in after_a_start.values()] == [False, True, False]
     assert caplog.text.count("b.example/w has forgotten what it cosigned") == 1
+
+
+def test_a_smaller_size_that_nobody_signed_is_no_alarm(open_log, town):
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    url, cosigner = next(iter(town.cosigners.items()))
+    witness = Asked(log, [cosigner.vkeys[1]], town.connect(url), lambda: NOW)
+    witness.cosign(log.head)
+    log.append(some(2, 3))
+    town.broken[url] = lambda *_: Reply(409, "text/x.tlog.size", b"0\n")
+    with pytest.raises(WitnessRefused, match="changes with every request"):
+        witness.cosign(log.head)
+    assert not witness.forgot
+    del town.broken[url]
+    assert witness.cosign(log.head)
+    assert not witness.forgot
 
 
 def test_a_witness_that_never_ends_its_answer_holds_up_nobody(open_log, town, monkeypatch):

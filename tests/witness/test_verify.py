@@ -624,3 +624,8 @@ def test_every_code_in_a_record_has_words():
     )
     assert evidence_words.learned("something-new+ungated", "en") == "something-new+ungated"
     assert evidence_words.said("query.intent", "en") == "query.intent"
+
+
+def test_what_is_disclosed_is_shown_as_json_and_not_as_python_writes_it():
+    shown = bundle_text._plain(["a", True, None, {"k": "深圳"}])
+    assert shown == 'a, true, null, {"k": "深圳"}'

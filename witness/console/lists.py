@@ -51,16 +51,16 @@ def _entry(members: MemberList, database: Database) -> int | None:
 
 def bundle(standing: Standing, database: Database) -> bytes:
     """The lists on record with their proofs, oldest first. Raises Unproved."""
-    envelopes = {
-        m.digest: e for m, e in zip(standing.members(), database.member_lists(), strict=False)
-    }  # or none
+    known = standing.members()  # read first: what comes meanwhile is not asked for
+    kept_lists = map(dsse.parse, database.member_lists() if known else ())
+    envelopes = {hashlib.sha256(envelope.payload).hexdigest(): envelope for envelope in kept_lists}
     items, lists = [], []
-    for members in standing.members():
+    for members in known:
         entry, kept = _entry(members, database), database.own_record(exchange_of(members.digest))
         proof = None if entry is None else standing.prove(entry)
         if kept is not None and proof is not None:
             items.append(Item(dsse.parse(kept.envelope), str(proof)))
-            lists.append(dsse.parse(envelopes[members.digest]))
+            lists.append(envelopes[members.digest])
     if not items:
         raise Unproved("no member list is on record under a checkpoint that counts")
     return bundles.build(items, lists)
