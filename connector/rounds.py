@@ -431,7 +431,7 @@ def _protection(policy: Policy, language: Language) -> str:
         loss, honest = billionths(noise.rho_per_query), federation.honest_participants
         said.append(words["noise"].format(noise.mechanism, rho(loss)))
         if honest is not None:
-            said.append(words["shares"].format(honest, rho(honest * loss)))
+            said.append(words["shares"].format(honest - 1, rho((honest - 1) * loss)))
     return words["join"].join(said)
 
 

@@ -314,8 +314,9 @@ class Federation(Closed):
 
     `scope` says whose cells `minimum_identities` holds for: this participant's own, or the totals of all.
     `participants`: who may stand beside this dataset, by id, role or claim; absent means any member.
-    `honest_participants`: so many, the owner among them, do not work with the asker: their noise together is
-    what `noise` demands. Absent means the owner alone, whose noise is all of it.
+    `honest_participants`: so many, the owner among them, work neither with the asker nor with each other: the
+    noise of all but one of them, which may study the totals that it sees, is together what `noise` demands.
+    Absent means the owner alone, whose noise is all of it.
     """
 
     name: FederationName

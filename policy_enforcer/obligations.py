@@ -83,7 +83,9 @@ def _noise(policy: Policy) -> NoiseDemand | None:
     noise, federation = policy.analysis.noise, policy.analysis.federation
     if noise is None:
         return None
-    shares = (federation.honest_participants if federation is not None else None) or 1
+    honest = federation.honest_participants if federation is not None else None
+    # one of them that studies the totals can take its own share off: the others' must be the whole
+    shares = 1 if honest is None else honest - 1
     return NoiseDemand(noise.mechanism, billionths(noise.rho_per_query), shares)
 
 

@@ -96,6 +96,9 @@ def _shared(analysis: Analysis, federation: Federation) -> Iterator[Contradictio
         yield path, sentence, "Write `mechanism: discrete-gaussian`, or remove it."
     elif noise.rho_per_query * BILLION <= 1:
         yield path, "a billionth of rho goes to the shares' not being exactly Gaussian in sum", "Allow more."
+    if honest < 3:
+        sentence = "one of two sees the totals and can take its own share off: the other's would stand alone"
+        yield path, sentence, "Write 3 or more, or remove it: your noise is then whole by itself."
     if honest > federation.minimum_participants:
         sentence = "a round may have fewer participants than these"
         yield path, sentence, f"Demand `minimum_participants: {honest}`."

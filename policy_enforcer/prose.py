@@ -242,8 +242,8 @@ _SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "同一查询可得某合计与其带条件的合计,二者之差可能只涉及一个主体",
         ),
         "shares": (
-            "over a federation noise is whole only while {} participants, the owner among them, keep apart",
-            "联合查询的噪声按份额分担:至少 {} 个参与方(含所有者)不与提问方合谋时噪声才完整",
+            "noise is whole over a federation while {} participants, the owner one, keep apart from all others",
+            "联合查询的噪声按份额分担:至少 {} 个参与方(含所有者)各自不与他方合谋时噪声才完整",
         ),
         "weights": (
             "the asker's values weight these: one large weight among small ones shows nearly one row",

@@ -82,7 +82,7 @@ analysis:
 SHARED_NOISE = (
     NOISY.replace("laplace", "gaussian").replace("0.000000001", "0.5")
     + """\
-  federation: {name: loans, scope: total, minimum_participants: 3, honest_participants: 2}
+  federation: {name: loans, scope: total, minimum_participants: 3, honest_participants: 3}
 """
 )
 REST = f"""\

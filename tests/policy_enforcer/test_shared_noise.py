@@ -30,7 +30,7 @@ analysis:
 
 def test_it_is_a_share_of_noise_and_survives_its_signed_form() -> None:
     policy = load(POLICY)
-    assert obligations(policy).noise == NoiseDemand("discrete-gaussian", 500_000_000, 3)
+    assert obligations(policy).noise == NoiseDemand("discrete-gaussian", 500_000_000, 2)
     assert from_odrl(to_odrl(policy)) == policy
 
 
@@ -38,6 +38,7 @@ def test_it_is_a_share_of_noise_and_survives_its_signed_form() -> None:
     ("old", "new"),
     [
         ("minimum_participants: 4", "minimum_participants: 2"),
+        ("honest_participants: 3", "honest_participants: 2"),
         ("discrete-gaussian", "discrete-laplace"),
         ("scope: total", "scope: local"),
         ("rho_per_query: 0.5", "rho_per_query: 0.000000001"),
