@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from policy_enforcer.disclosure import Level
+from policy_enforcer.known import allowed_by
 from policy_enforcer.model import ANY, Analysis, LogDuty, Policy
 from policy_enforcer.moments import end_instant, first_instant
 from policy_enforcer.privacy import words_apart
@@ -163,6 +164,22 @@ def _known(policy: Policy) -> Iterator[Contradiction]:
                 yield path, "the owner sees its own data anyway: this limits nothing", "Remove it."
 
 
+def _matches_hidden(policy: Policy) -> Iterator[Contradiction]:
+    """No protocol hides matches where groups of one are shown, whose labels are the asker's keys."""
+    analysis = policy.analysis
+    joined = analysis.join.columns if analysis.join is not None else ()
+    if analysis.noise is not None or (analysis.minimum_identities or 1) > 1:
+        return
+    for column in joined:
+        for who, ways in analysis.column_disclosure.get(column, {}).items():
+            if "join-hidden" in allowed_by(ways) and "after-join" not in allowed_by(ways):
+                yield (
+                    ("analysis", "column_disclosure", column, who),
+                    "where groups of one are shown, those by the asker's own key are a list of what matches",
+                    "Add `minimum_identities: 10`, or `noise`; or allow `after-join`.",
+                )
+
+
 def _lists(policy: Policy) -> Iterator[Contradiction]:
     analysis = policy.analysis
     if "list" not in analysis.kinds:
@@ -189,6 +206,7 @@ _CONTRADICTIONS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _masks,
     _companions,
     _known,
+    _matches_hidden,
     _lists,
     words_apart,
 )
@@ -328,6 +346,10 @@ def _federation(policy: Policy) -> Iterator[Contradiction]:
     if federation.scope == "total" and federation.minimum_participants == 2:
         sentence = "of two participants behind a cell, each can subtract itself and see the other"
         yield (*path, "minimum_participants"), sentence, "Write 3 or more."
+    fits = any("logistic" in named for named in policy.analysis.measures.values())
+    if fits and federation.minimum_participants == 2 and policy.analysis.noise is None:
+        sentence = "of two participants in a logistic regression, each sees the other's sums at every step"
+        yield (*path, "minimum_participants"), sentence, "Write 3 or more, or set `noise`."
 
 
 _WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (

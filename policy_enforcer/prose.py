@@ -242,7 +242,7 @@ _SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "同一查询可得某合计与其带条件的合计,二者之差可能只涉及一个主体",
         ),
         "shares": (
-            "noise is whole over a federation while {} participants, the owner one, keep apart from all others",
+            "over a federation noise is whole while {} participants, the owner one, work with nobody else",
             "联合查询的噪声按份额分担:至少 {} 个参与方(含所有者)各自不与他方合谋时噪声才完整",
         ),
         "weights": (

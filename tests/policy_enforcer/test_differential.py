@@ -493,12 +493,21 @@ def consistent(analysis):
         analysis.update(kinds=["aggregate"], weighted=False)
         analysis.update(max_rows_per_identity=3, max_cells_per_identity=2)
         analysis.pop("payload", None)
+    if lists_what_it_hides(analysis):
+        analysis.pop("column_disclosure")
     analysis["domains"] = {
         c: v for c, v in analysis.get("domains", {}).items() if c in analysis["dimensions"]
     }
     if "list" in analysis["kinds"]:
         analysis["join"] = {"columns": ["company"], **analysis.get("join", {}), "disclosure": "rows"}
     return analysis
+
+
+def lists_what_it_hides(analysis):
+    """Groups of one by the asker's key, where it must not learn which of its keys match."""
+    audiences = analysis.get("column_disclosure", {}).values()
+    shown = "noise" not in analysis and analysis.get("minimum_identities", 1) == 1
+    return shown and any("join-hidden" in entries.values() for entries in audiences)
 
 
 @st.composite

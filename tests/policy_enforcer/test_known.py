@@ -143,6 +143,24 @@ def test_lint_finds_what_cannot_be_meant(limited_text, old, new, code, path):
     assert found == [(code, f"analysis.column_disclosure.{path}", 17)]
 
 
+@pytest.mark.parametrize(
+    ("minimum", "entries", "named"),
+    [
+        ("1", "{any: join-hidden}", ["any"]),
+        ("1", "{any: join-hidden, us-fund: [after-group-by, join-hidden]}", ["any", "us-fund"]),
+        ("1", "{hk-bank: after-join, us-fund: join-hidden}", ["us-fund"]),  # who sees the result alone
+        ("1", "{hk-bank: after-join, us-fund: plaintext, cn-bank: never}", []),
+        ("2", "{any: join-hidden}", []),
+    ],
+)
+def test_matches_are_hidden_only_where_no_group_of_one_is_shown(limited_text, minimum, entries, named):
+    text = limited_text.replace("minimum_identities: 10", f"minimum_identities: {minimum}")
+    found = [
+        p.path for p in lint(text.replace("{any: join-hidden}", entries)) if p.code == "policy.contradiction"
+    ]
+    assert found == [f"analysis.column_disclosure.company_id.{who}" for who in named]
+
+
 def test_lint_finds_limits_of_columns_that_nothing_uses(limited_text):
     told = lint(limited_text.replace("amount: {any", "phone: {any"), columns=[*GRADES])
     assert {(p.code, p.path) for p in told if "phone" in p.path} == {
