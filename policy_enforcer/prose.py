@@ -35,6 +35,7 @@ def described(
         ("columns", [*_columns(policy, grades, say)]),
         ("kept back", [*_kept_back(policy, say)]),
         ("learns", [*_learns(policy, lang), *_unmatched(policy, say)]),
+        ("federation", [*_federation(policy.analysis, lang, say)]),
         ("beware", [*_beware(policy, say)]),
         ("people", [say("declared", place, text) for place, text in declared(policy).items()]),
     )
@@ -81,23 +82,58 @@ def _columns(policy: Policy, grades: Mapping[str, int | None], say: Say) -> Iter
 
 def _kept_back(policy: Policy, say: Say) -> Iterator[str]:
     yield from _gates(policy.analysis, say)
+    yield from _entering(policy.analysis, say)
     yield from _bounds(policy, say)
     witnesses = obligations(policy).witnesses
     yield say("witnesses", witnesses) if witnesses else say("no witness")
 
 
 def _gates(analysis: Analysis, say: Say) -> Iterator[str]:
+    federation = analysis.federation
     if analysis.minimum_identities:
         yield say("minimum_identities", analysis.minimum_identities, analysis.identity)
+        if federation is not None:
+            yield say(f"minimum of {federation.scope}", federation.name, analysis.identity)
+    if federation is not None:
+        yield say("minimum_participants", federation.name, federation.minimum_participants)
     if analysis.dominance:
         yield say("dominance", analysis.identity, plain(analysis.dominance.share_at_most))
     if analysis.suppressions and analysis.suppressions.complementary:
         yield say("complementary")
+    if analysis.suppressions and analysis.suppressions.count == "hidden":
+        yield say("count hidden")
     if analysis.differencing:
         yield say("differencing", analysis.differencing.minimum_difference)
+        if analysis.differencing.window:
+            yield say("window", analysis.differencing.window)
+    yield from _noise(analysis, say)
+
+
+def _noise(analysis: Analysis, say: Say) -> Iterator[str]:
     if analysis.noise:
         yield say("noise", analysis.identity, plain(analysis.noise.rho_per_query))
         yield say("budget", plain(analysis.noise.budget.rho), analysis.noise.budget.per)
+        if analysis.noise.dataset_budget:
+            yield say("dataset_budget", plain(analysis.noise.dataset_budget.rho))
+
+
+def _entering(analysis: Analysis, say: Say) -> Iterator[str]:
+    """What enters a computation at all."""
+    for word in ("max_rows_per_identity", "max_cells_per_identity"):
+        if getattr(analysis, word):
+            yield say(word, getattr(analysis, word), analysis.identity)
+    for column, (low, high) in analysis.bounds.items():
+        yield say("bounds", column, plain(low), plain(high))
+    if analysis.domains:
+        yield say("domains", ", ".join(sorted(analysis.domains)))
+    if analysis.scalar_functions:
+        yield say("scalar_functions", ", ".join(analysis.scalar_functions))
+    if analysis.conditional:
+        yield say("selecting")
+    if analysis.maximum_peer_keys:
+        yield say("maximum_peer_keys", analysis.maximum_peer_keys)
+    if analysis.join and analysis.join.operators:
+        yield say("operators", ", ".join(analysis.join.operators))
 
 
 def _bounds(policy: Policy, say: Say) -> Iterator[str]:
@@ -136,6 +172,19 @@ def _unmatched(policy: Policy, say: Say) -> Iterator[str]:
         yield say("unmatched", ", ".join(sorted(hidden)))
 
 
+def _federation(analysis: Analysis, lang: Language, say: Say) -> Iterator[str]:
+    """Beside whom the data is summed, and what their connectors learn."""
+    federation = analysis.federation
+    if federation is None:
+        return
+    named = ", ".join(federation.participants or ())
+    yield say("beside", federation.name, named) if named else say("beside anybody", federation.name)
+    names = dict.fromkeys(Party, _OTHERS[lang == "zh"])
+    yield sentence(Disclosure(Party.SENDER, Fact.TOTAL_COUNTS), names, lang)
+    if any("logistic" in measures for measures in analysis.measures.values()):
+        yield sentence(Disclosure(Party.SENDER, Fact.STEP_TOTALS, gated=True), names, lang)
+
+
 def _beware(policy: Policy, say: Say) -> Iterator[str]:
     analysis: Analysis = policy.analysis
     if analysis.minimum_identities is None and analysis.noise is None:
@@ -148,13 +197,15 @@ def _beware(policy: Policy, say: Say) -> Iterator[str]:
         yield say("weights")
     if "product" in analysis.scalar_functions:
         yield say("product")
-    if {"min", "max"} & {measure for measures in analysis.measures.values() for measure in measures}:
+    measured = {measure for measures in analysis.measures.values() for measure in measures}
+    if {"min", "max"} & measured and analysis.noise is None:
         yield say("extremes")
     if policy.when is None or (policy.when.until is None and policy.when.elapsed is None):
         yield say("for ever")
 
 
 _ASKER = ("the asker", "提问方")
+_OTHERS = ("every other participant", "其他每个参与方")
 
 _SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -199,6 +250,41 @@ _SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "groups with fewer than {} distinct {} are not shown",
             "不同 {1} 少于 {0} 个的分组不予显示",
         ),
+        "minimum of total": (
+            "in the federation {} that minimum holds for the {} of all together, not for this dataset's own",
+            "在联合 {} 中,该门槛按各参与方合计的 {} 判断,不按本方单独判断",
+        ),
+        "minimum of local": (
+            "in the federation {} no group of this dataset with fewer {} goes into a total",
+            "在联合 {} 中,本方 {} 不足该门槛的分组不计入合计",
+        ),
+        "minimum_participants": (
+            "in the federation {} groups to which fewer than {} participants contribute are not shown",
+            "在联合 {} 中,参与方少于 {} 个的分组不予显示",
+        ),
+        "count hidden": ("nobody is told how many groups were held back", "不公布隐去的分组数"),
+        "max_rows_per_identity": (
+            "at most {} rows of one {} enter a query",
+            "每次查询单个 {1} 至多计入 {0} 行",
+        ),
+        "max_cells_per_identity": ("one {1} counts in at most {0} groups", "单个 {1} 至多计入 {0} 个分组"),
+        "bounds": ("before it is summed, {} is clamped to {} … {}", "{} 求和前截断至 {} … {}"),
+        "domains": ("groups have only the labels that are declared of: {}", "分组标签限于已声明的取值:{}"),
+        "scalar_functions": ("of scalar functions only these: {}", "仅限这些标量函数:{}"),
+        "window": ("earlier answers are compared for {}", "与之前 {} 内的结果比较"),
+        "selecting": ("an aggregate may count some rows of a group (FILTER)", "聚合可带条件(FILTER)"),
+        "maximum_peer_keys": (
+            "joined with at most {} keys of the asker, padding included",
+            "连接时提问方的键(含填充)至多 {} 个",
+        ),
+        "operators": ("join conditions may be combined with: {}", "连接条件可用以下方式组合:{}"),
+        "dataset_budget": (
+            "privacy loss of the dataset at most rho {} over all agreements, for ever",
+            "数据集在所有协议下的隐私损失终身至多 rho {}",
+        ),
+        "federation": ("Summed with other participants' data", "与其他参与方的数据求和"),
+        "beside": ("in the federation {}, beside these alone: {}", "在联合 {} 中,仅与以下参与方同轮:{}"),
+        "beside anybody": ("in the federation {}, beside any member", "在联合 {} 中,与任何成员同轮"),
         "dominance": (
             "groups in which one {} holds more than {} of a figure are not shown",
             "单个 {} 占某项数值超过 {} 的分组不予显示",
