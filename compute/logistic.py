@@ -163,6 +163,8 @@ class State:
     rows: int = 0  # that count, in all: known after the first step
     verdict: str = ""
     inverse: tuple[tuple[Fraction, ...], ...] = ()  # of the last H
+    step: tuple[int, ...] = ()  # that led to b
+    gradient: tuple[int, ...] = ()  # where that step began
 
     @classmethod
     def start(cls, plan: Logistic) -> State:
@@ -176,15 +178,32 @@ class State:
         # every row's p (1 - p) is 1/4 at b = 0: the first total of H counts the rows
         rows = self.rows if self.steps else round(Fraction(curvature[0][0], CURVATURE))
         before = replace(self, steps=self.steps + 1, rows=rows)
+        if not noise and self._overshot(gradient):
+            half = tuple(d >> 1 for d in self.step)
+            last = before.steps == plan.steps
+            return replace(before, b=self._half(half), step=half, verdict=SEPARATED if last else "")
         found = solved(curvature, gradient)
         if found is None or (not noise and _inflated(curvature, found[1])):
             return replace(before, verdict=_undetermined(self.steps, noisy=bool(noise)))
         step = [round(x * (1 << _COEFFICIENT_BITS)) for x in found[0]]
         b = tuple(x + d for x, d in zip(self.b, step, strict=True))
-        made = replace(before, b=b, inverse=tuple(map(tuple, found[1])))
+        inverse = tuple(map(tuple, found[1]))
+        made = replace(before, b=b, inverse=inverse, step=tuple(step), gradient=tuple(gradient))
         if any(abs(x) >= _MOST_COEFFICIENT for x in b):
             return replace(made, verdict=DROWNED if noise else SEPARATED)
         return replace(made, verdict=_verdict(plan, made, step, noise))
+
+    def _overshot(self, gradient: Sequence[int]) -> bool:
+        """Does the likelihood fall at the step's end half as steeply as it rose where the step began?"""
+        return bool(self.step) and 2 * _dot(gradient, self.step) < -_dot(self.gradient, self.step)
+
+    def _half(self, step: tuple[int, ...]) -> tuple[int, ...]:
+        """Where half of the last step leads."""
+        return tuple(x - d + half for x, d, half in zip(self.b, self.step, step, strict=True))
+
+
+def _dot(one: Sequence[int], other: Sequence[int]) -> int:
+    return sum(x * y for x, y in zip(one, other, strict=True))
 
 
 def _matrix(size: int, totals: Sequence[int]) -> list[list[int]]:

@@ -547,8 +547,9 @@ _STEPS = {
 }
 
 _LEAST = {
-    "en": "; it begins only with {} identities or more in all, as many as sums may be shown",
-    "zh": ";合计至少 {} 个主体(不少于可能披露的合计数)才开始",
+    "en": "; it begins only with {} identities or more besides any one participant's, as many as "
+    "sums may be shown",
+    "zh": ";除任一参与方外,其余合计至少 {} 个主体(不少于可能披露的合计数)才开始",
 }
 
 _WHY = {

@@ -1,12 +1,13 @@
 """Logistic regression over N participants: Newton's steps, each from sums under pairwise masks.
 
-Every participant learns identities and participants in total, and every step's totals; the asker's connector
-learns the coefficients, after the gate, and how many steps there were. Nobody learns another's part, unless
-all but one other collude. Semi-honest participants.
+Every participant learns identities and participants in total, how many refuse, and every step's
+totals; the asker's connector learns the coefficients, after the gate, and how many steps there were. Nobody
+learns another's part, unless all but one other collude. Semi-honest participants.
 
     round           roster, masks (compute/protocols/_masks.py)
     K               a key that the participants share, and the asker does not have
     counts          m_i = masked v_i + PRG(K, label, i).  All hashes first, then all m_i, signed: `disclosed`
+    refusals        without noise: the same, v_i = 1 where too few are left without i, or i is of two
     step 1, 2, …    the same with v_i = g and H of i's rows at b (compute/logistic.py), until b settles
     release         what each made of the totals, which is one text for all
 
@@ -71,6 +72,10 @@ def participant(member: Member, plan: Plan, own: Part, entropy: Entropy) -> Role
     member.contributing()
     counts = yield from adding.up("counts", own.counted())
     let_out = _gate(plan, roster, counts)
+    if plan.noise is None:
+        refused = not (let_out and _others_suffice(plan, roster, own, counts))
+        refusals = yield from adding.up("refusals", [int(refused)])
+        let_out = not refused and refusals == [0]  # what we refuse, nobody's vector takes back
     state = State.start(_logistic(plan))
     while let_out and not state.verdict:
         yield Frame("more", _MORE)
@@ -90,6 +95,8 @@ def coordinator(roster: Roster, plan: Plan) -> Role[Fit]:
     sealed = yield from f.receive_sized("shared-key", _most_sealed(roster))
     yield from f.send_sized("shared-keys", (yield from f.together("shared-keys", sealed, f.joined)))
     yield from f.relay_disclosed(f.WORD_BYTES * _counted(plan).counted)
+    if plan.noise is None:
+        yield from f.relay_disclosed(f.WORD_BYTES)
     steps = 0
     while (yield from f.together("more", (yield from receive("more", 1)), _alike)) == _MORE:
         steps += 1
@@ -181,9 +188,21 @@ class _Adding:
 
 def _gate(plan: Plan, roster: Roster, counts: Sequence[int]) -> bool:
     """The rule of all policies; without noise also more identities than sums, lest these give the rows."""
-    gate = TotalGate.of(roster)
-    least = max(gate.identities, _logistic(plan).identities)
-    return TotalGate(least, gate.participants).released(_counted(plan), counts)[0]
+    gate = TotalGate(_least(plan, roster), TotalGate.of(roster).participants)
+    return gate.released(_counted(plan), counts)[0]
+
+
+def _least(plan: Plan, roster: Roster) -> int:
+    return max(TotalGate.of(roster).identities, _logistic(plan).identities)
+
+
+def _others_suffice(plan: Plan, roster: Roster, own: Part, counts: Sequence[int]) -> bool:
+    """Are there enough without us? Who takes its own part off each step's totals has the sums of the rest.
+
+    Of two that contribute, the rest is one: so each looks at its own part too, whatever the other says.
+    """
+    mine, least = own.counted()[0], _least(plan, roster)
+    return counts[0] - mine >= least and (not mine or counts[1] > 2 or mine >= least)
 
 
 def _counted(plan: Plan) -> Shape:

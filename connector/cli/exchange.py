@@ -76,8 +76,8 @@ def query(
 
 _FEW = "fewer identities than the owner's policy demands"
 _SUPPRESSED = {
-    "logistic_steps": "fewer identities than the owners' policies, or a fit of so many columns, demand "
-    "(`bayspace explain` says how many)"
+    "logistic_steps": "fewer identities than the owners' policies, or a fit of so many columns, demand, "
+    "in all or without the largest part (`bayspace explain` says how many)"
 }
 
 

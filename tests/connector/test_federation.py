@@ -95,7 +95,7 @@ def loans(bank: str, rows: int = 90) -> pa.Table:
         region = draw.choices(REGIONS, (10, 10, 1))[0]
         year = 2025 if region == "澳门" else draw.choice((2024, 2025))
         amount, overdue = draw.randrange(0, 10**6) / 100, draw.choice((None, -3, 0, 7, 90))
-        client, defaulted = f"{bank}-{draw.randrange(80)}", draw.random() < amount / 10**4
+        client, defaulted = f"{bank}-{draw.randrange(80)}-{year}", draw.random() < amount / 10**4
         made.append((client, region, year, f"{amount:.2f}", overdue, defaulted))
     names = ("client", "region", "year", "amount", "overdue", "defaulted")
     table = pa.table(dict(zip(names, map(list, zip(*made, strict=True)), strict=True)))

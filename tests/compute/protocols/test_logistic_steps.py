@@ -29,6 +29,7 @@ from compute.finish import finish
 from compute.frames import Frame
 from compute.inputs import Cells, Context
 from compute.local import observations
+from compute.plan import Logistic, Regressor
 from compute.planner import prepare
 from compute.pooling import Part
 from compute.protocols import PROTOCOLS, logistic_steps
@@ -102,7 +103,7 @@ def table(seed: int, rows: int) -> pa.Table:
     return pa.table({n: pa.array(columns[n], SCHEMA.field(n).type) for n in SCHEMA.names})
 
 
-TABLES = (table(1, 300), table(2, 250), table(3, 0), table(4, 150))
+TABLES = (table(1, 600), table(2, 500), table(3, 0), table(4, 300))
 
 
 def prepared(sql: str, banks: int = 4, demands: Obligations = DEMANDS) -> Prepared:
@@ -272,24 +273,76 @@ def test_rows_that_have_no_fit_say_so(sql: str, tables: Any, verdict: str, steps
     assert {found[name] for name in found if name not in ("n", "fit", "steps")} == {None}
 
 
-def test_fewer_identities_than_sums_that_might_be_shown_give_nothing() -> None:
-    least = logistic.least_identities(1, logistic.MOST_STEPS)
-    assert least == 25 * 5
-    whole = pa.concat_tables([table(7, 80), table(8, 200)]).drop_null()
-    for count, shown in ((least - 1, 0), (least, 1)):
-        parts = [whole.slice(0, 60), whole.slice(60, count - 60)]
-        made = Round(ONE, parts)
-        cells = made.run()
-        assert (cells.table.num_rows, cells.suppressed) == (shown, 1 - shown)
-        assert any(frame.kind == "part" for _, frame in made.sent)
-        assert next(frame.body for i, frame in made.sent if i == 0 and frame.kind == "more") == bytes([shown])
+LEAST = 25 * 5  # for one column
+
+
+def shown_of(*sizes: int, total: tuple[int, int] = (1, 1)) -> int:
+    """How many rows the answer of a round over banks of so many identities has."""
+    whole, starts = pa.concat_tables([table(7, 600), table(8, 600)]).drop_null(), np.cumsum((0, *sizes))
+    made = Round(ONE, [whole.slice(s, n) for s, n in zip(starts, sizes, strict=False)], total=total)
+    cells = made.run()
+    answered = {frame.body for _, frame in made.sent if frame.kind == "more"}
+    assert cells.suppressed == 1 - cells.table.num_rows
+    assert bool(cells.table.num_rows) == (b"\x01" in answered)  # a round held back shows no step
+    return cells.table.num_rows
+
+
+def test_nobody_less_its_own_part_is_left_with_fewer_identities_than_sums() -> None:
+    assert logistic.least_identities(1, logistic.MOST_STEPS) == LEAST
+    assert shown_of(200, 40) == 0  # the first would read the 40 rows out of the steps
+    assert shown_of(LEAST, LEAST - 1) == 0
+    assert shown_of(LEAST, LEAST) == 1
+    assert shown_of(200, LEAST - 60, 60) == 1
+    assert shown_of(200, LEAST - 60, 59) == 0
+    assert shown_of(200, 0, LEAST) == 1
+    assert shown_of(400, 0, 0) == 0
+
+
+def test_nobody_less_its_own_part_is_left_with_fewer_identities_than_policies_demand() -> None:
+    assert shown_of(200, 150, total=(150, 2)) == 1
+    assert shown_of(200, 149, total=(150, 2)) == 0
+
+
+def test_who_does_not_refuse_cannot_make_another_show_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bank of 200 that takes the other's refusal back, and says that all is well: nobody takes a step."""
+    whole, up = table(7, 400).drop_null(), logistic_steps._Adding.up
+    sees = logistic_steps._others_suffice
+
+    def denied(adding: Any, label: str, own: Any) -> Any:
+        lies = label == "refusals" and adding.member.participant == "bank-0"
+        return (yield from up(adding, label, [-1] if lies else own))
+
+    def blind(plan: Any, roster: Any, own: Any, counts: Any) -> bool:
+        return own.identities == 200 or sees(plan, roster, own, counts)
+
+    monkeypatch.setattr(logistic_steps._Adding, "up", denied)
+    monkeypatch.setattr(logistic_steps, "_others_suffice", blind)
+    made = Round(ONE, [whole.slice(0, 200), whole.slice(200, 40)])
+    with pytest.raises(PeerViolation) as error:
+        made.run()
+    assert error.value.code == "peer.fit"
+    assert [frame.kind for i, frame in made.sent if i == 1].count("part") == 2  # counts and refusals
+
+
+def test_a_step_too_far_is_halved_until_the_fit_that_there_is_is_found() -> None:
+    """Newton's steps alone end beyond every row, where no curvature is left, and call it separated."""
+    weights = [(-0.008, -0.192, 3000, 30), (1.0, -0.638, 30, 3), (-0.095, 0.111, 0, 300), (-1.0, -1.0, 0, 30)]
+    points = [(u, v, y) for u, v, *counts in weights for y, n in enumerate(counts) for _ in range(n)]
+    first, second, y = map(np.array, zip(*points, strict=True))
+    plan = Logistic("y", tuple(Regressor(n, "", 0, -1000, 1000) for n in "uv"), logistic.MOST_STEPS, 0)
+    rows, state = logistic.Rows((first, second), y.astype(float)), logistic.State.start(plan)
+    while not state.verdict:
+        state = state.after(plan, rows.sums(state.b), ())
+    assert (state.verdict, state.rows) == ("fitted", len(points))
+    assert np.allclose([b / 2**32 for b in state.b], [-0.796, -21.933, 18.579], atol=1e-3)
+    assert max(map(abs, rows.sums(state.b)[:3])) < 2**48 * 1e-3  # the likelihood is level there
 
 
 def test_the_minima_of_the_policies_hold() -> None:
     assert Round(ONE, total=(10**4, 1)).run().suppressed == 1
     assert Round(ONE, total=(1, 4)).run().suppressed == 1  # a bank without rows is none
     assert Round(ONE, total=(1, 3)).run().suppressed == 0
-    (found,) = Round(ONE, local=200).answer()  # the smallest bank's own gate keeps it out
+    (found,) = Round(ONE, local=400).answer()  # the smallest bank's own gate keeps it out
     assert found["n"] == irls(TABLES[:2], ["age"])[2]
 
 
@@ -338,7 +391,7 @@ def test_a_policy_sees_its_own_word_for_every_column() -> None:
 
 # --- who sees what ------------------------------------------------------------------------------------
 
-TWO = (table(11, 160), table(12, 120))
+TWO = (table(11, 190), table(12, 150))
 
 
 def blocks(made: Round, kinds: Sequence[str]) -> dict[tuple[int, str, int], bytes]:
@@ -396,7 +449,7 @@ class Colluders:
     def seen(self, honest: int, at: int) -> bytes:
         """An honest participant's vector, without the colluder's own mask and the key that all share."""
         label, name = f"step {at}", f"bank-{honest}"
-        vector = f.split(blocks(self.made, ["part"])[honest, "part", at])[0]
+        vector = f.split(blocks(self.made, ["part"])[honest, "part", at + 1])[0]
         own = self.adding["bank-2"]
         mine = own.masks
         both = [s for (n, _), s in zip(mine.secrets, mine.pads(label, len(vector)), strict=True) if n == name]
@@ -472,7 +525,7 @@ def test_whatever_an_asker_changes_on_the_way_ends_the_round(kind: str, to: int)
     made = Round(ONE, TWO)
 
     def change(i: int, of: str, body: bytes, at: int) -> bytes:
-        last = at == (2 if of in ("commitments", "parts") else 0)
+        last = at == (3 if of in ("commitments", "parts") else 0)
         if i != to or of != kind or not last:
             return body
         place = 4 + 32 * to if of == "shared-keys" else len(body) // 2
@@ -497,7 +550,7 @@ def test_a_participant_shows_no_two_vectors_with_the_askers_help(monkeypatch: py
         return (yield from whole(adding, label, own))
 
     def change(i: int, of: str, body: bytes, at: int) -> bytes:
-        if i != 2 or at != 1 or of not in ("commitments", "parts"):
+        if i != 2 or at != 2 or of not in ("commitments", "parts"):
             return body
         about = held["scheme"], made.roster.digest, "bank-0"
         if of == "commitments":
@@ -516,9 +569,9 @@ def test_a_step_that_is_shown_once_more_in_place_of_the_next_ends_the_round() ->
     made, kept = Round(ONE, TWO), dict[tuple[int, str], bytes]()
 
     def change(i: int, of: str, body: bytes, at: int) -> bytes:
-        if of in ("commitments", "parts") and at == 1:
+        if of in ("commitments", "parts") and at == 2:
             kept[i, of] = body
-        if i == 1 and of in ("commitments", "parts") and at == 2:
+        if i == 1 and of in ("commitments", "parts") and at == 3:
             return kept[i, of]
         return body
 
@@ -540,9 +593,9 @@ def test_a_replayed_part_is_refused_even_where_its_hash_is_replayed_too(
         while True:
             if isinstance(item, Frame) and i == 0 and item.kind in ("commitment", "part"):
                 at = seen[item.kind] = seen.get(item.kind, -1) + 1
-                if at == 1:
+                if at == 2:
                     first[item.kind] = item.body
-                elif at == 2:
+                elif at == 3:
                     item = Frame(item.kind, first[item.kind])
             frame = yield item
             try:
