@@ -9,6 +9,7 @@ call without its message.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ import grpc
 
 from compute.errors import BayspaceError, PeerViolation, Unavailable
 from witness.door import Places, Refusal
+
+_log = logging.getLogger(__name__)
 
 Authorise = Callable[[grpc.ServicerContext, str], str]
 """(context, method): the id of the caller. Raises a `BayspaceError` for one that may not call this."""
@@ -85,4 +88,10 @@ class Door:
             with self._lock:
                 late = [context for until, context in self._waiting.values() if until < now]
             for context in late:
-                context.cancel()
+                self._cut_off(context)
+
+    def _cut_off(self, context: grpc.ServicerContext) -> None:
+        try:
+            context.cancel()
+        except Exception as error:  # noqa: BLE001  one call must not end the watch over all others
+            _log.error("a call without its message cannot be ended: %s", type(error).__name__)

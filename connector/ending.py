@@ -43,12 +43,16 @@ class Ending:
         return self._table.find(record.id)
 
     def suspend(self, negotiation: str, *, suspended: bool) -> NegotiationRecord:
-        """As provider: stop or resume answering under an agreement. Takes effect here at once."""
+        """As provider: stop or resume answering under an agreement. Takes effect here at once.
+
+        A peer that was not told learns of it when it next asks here; until then it shows itself the joint
+        answers that it has kept, for which nobody is asked.
+        """
         record = self._table.find(negotiation)
         self._table.must_be(record, PROVIDER)
         self._suspended(record, suspended)
         message = pb.AgreementSuspension(negotiation=record.id, suspended=suspended)
-        with suppress(BayspaceError):  # a peer that was not told learns it from its next query's refusal
+        with suppress(BayspaceError):  # who was not told learns it from its next refusal
             self._messenger.send(record.peer, "Suspend", message)
         return record
 

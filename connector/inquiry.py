@@ -208,11 +208,12 @@ def called(
     return answer
 
 
-def question_of(inquiry: Inquiry, own: DatasetInfo | None = None, together: Sequence[Agreement] = ()) -> str:
+def question_of(inquiry: Inquiry, own: Offered | None = None, together: Sequence[Agreement] = ()) -> str:
     """Under what name the answer of this exchange is kept; "" where it is not."""
-    joined = inquiry.own.dataset if inquiry.own is not None else own
+    ours = inquiry.own if inquiry.own is not None else own
+    joined, policy = (None, None) if ours is None else (ours.dataset, ours.policy)
     return kept_answers.question_of(
-        inquiry.agreement, inquiry.prepared.plan, inquiry.purpose, joined, together
+        inquiry.agreement, inquiry.prepared.plan, inquiry.purpose, joined, together, policy
     )
 
 

@@ -26,6 +26,7 @@ from connector import repeats
 from connector.contract import Agreement
 from connector.state.rows import AnswerRecord
 from connector.storage import Store
+from policy_enforcer.model import Policy
 from witness.bundle import Opening
 
 RESULT = "query.result"
@@ -50,13 +51,16 @@ def question_of(
     purpose: str,
     own: DatasetInfo | None,
     together: Sequence[Agreement] = (),
+    own_policy: Policy | None = None,
 ) -> str:
     """What names the question, for its exchange under `agreement`; "" where its answer is not kept.
 
     `together`: all agreements of a federated round. `own`: the dataset of ours that it joins or adds.
+    `own_policy`: that of our own offer, whose consents may be withdrawn as any owner's.
     """
     agreements = together or (agreement,)
-    if repeats.repeatable(plan) or any(_consented(one) for one in agreements):
+    policies = [one.policy for one in agreements] + ([] if own_policy is None else [own_policy])
+    if repeats.repeatable(plan) or any(map(_consented, policies)):
         return ""
     named = {
         "agreement": agreement.digest,
@@ -104,8 +108,8 @@ def charges(code: str) -> bool:
     return code.startswith(_COUNTS)
 
 
-def _consented(agreement: Agreement) -> bool:
-    transfer = agreement.policy.transfer
+def _consented(policy: Policy) -> bool:
+    transfer = policy.transfer
     return transfer is not None and transfer.consent is not None
 
 

@@ -242,9 +242,8 @@ def questions_of(asked: Inquiry | Round) -> list[str]:
     """Under what names the answer is kept, by exchange."""
     if isinstance(asked, Inquiry):
         return [single.question_of(asked)]
-    own = None if asked.own is None else asked.own.dataset
     together = [inquiry.agreement for inquiry in asked.inquiries]
-    return [single.question_of(inquiry, own, together) for inquiry in asked.inquiries]
+    return [single.question_of(inquiry, asked.own, together) for inquiry in asked.inquiries]
 
 
 def _refused(node: Node, round_: Round, trace: str) -> None:

@@ -44,17 +44,26 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _FULL = frozenset({sqlite3.SQLITE_FULL, "53100"})  # SQLite's code, PostgreSQL's disk_full
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, "55P03"})  # PostgreSQL's lock_not_available
 
 BUSY_SECONDS = 30  # that a connection waits for another
 
 
 @contextmanager
 def _room() -> Iterator[None]:
-    """A full disk is told from other troubles: it passes, and nothing of the transaction was kept."""
+    """What passes is told from other troubles: a full disk, and a database that others write all the time.
+
+    Nothing of the transaction was kept.
+    """
     try:
         yield
     except OperationalError as error:
-        if _FULL.isdisjoint({getattr(error.orig, name, None) for name in ("sqlite_errorcode", "sqlstate")}):
+        codes = {getattr(error.orig, name, None) for name in ("sqlite_errorcode", "sqlstate")}
+        if not _BUSY.isdisjoint(codes):
+            _log.error("the state database stayed locked: too much is written at once")
+            why = "a connector's state is written by others all the time: it kept nothing; ask again later"
+            raise Unavailable("state.busy", why) from error
+        if _FULL.isdisjoint(codes):
             raise
         _log.error("the state database's disk is full: make room; nothing is lost")
         why = "a connector's disk is full: it kept nothing of this; its operator makes room, then ask again"
@@ -92,7 +101,8 @@ class Database:
         except (SQLAlchemyError, Unavailable) as error:
             why = f"the state database cannot be written ({type(error).__name__})"
             if isinstance(error, Unavailable):
-                why = "the state database cannot be written: its disk is full"
+                what = "its disk is full" if error.code == "state.full" else "others keep it locked"
+                why = f"the state database cannot be written: {what}"
             raise ConfigError("state.unusable", why) from error
 
     @contextmanager

@@ -92,6 +92,8 @@ def test_nothing_is_kept_where_consent_may_be_withdrawn_or_the_owner_gives_its_a
     plan = asked.prepared.plan
     assert kept_answers.question_of(consented, plan, PURPOSE, None) == ""
     assert kept_answers.question_of(asked.agreement, plan, PURPOSE, None, [asked.agreement, consented]) == ""
+    ours = asked.own.policy.model_copy(update={"transfer": Transfer(consent="clients")})
+    assert inquiry.question_of(replace(asked, own=replace(asked.own, policy=ours))) == ""
     alone = inquiry.inquire(node, "SELECT count(*) AS n FROM sz-trade.matched", PURPOSE)
     assert inquiry.question_of(alone) == ""
 

@@ -407,6 +407,17 @@ def test_what_follows_a_commit_sees_what_was_written(store):
     assert len(seen) == 2
 
 
+def test_a_state_that_stays_locked_is_told_and_keeps_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("connector.state.database.BUSY_SECONDS", 0)
+    url = f"sqlite:///{tmp_path / 'state.sqlite'}"
+    with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
+        with store.atomic(), pytest.raises(Unavailable) as busy:
+            other.open_exchange("e1", None, "sz-trade", "consumer", "query", "t", b"k" * 32)
+        assert busy.value.code == "state.busy"
+        assert other.exchange("e1") is None
+        other.open_exchange("e1", None, "sz-trade", "consumer", "query", "t", b"k" * 32)
+
+
 def test_a_full_disk_is_told_and_needs_nothing_but_room(tmp_path):
     with closing(Store.open(f"sqlite:///{tmp_path / 'state.sqlite'}")) as store:
         store.open_exchange("e1", None, "sz-trade", "consumer", "query", "t", b"k" * 32)
