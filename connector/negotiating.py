@@ -246,6 +246,10 @@ class Negotiating:
         if len(message.exchange_key) != EXCHANGE_KEY_BYTES:
             raise PeerViolation("contract.malformed", "an exchange key is 32 bytes")
         state = NEGOTIATION.after(None, kind, author)
+        if (
+            store.exchange(negotiation) is None
+        ):  # no repetition: who opens too many takes nobody's turn to write
+            self._table.check_day(peer)
         with self._node.telemetry.span("negotiation", peer=peer), store.atomic():
             if (signed := self._records.signed_before(negotiation, message.record)) is not None:
                 return signed  # the same message came twice at once

@@ -146,16 +146,18 @@ class Table:
 
         Each leaves rows and records for ever, however soon it is ended. In the transaction that opens it.
         """
-        most, node = self._node.config.limits.negotiations_per_day, self._node
-        if node.store.count_opened(opened.peer, _OPENINGS, node.now() - timedelta(days=1)) >= most:
-            sentence = (
-                f"{opened.peer} opened {most} negotiations here within a day, which is as many as it may"
-            )
-            raise Unavailable("contract.too-many", sentence)
+        self.check_day(opened.peer)
         waiting = self._node.store.count_negotiations(opened.role, opened.peer, opened.state)
         if waiting > MOST_WAITING_REQUESTS:
             sentence = f"{opened.peer} has too many requests waiting for an answer here"
             raise Unavailable("contract.waiting", sentence)
+
+    def check_day(self, peer: str) -> None:
+        """Raise `Unavailable` when the peer has opened too many within a day."""
+        most, node = self._node.config.limits.negotiations_per_day, self._node
+        if node.store.count_opened(peer, _OPENINGS, node.now() - timedelta(days=1)) >= most:
+            sentence = f"{peer} opened {most} negotiations here within a day, which is as many as it may"
+            raise Unavailable("contract.too-many", sentence)
 
     def check_room(self, record: NegotiationRecord) -> None:
         """Raise `ConfigError` when the table holds as many versions as it may."""

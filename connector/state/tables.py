@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     ForeignKeyConstraint,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -110,6 +111,7 @@ exchanges = _table(
     *(_text("trace_id"), _blob("key"), _text("status"), _text("at")),
     key=["id"],
 )
+opened_by = Index("exchanges_of_a_peer", exchanges.c.peer, exchanges.c.at)
 evidence = _table(
     "evidence",
     *(_text("exchange"), _int("sequence"), _text("event"), _text("digest")),
@@ -128,7 +130,7 @@ outbox = _table(
     refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
 )
 members = _table("members", _text("digest"), _int("version"), _blob("envelope"), key=["digest"])
-VERSION = 7
+VERSION = 8
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     2: (
         (
@@ -173,5 +175,6 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
     ),
     6: ("DELETE FROM answers",),  # kept beyond their agreement's end, and in another form
     7: ("ALTER TABLE agreements DROP COLUMN valid_until",),  # the policy in the document says when it ends
+    8: ("CREATE INDEX exchanges_of_a_peer ON exchanges (peer, at)",),
 }
 """Statements that lead from the version before to the one they are listed under."""

@@ -14,7 +14,7 @@ from contextlib import closing
 from time import sleep
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from compute.errors import ConfigError, Unavailable
@@ -105,9 +105,11 @@ def test_the_first_schema_gains_what_came_since(url):
         since = " ".join(statement for made in tables.MIGRATIONS.values() for statement in made)
         for table in re.findall(r"CREATE TABLE (\w+)", since):
             connection.execute(text(f"DROP TABLE {table}"))
+        connection.execute(text("DROP INDEX exchanges_of_a_peer"))
         connection.execute(text("ALTER TABLE agreements ADD COLUMN valid_until TEXT"))
         connection.execute(text("UPDATE schema_version SET version = 1"))
     opened = Store.open(url)
+    assert inspect(opened._engine).has_index("exchanges", "exchanges_of_a_peer")
     assert opened.lose("a", "p", 1, 1)
     opened.add_member_names("t", 0, b"\0\1", b"\2\3")
     opened.add_compared("t", "e", "", "", b"\0")
@@ -251,6 +253,7 @@ def test_answers_of_the_version_before_are_forgotten(url):
     with closing(Store.open(url)) as store:
         store.keep_answer("q", "a", ("e1", "d"), b"", (1, 0), None, 1000)
     with create_engine(url).begin() as connection:
+        connection.execute(text("DROP INDEX exchanges_of_a_peer"))
         connection.execute(text("ALTER TABLE agreements ADD COLUMN valid_until TEXT"))  # which version 5 had
         connection.execute(text("UPDATE schema_version SET version = 5"))
     with closing(Store.open(url)) as store:
