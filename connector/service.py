@@ -10,11 +10,11 @@ import ctypes
 import gc
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
+from sys import maxsize
 from typing import Any
 
 import grpc
@@ -46,6 +46,7 @@ from connector.v1 import (
     query_pb2,
     query_pb2_grpc,
 )
+from witness.door import Places, Refusal
 
 _log = logging.getLogger(__name__)
 
@@ -117,8 +118,7 @@ class _Negotiation(negotiation_pb2_grpc.NegotiationServicer):
 class _JointQuery(query_pb2_grpc.JointQueryServicer):
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._streams: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._places = Places(MOST_STREAMS_OF_A_PEER, maxsize)  # in all: as many as the door lets in
 
     def Run(  # noqa: N802
         self, request_iterator: Iterator[frame_pb2.Frame], context: grpc.ServicerContext
@@ -133,15 +133,15 @@ class _JointQuery(query_pb2_grpc.JointQueryServicer):
     @contextmanager
     def _place(self, caller: str) -> Iterator[None]:
         """One of the caller's streams. Raises `Unavailable` when it holds as many as it may."""
-        with self._lock:
-            if self._streams[caller] >= MOST_STREAMS_OF_A_PEER:
-                raise Unavailable("peer.overloaded", f"{caller} has too many queries open here at once")
-            self._streams[caller] += 1
+        try:
+            self._places.take(caller)
+        except Refusal:
+            sentence = f"{caller} has too many queries open here at once"
+            raise Unavailable("peer.overloaded", sentence) from None
         try:
             yield
         finally:
-            with self._lock:
-                self._streams[caller] -= 1
+            self._places.leave(caller)
 
 
 def _reply(negotiation: str, state: State, signature: bytes = b"") -> negotiation_pb2.NegotiationReply:

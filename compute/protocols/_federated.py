@@ -1,4 +1,4 @@
-"""What both federated protocols share: declaration, and the ends of their roles."""
+"""What `masked_sum` and `he_sum` share, and `logistic_steps` in part: declaration, and the ends of roles."""
 
 from __future__ import annotations
 
