@@ -11,6 +11,7 @@ both ends, and all that the witness does until a call is answered, which is when
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import tempfile
@@ -84,7 +85,7 @@ def _recorded(space: Loopback, rows: int) -> Result:
     }
     client.close()
     seconds, cpu, peak = batches.seconds, batches.cpu, peak_of(process)
-    return Result("witness", rows, "64 a call", seconds, cpu, peak_rss_mb=peak, figures=figures)
+    return Result("witness", batches.records, "64 a call", seconds, cpu, peak_rss_mb=peak, figures=figures)
 
 
 def _cosigned(folder: Path) -> dict[str, float]:
@@ -251,8 +252,8 @@ class _Maker:
         return channel_credentials(self._space.settings(name).tls)
 
     def calls(self, count: int, algorithms: int, per_call: int) -> _Calls:
-        """So many records as the bytes of calls, an equal share for each member."""
-        each = range(count // len(MEMBERS) // per_call)
+        """At least so many records as the bytes of full calls, an equal share for each member."""
+        each = range(math.ceil(count / len(MEMBERS) / per_call))
         return {name: [_request(self.many(per_call, algorithms, name)) for _ in each] for name in MEMBERS}
 
     def many(self, count: int, algorithms: int, name: str = OWNER) -> list[Submission]:
