@@ -102,7 +102,7 @@ def unseen(policy: Policy, request: Request) -> Iterator[Reason]:
             ways = taken(use, kind, reveals, takes_part=who == request.asker)
             yield from _exceeding(policy, request, who, use, ways)
     others = request.federation.others if request.federation is not None else frozenset()
-    for who in sorted(others - receiving - {request.owner}):
+    for who in sorted(others - receiving):
         for use in request.columns:
             yield from _exceeding(policy, request, who, use, overheard(use, kind, reveals))
     yield from _unnamed(policy, request)
@@ -120,8 +120,7 @@ def _unnamed(policy: Policy, request: Request) -> Iterator[Reason]:
     if asked is None or len(asked.others) == asked.participants - 1:
         return
     for use in request.columns:
-        limited = use.column in policy.analysis.column_disclosure
-        if limited and overheard(use, request.kind, request.protocol.reveals):
+        if use.column in policy.analysis.column_disclosure:
             yield _reason(use, "to participants of whom it is not known who they are", "participants by name")
 
 

@@ -73,6 +73,7 @@ def test_over_a_federation_the_others_learn_what_figures_tell():
     ways = ("after-aggregate", "after-compare")
     assert becomes_known(use, "aggregate", told, "asker", (), {"mo-bank"}) == {"asker": ways, "mo-bank": ways}
     assert becomes_known(use, "aggregate", told[:1], "asker", (), {"mo-bank"})["mo-bank"] == ("never",)
+    assert becomes_known(use, "aggregate", told[:1], "asker", (), {"asker"}) == {"asker": ways}
 
 
 def test_the_matrix_has_a_row_for_each_audience(limited_text):
