@@ -246,21 +246,22 @@ class Negotiating:
         if len(message.exchange_key) != EXCHANGE_KEY_BYTES:
             raise PeerViolation("contract.malformed", "an exchange key is 32 bytes")
         state = NEGOTIATION.after(None, kind, author)
-        if (
-            store.exchange(negotiation) is None
-        ):  # no repetition: who opens too many takes nobody's turn to write
-            self._table.check_day(peer)
-        with self._node.telemetry.span("negotiation", peer=peer), store.atomic():
-            if (signed := self._records.signed_before(negotiation, message.record)) is not None:
-                return signed  # the same message came twice at once
-            if store.exchange(negotiation) is not None:  # a query's, say: it is no id for another one
-                raise PeerViolation("contract.unknown", "this negotiation is not the caller's")
-            self._table.open(negotiation, role, peer, message.offer, message.exchange_key, versions, state)
-            record = self._table.of(peer, negotiation, role)
-            expected = self._table.turn(_EVENTS[kind], record, versions[-1].proposal, peer)
-            sealed, theirs = self._records.received(message.record, expected)
-            self._table.check_openings(record)
-            self._records.keep(negotiation, sealed, peer, theirs)
+        with self._node.telemetry.span("negotiation", peer=peer):
+            if store.exchange(negotiation) is None:  # no repetition: too many take nobody's turn to write
+                self._table.check_day(peer)
+            with store.atomic():
+                if (signed := self._records.signed_before(negotiation, message.record)) is not None:
+                    return signed  # the same message came twice at once
+                if store.exchange(negotiation) is not None:  # a query's, say: it is no id for another one
+                    raise PeerViolation("contract.unknown", "this negotiation is not the caller's")
+                self._table.open(
+                    negotiation, role, peer, message.offer, message.exchange_key, versions, state
+                )
+                record = self._table.of(peer, negotiation, role)
+                expected = self._table.turn(_EVENTS[kind], record, versions[-1].proposal, peer)
+                sealed, theirs = self._records.received(message.record, expected)
+                self._table.check_openings(record)
+                self._records.keep(negotiation, sealed, peer, theirs)
         return self._records.signature(sealed)
 
     def _on_terms(self, record: NegotiationRecord, message: Any, kind: Message) -> bytes:
