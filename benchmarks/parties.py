@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -15,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.measure import Result, cpu_of, median, peak_of, reset_peak
-from connector.loopback import WITNESS, Loopback
+from connector.api import Answer
+from connector.loopback import Loopback
 
 OWNER, ASKER, PURPOSE = "owner", "asker", "benchmark"
 VALUE_BOUND = 10**6
@@ -130,34 +132,42 @@ def parties(rows: int, overlap: float, groups: int) -> Iterator[Loopback]:
 
 def ask(space: Loopback, name: str, rows: int, sql: str, runs: int) -> Result:
     """The median of `runs` queries through the asker's connector, with the plaintext floor beside it."""
-    members = {n: space.processes[n].pid for n in (OWNER, ASKER, WITNESS)}
     results = []
     for run in range(runs):
-        # an owner alone does not compute the same question again: each run asks under another name
-        asked = sql.replace("count(*) AS n", f"count(*) AS n{run}")
-        for pid in members.values():
-            reset_peak(pid)
-        before = {n: cpu_of(pid) for n, pid in members.items()}
-        with space.connect(ASKER) as client:
-            start = time.perf_counter()
-            answer = client.query(asked, PURPOSE)
-            seconds = time.perf_counter() - start
-        results.append(
-            Result(
-                name=name,
-                rows=rows,
-                protocol=answer.summary["protocol"],
-                seconds=seconds,
-                cpu_seconds=sum(cpu_of(pid) - before[n] for n, pid in members.items()),
-                bytes_sent=answer.summary["bytes_sent"],
-                bytes_received=answer.summary["bytes_received"],
-                peak_rss_mb=max(peak_of(pid) for pid in members.values()),
-                floor_seconds=floor(space, sql),
-                stages=stages(space, answer.trace_id),
-                figures={"cells": answer.table.num_rows},
-            )
-        )
+        answer, _, found = metered(space, name, rows, sql, run)
+        plain, spans = floor(space, sql), stages(space, answer.trace_id)
+        figures = {"cells": answer.table.num_rows}
+        results.append(replace(found, floor_seconds=plain, stages=spans, figures=figures))
     return median(results)
+
+
+def metered(
+    space: Loopback, name: str, rows: int, sql: str, run: int
+) -> tuple[Answer, dict[str, float], Result]:
+    """One query through the asker's connector: its answer, each process's CPU seconds, and what it took.
+
+    What was answered is not computed again: each run asks under another name.
+    """
+    members = {name: process.pid for name, process in space.processes.items()}
+    for pid in members.values():
+        reset_peak(pid)
+    before = {name: cpu_of(pid) for name, pid in members.items()}
+    with space.connect(ASKER) as client:
+        start = time.perf_counter()
+        answer = client.query(sql.replace("count(*) AS n", f"count(*) AS n{run}"), PURPOSE)
+        seconds = time.perf_counter() - start
+    used = {name: cpu_of(pid) - before[name] for name, pid in members.items()}
+    result = Result(
+        name=name,
+        rows=rows,
+        protocol=answer.summary["protocol"],
+        seconds=seconds,
+        cpu_seconds=sum(used.values()),
+        bytes_sent=answer.summary["bytes_sent"],
+        bytes_received=answer.summary["bytes_received"],
+        peak_rss_mb=max(peak_of(pid) for pid in members.values()),
+    )
+    return answer, used, result
 
 
 def floor(space: Loopback, sql: str) -> float:

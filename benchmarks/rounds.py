@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -18,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.measure import Result, cpu_of, median, peak_of, reset_peak
+from benchmarks.measure import Result, median
+from benchmarks.parties import ASKER, metered
 from connector.loopback import WITNESS, Loopback
 
-ASKER, PURPOSE = "asker", "benchmark"
 ROWS_PER_CELL, BOUND = 3, 10**4
 SQL = "SELECT a, b, count(*) AS n, sum(v) AS s FROM federation.sums GROUP BY a, b"
 
@@ -76,37 +77,17 @@ def federation(options: argparse.Namespace) -> Result:
 
 
 def _asked(space: Loopback, cells: int, floor: float, run: int) -> Result:
-    sql = SQL.replace("AS n", f"AS n{run}")  # an answer that the asker has is not asked for again
-    members = {name: process.pid for name, process in space.processes.items()}
-    for pid in members.values():
-        reset_peak(pid)
-    before = {name: cpu_of(pid) for name, pid in members.items()}
-    with space.connect(ASKER) as client:
-        start = time.perf_counter()
-        answer = client.query(sql, PURPOSE)
-        seconds = time.perf_counter() - start
+    answer, used, found = metered(space, "federation", cells, SQL, run)
     if answer.table.num_rows != cells:
         raise AssertionError("the federated answer has not every cell")
-    banks = [name for name in members if name not in (ASKER, WITNESS)]
-    used = {name: cpu_of(pid) - before[name] for name, pid in members.items()}
-    sent, received = answer.summary["bytes_sent"], answer.summary["bytes_received"]
-    return Result(
-        name="federation",
-        rows=cells,
-        protocol=answer.summary["protocol"],
-        seconds=seconds,
-        cpu_seconds=sum(used.values()),
-        bytes_sent=sent,
-        bytes_received=received,
-        peak_rss_mb=max(peak_of(pid) for pid in members.values()),
-        floor_seconds=floor,
-        figures={
-            "parties": len(banks),
-            "bytes_per_participant": round((sent + received) / len(banks)),
-            "cpu_seconds_per_participant": round(sum(used[name] for name in banks) / len(banks), 3),
-            "cpu_seconds_of_the_asker": round(used[ASKER], 3),
-        },
-    )
+    banks = [name for name in used if name not in (ASKER, WITNESS)]
+    figures = {
+        "parties": len(banks),
+        "bytes_per_participant": round((found.bytes_sent + found.bytes_received) / len(banks)),
+        "cpu_seconds_per_participant": round(sum(used[name] for name in banks) / len(banks), 3),
+        "cpu_seconds_of_the_asker": round(used[ASKER], 3),
+    }
+    return replace(found, floor_seconds=floor, figures=figures)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ Refused: everything else, with the buckets that would do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal
 from fractions import Fraction
@@ -25,6 +25,7 @@ from compute.errors import PeerViolation, QueryError
 from compute.expressions import Bound, Constant, Scalar
 from compute.federation import WORD_BYTES, Contribution, Totals
 from compute.histograms import MOST_EDGES, edges
+from compute.inputs import Entropy
 from compute.measures import scaled_bounds
 from compute.plan import Plan
 from compute.types import INT64, Type, parse_type
@@ -35,8 +36,6 @@ ANY = "bool_or"
 HIGHEST, LOWEST = "highest:", "lowest:"
 _BUCKETS = 64
 _EXACT = Context(prec=80)
-
-Entropy = Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True)

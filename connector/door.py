@@ -30,6 +30,20 @@ STRANGER = ""
 _FOR_EVERYBODY = ("/grpc.health.", "/grpc.reflection.")
 
 
+@contextmanager
+def placed(places: Places, caller: str, what: str) -> Iterator[None]:
+    """One of the caller's places, until the block ends. Raises `Unavailable` when it holds its share."""
+    try:
+        places.take(caller)
+    except Refusal:
+        sentence = f"{caller or 'whoever calls'} has too many {what} open here at once"
+        raise Unavailable("peer.overloaded", sentence) from None
+    try:
+        yield
+    finally:
+        places.leave(caller)
+
+
 class Door:
     """Lets callers in: `each` so many calls at once, `in_all` of them together. Start it, and close it."""
 
@@ -49,16 +63,8 @@ class Door:
     @contextmanager
     def entered(self, context: grpc.ServicerContext, method: str) -> Iterator[None]:
         """A place for the caller, until the block ends. Raises what it is refused with."""
-        caller = self._caller(context, method)
-        try:
-            self._places.take(caller)
-        except Refusal:
-            sentence = f"{caller or 'whoever calls'} has too many calls open here at once"
-            raise Unavailable("peer.overloaded", sentence) from None
-        try:
+        with placed(self._places, self._caller(context, method), "calls"):
             yield
-        finally:
-            self._places.leave(caller)
 
     def message(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
         """The one message of a call that has one."""

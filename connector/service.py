@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from sys import maxsize
 from typing import Any
@@ -22,11 +22,11 @@ import pyarrow as pa
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from compute.errors import ConfigError, PeerViolation, Unavailable
+from compute.errors import ConfigError, PeerViolation
 from connector import rotation
 from connector.analyst import Analyst
 from connector.answering import Answering
-from connector.door import Door
+from connector.door import Door, placed
 from connector.firewall import Firewall
 from connector.identity import server_credentials
 from connector.negotiating import Negotiating
@@ -46,7 +46,7 @@ from connector.v1 import (
     query_pb2,
     query_pb2_grpc,
 )
-from witness.door import Places, Refusal
+from witness.door import Places
 
 _log = logging.getLogger(__name__)
 
@@ -125,23 +125,10 @@ class _JointQuery(query_pb2_grpc.JointQueryServicer):
     ) -> Iterator[frame_pb2.Frame]:
         stop, headers, caller = Stop(), Headers(), self._node.caller(context)
         context.add_callback(partial(stop.fire, gone))
-        with self._place(caller):
+        with placed(self._places, caller, "queries"):
             role = Answering(self._node, caller, headers, stop).run()
             timeout = self._node.config.limits.frame_timeout_seconds
             yield from serve(role, headers, request_iterator, context.cancel, timeout, stop)
-
-    @contextmanager
-    def _place(self, caller: str) -> Iterator[None]:
-        """One of the caller's streams. Raises `Unavailable` when it holds as many as it may."""
-        try:
-            self._places.take(caller)
-        except Refusal:
-            sentence = f"{caller} has too many queries open here at once"
-            raise Unavailable("peer.overloaded", sentence) from None
-        try:
-            yield
-        finally:
-            self._places.leave(caller)
 
 
 def _reply(negotiation: str, state: State, signature: bytes = b"") -> negotiation_pb2.NegotiationReply:

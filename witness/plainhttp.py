@@ -8,11 +8,11 @@ off.
 import io
 import logging
 import socket
-import threading
 import time
-from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from witness.door import Places, Refusal
 
 _log = logging.getLogger(__name__)
 MOST_CLIENTS = 128
@@ -28,7 +28,7 @@ class BoundedServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, host: str, port: int, handler: "type[BoundedHandler]") -> None:
-        self._held, self._places = Counter[str](), threading.Lock()  # places, by address
+        self._places = Places(MOST_CLIENTS_EACH, MOST_CLIENTS)  # by address
         super().__init__((host, port), handler)
 
     @property
@@ -38,13 +38,15 @@ class BoundedServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """One more client, or one too many, which is cut off."""
-        if not self._take(client_address[0]):
+        try:
+            self._places.take(client_address[0])
+        except Refusal:
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except Exception:  # no thread could be started, which would have given the place back
-            self._leave(client_address[0])
+            self._places.leave(client_address[0])
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -52,20 +54,7 @@ class BoundedServer(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._leave(client_address[0])
-
-    def _take(self, address: str) -> bool:
-        with self._places:
-            if self._held[address] >= MOST_CLIENTS_EACH or self._held.total() >= MOST_CLIENTS:
-                return False
-            self._held[address] += 1
-            return True
-
-    def _leave(self, address: str) -> None:
-        with self._places:
-            self._held[address] -= 1
-            if not self._held[address]:
-                del self._held[address]
+            self._places.leave(client_address[0])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away in the middle is no error of ours."""

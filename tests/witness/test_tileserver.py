@@ -36,15 +36,13 @@ def running(server):
     server.server_close()
 
 
+def tiles():
+    return running(TileServer("127.0.0.1", 0, lambda _path: b"the checkpoint", Cosigns()))
+
+
 @pytest.fixture
 def port():
-    with running(TileServer("127.0.0.1", 0, lambda _path: b"the checkpoint", Cosigns())) as port:
-        yield port
-
-
-@pytest.fixture
-def metrics_port():
-    with running(MetricsServer("127.0.0.1", 0, Figures())) as port:
+    with tiles() as port:
         yield port
 
 
@@ -68,17 +66,18 @@ def test_a_request_that_drips_in_is_cut_off(port, monkeypatch, begin):
     drips(port, begin)
 
 
-def test_the_metrics_are_held_up_by_nobody(metrics_port, monkeypatch):
-    monkeypatch.setattr(plainhttp, "LONGEST_REQUEST", 0.2)
+def test_the_metrics_are_held_up_by_nobody(monkeypatch):
     monkeypatch.setattr(plainhttp, "MOST_CLIENTS_EACH", 1)
-    with client(metrics_port, "127.0.0.2") as silent:
-        silent.sendall(b"GET /met")
-        with client(metrics_port, "127.0.0.2") as second, contextlib.suppress(ConnectionError):
-            assert second.recv(1) == b""
-        with client(metrics_port) as scraper:
-            scraper.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
-            assert b"bayspace_witness_log_size 0" in scraper.makefile("rb").read()
-    drips(metrics_port, b"GET /metrics HTTP/1.1\r\nX-Drip: ")
+    with running(MetricsServer("127.0.0.1", 0, Figures())) as port:
+        with client(port, "127.0.0.2") as silent:
+            silent.sendall(b"GET /met")
+            with client(port, "127.0.0.2") as second, contextlib.suppress(ConnectionError):
+                assert second.recv(1) == b""
+            with client(port) as scraper:
+                scraper.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+                assert b"bayspace_witness_log_size 0" in scraper.makefile("rb").read()
+        monkeypatch.setattr(plainhttp, "LONGEST_REQUEST", 0.2)
+        drips(port, b"GET /metrics HTTP/1.1\r\nX-Drip: ")
 
 
 def drips(port, begin):
@@ -131,10 +130,10 @@ def test_a_body_that_is_not_read_is_not_the_next_request(port, first):
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-def test_an_address_has_its_share_of_the_places_and_no_more(port, monkeypatch):
+def test_an_address_has_its_share_of_the_places_and_no_more(monkeypatch):
     monkeypatch.setattr(plainhttp, "MOST_CLIENTS_EACH", 2)
     monkeypatch.setattr(plainhttp, "MOST_CLIENTS", 3)
-    with client(port) as first, client(port, "127.0.0.2") as other:
+    with tiles() as port, client(port) as first, client(port, "127.0.0.2") as other:
         with client(port) as second:
             assert served(first)
             assert served(second)
