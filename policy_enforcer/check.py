@@ -168,7 +168,7 @@ def _matches_hidden(policy: Policy) -> Iterator[Contradiction]:
     """No protocol hides matches where groups of one are shown, whose labels are the asker's keys."""
     analysis = policy.analysis
     joined = analysis.join.columns if analysis.join is not None else ()
-    if analysis.noise is not None or (analysis.minimum_identities or 1) > 1:
+    if analysis.noise is not None or analysis.minimum_identities not in (None, 1):
         return
     for column in joined:
         for who, ways in analysis.column_disclosure.get(column, {}).items():

@@ -23,6 +23,10 @@ LIMITED = """\
     industry: {hk-bank: [after-group-by, after-compare], "role:auditor": after-aggregate}
     amount: {any: after-aggregate, "role:auditor": never}
   identity"""
+NOISY = """minimum_identities: 1
+  noise: {mechanism: discrete-gaussian, rho_per_query: 0.5, budget: {rho: 1}}
+  max_rows_per_identity: 2
+  max_cells_per_identity: 1"""
 KEPT = f"""\
 conditions:
   connectors: [hk-bank@{KEY}]
@@ -147,15 +151,25 @@ def test_lint_finds_what_cannot_be_meant(limited_text, old, new, code, path):
 @pytest.mark.parametrize(
     ("minimum", "entries", "named"),
     [
-        ("1", "{any: join-hidden}", ["any"]),
-        ("1", "{any: join-hidden, us-fund: [after-group-by, join-hidden]}", ["any", "us-fund"]),
-        ("1", "{hk-bank: after-join, us-fund: join-hidden}", ["us-fund"]),  # who sees the result alone
-        ("1", "{hk-bank: after-join, us-fund: plaintext, cn-bank: never}", []),
-        ("2", "{any: join-hidden}", []),
+        ("minimum_identities: 1", "{any: join-hidden}", ["any"]),
+        ("", "{any: join-hidden}", ["any"]),
+        (
+            "minimum_identities: 1",
+            "{any: join-hidden, us-fund: [after-group-by, join-hidden]}",
+            ["any", "us-fund"],
+        ),
+        (
+            "minimum_identities: 1",
+            "{hk-bank: after-join, us-fund: join-hidden}",
+            ["us-fund"],
+        ),  # who sees the result alone
+        ("minimum_identities: 1", "{hk-bank: after-join, us-fund: plaintext, cn-bank: never}", []),
+        ("minimum_identities: 2", "{any: join-hidden}", []),
+        (NOISY, "{any: join-hidden}", []),
     ],
 )
 def test_matches_are_hidden_only_where_no_group_of_one_is_shown(limited_text, minimum, entries, named):
-    text = limited_text.replace("minimum_identities: 10", f"minimum_identities: {minimum}")
+    text = limited_text.replace("minimum_identities: 10", minimum)
     found = [
         p.path for p in lint(text.replace("{any: join-hidden}", entries)) if p.code == "policy.contradiction"
     ]

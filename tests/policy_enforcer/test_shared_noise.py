@@ -50,6 +50,12 @@ def test_what_it_cannot_stand_beside(old: str, new: str) -> None:
     assert problems == ["analysis.federation.honest_participants"]
 
 
+def test_a_billionth_of_rho_is_left_over() -> None:
+    assert [
+        p for p in lint(POLICY.replace("rho_per_query: 0.5", "rho_per_query: 0.000000002")) if not p.warning
+    ] == []
+
+
 def test_a_larger_number_allows_more() -> None:
     more, fewer = load(POLICY.replace("honest_participants: 3", "honest_participants: 4")), load(POLICY)
     whole = load(POLICY.replace(", honest_participants: 3", ""))
