@@ -323,7 +323,7 @@ class Federation(Closed):
     scope: Literal["local", "total"]
     minimum_participants: Annotated[int, Strict(), Field(ge=2, le=64)]
     participants: Members | None = None
-    honest_participants: Annotated[int, Strict(), Field(ge=2, le=64)] | None = None
+    honest_participants: Whole | None = None
 
 
 class Analysis(Closed):
