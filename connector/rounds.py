@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from compute import extremes, pooling
 from compute import sql as sqltext
+from compute.choice import kind_of
 from compute.demands import MOST_SUM
 from compute.errors import PolicyRefusal, QueryError
 from compute.facts import Prepared
@@ -31,6 +32,7 @@ from compute.pooling import FEDERATION, Part
 from compute.protocols import PROTOCOLS
 from connector import inquiry as single
 from connector import kept_answers
+from connector.alike import unlike
 from connector.asking import Answer, Asking
 from connector.contract import Agreement
 from connector.inquiry import Inquiry
@@ -103,11 +105,11 @@ def inquire(node: Node, sql: str, purpose: str) -> Inquiry | Round:
 def _round(node: Node, name: str, sql: str, purpose: str) -> Round:
     agreements, own = _agreements(node, name), _own(node, name)
     parts = tuple(Part(a.full_name, a.dataset.rows_bound) for a in agreements)
-    inquiries = [_inquiry(node, name, sql, purpose, agreement, parts) for agreement in agreements]
-    plan = inquiries[0].prepared.plan
+    inquiries = _inquiries(node, name, sql, purpose, agreements, parts)
+    plan, columns = inquiries[0].prepared.plan, _columns_of(inquiries[0])
     for inquiry in inquiries:
         if inquiry.prepared.plan.digest != plan.digest:
-            raise _differing(inquiry.agreement.full_name, agreements[0].full_name)
+            raise _differing(inquiry.agreement.full_name, inquiry.agreement, agreements[0], columns)
     if own is not None and plan.logistic is not None:
         raise QueryError(
             "query.logistic",
@@ -115,15 +117,49 @@ def _round(node: Node, name: str, sql: str, purpose: str) -> Round:
             "for that of the others",
         )
     if own is not None:
-        _check_own(_prepared(node, name, sql, own, parts).plan, own, plan, parts)
+        ours = _prepared(node, name, sql, own, parts).plan
+        if ours.digest != plan.digest:
+            raise _differing(own.dataset.full_name, own, agreements[0], columns)
+        _check_own(own, plan, parts)
     return Round(tuple(inquiries), own)
 
 
-def _differing(one: str, other: str) -> QueryError:
+def _inquiries(
+    node: Node,
+    name: str,
+    sql: str,
+    purpose: str,
+    agreements: Sequence[Agreement],
+    parts: tuple[Part, ...],
+) -> list[Inquiry]:
+    """The question as every participant plans it. What not all of them would refuse alike says who does."""
+    found: list[Inquiry] = []
+    refused: dict[str, QueryError] = {}
+    for agreement in agreements:
+        try:
+            found.append(_inquiry(node, name, sql, purpose, agreement, parts))
+        except QueryError as error:
+            refused[agreement.full_name] = error
+    if not refused:
+        return found
+    first = next(iter(refused.values()))
+    by = [who for who, error in refused.items() if str(error) == str(first)]
+    if len(by) == len(agreements):
+        raise first
+    raise QueryError(first.code, f"{', '.join(by)}: {first.sentence}")
+
+
+def _columns_of(inquiry: Inquiry) -> set[str]:
+    """The columns that the question reads."""
+    return {use.column for uses in inquiry.prepared.uses.values() for use in uses}
+
+
+def _differing(name: str, one: Agreement | Offered, other: Agreement, columns: set[str]) -> QueryError:
+    said = "; ".join(unlike(columns, one, other)) or "what they declare"
     return QueryError(
         "federation.differs",
-        f"{one} and {other} have different plans for this question: their owners must agree on columns, "
-        "keys, bounds, domains, masks, noise and identity",
+        f"{name} and {other.full_name} make different plans of this question, as they differ in: {said}. "
+        "Their owners agree on one template of description and policy",
     )
 
 
@@ -139,10 +175,8 @@ def _own(node: Node, name: str) -> Offered | None:
     return found[0] if found else None
 
 
-def _check_own(ours: Plan, own: Offered, plan: Plan, parts: tuple[Part, ...]) -> None:
-    """Our rows are added to the others' sums: only where they make the same plan, and fit beside them."""
-    if ours.digest != plan.digest:
-        raise _differing(own.dataset.full_name, parts[0].dataset)
+def _check_own(own: Offered, plan: Plan, parts: tuple[Part, ...]) -> None:
+    """Our rows are added to the others' sums: only where they fit beside them."""
     rows = own.dataset.rows_bound
     for partial in plan.sender.partials:
         if pooling.bound(plan.sender, partial, len(parts)) + partial.row_bound * rows > MOST_SUM:
@@ -273,6 +307,7 @@ class _Asking:
         self._added = _own_cells(node, round_, stop.interrupt)
         names = [inquiry.agreement.provider for inquiry in round_.inquiries]
         self._meeting = Meeting(names, node.config.limits.frame_timeout_seconds)
+        self._questions = questions_of(round_)
         stop.on_fire(self._meeting.cancel)
 
     def run(self) -> Asked:
@@ -296,15 +331,16 @@ class _Asking:
         except BaseException as error:  # noqa: BLE001  raised again by `run`, in the question's own thread
             self._meeting.fail(place, error)
             if terms is not None:
-                node.store.close_exchange(terms.opening.exchange, "failed")
+                exchange = terms.opening.exchange
+                node.evidence.in_the_end(lambda: node.store.close_exchange(exchange, "failed"))
             return None
 
     def _talk(self, place: int, inquiry: Inquiry, terms: Terms) -> Asked:
         node, headers = self._node, Headers()
         watch = self._progress if place == 0 else unwatched  # one exchange reports for all
         met = Place(self._meeting, place)
-        question = questions_of(self._round)[place]
-        role = Asking(node, terms, inquiry.prepared, None, headers, watch, met, self._added, question).run()
+        question, added = self._questions[place], self._added
+        role = Asking(node, terms, inquiry.prepared, None, headers, watch, met, added, question).run()
         exchange = terms.opening.exchange
         answer = single.called(
             node, inquiry, exchange, role, headers, self._meeting.called, self._stop, self._trace
@@ -501,18 +537,30 @@ _COALITIONS = {
         ),
         (
             "{asker} and all participants but two",
-            "the sum of the two others{noise}{far}, and nothing more of either",
+            (
+                "the sum of the two others in every released cell{noise}{far}, and how many identities both "
+                "have together in every cell; nothing more of either"
+            ),
         ),
         (
             "{asker} and all participants but one",
-            "that one's part of every released cell{noise}, as from any sum",
+            (
+                "that one's part of every released cell{noise}, as from any sum, and how many identities it "
+                "has in every cell, released or not"
+            ),
         ),
     ),
     "zh": (
         ("{asker} 单独", "{count} 个参与方的合计,以及每个单元格的主体数与参与方数"),
         ("不含 {asker} 的任意参与方", "每个单元格减去自身后的主体数与参与方数;不含数值"),
-        ("{asker} 与除两方外的全部参与方", "其余两方之和{noise}{far},无法得知其中任一方"),
-        ("{asker} 与除一方外的全部参与方", "该方在已放行单元格中的数值{noise},与任何求和相同"),
+        (
+            "{asker} 与除两方外的全部参与方",
+            "其余两方在已放行单元格中的数值之和{noise}{far},以及两方在每个单元格中的主体数之和;无法区分其中任一方",
+        ),
+        (
+            "{asker} 与除一方外的全部参与方",
+            "该方在已放行单元格中的数值{noise},与任何求和相同,以及该方在每个单元格中的主体数,无论是否放行",
+        ),
     ),
 }
 
@@ -572,7 +620,7 @@ def _protocols(node: Node, round_: Round) -> list[dict[str, Any]]:
     name = chosen.sender.dataset.split(".", 1)[1]
     found: list[dict[str, Any]] = []
     for protocol in PROTOCOLS:
-        if ("federated" if chosen.logistic is None else "logistic") not in protocol.kinds:
+        if kind_of(chosen) not in protocol.kinds:
             continue
         try:
             plan = _prepared(node, name, first.sql, first.agreement, first.parts, [protocol]).plan
