@@ -408,7 +408,8 @@ class _Planner(Aggregates):
         if self._dimensions or self._statement.having is not None or len(self._statement.select) > 1:
             raise QueryError(
                 "query.logistic",
-                f"{LOGISTIC} is asked alone: without GROUP BY, HAVING and other SELECT items",
+                f"{LOGISTIC} is asked alone, without GROUP BY, HAVING and other SELECT items: ask for one "
+                "group at a time by WHERE",
             )
         if self._demands.noise is None:
             return found

@@ -71,7 +71,7 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
         language: Language = "zh" if request.language == "zh" else "en"
         had = kept(self._node, inquiry)
         answered = None if had is None or had.kept is None else had.kept.at
-        found = {**explanation(self._node, inquiry, language), "answered_at": answered}
+        found = {"language": language, **explanation(self._node, inquiry, language), "answered_at": answered}
         return analyst_pb2.ExplainResponse(explanation=_json(found))
 
     def Query(self, request: Any, context: grpc.ServicerContext) -> Iterator[analyst_pb2.QueryEvent]:  # noqa: N802

@@ -29,6 +29,7 @@ from connector.records import countersigned
 from connector.references import template_of, transfer_of
 from connector.stopping import Stop
 from connector.terms import Side, Terms, milliseconds
+from connector.threat_models import threat_model
 from connector.transport import Headers, call
 from connector.v1 import query_pb2_grpc
 from policy_enforcer.describe import declared
@@ -294,7 +295,7 @@ def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, A
             "name": plan.protocol,
             "version": plan.protocol_version,
             "disclosure": plan.level.word,
-            "threat_model": prepared.protocol.threat_model,
+            "threat_model": threat_model(prepared.protocol, language),
             "gates": sorted(prepared.protocol.gates),
         },
         "kind": plan.kind,

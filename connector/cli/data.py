@@ -36,6 +36,7 @@ def add(
 ) -> None:
     """Check a dataset against its description and publish its offers; drafts the description at first."""
     from connector import datasets as published
+    from connector import offers
     from connector.storage import Store
 
     settings = configuration(config)
@@ -57,6 +58,8 @@ def add(
             f"offer {settings.participant}.{offer.name} version {offer.version}, "
             f"policy {offer.policy_digest[:16]}…"
         )
+    for exchange in offers.announce(settings):
+        say(f"on record as exchange {exchange}")
     if added.drafted:
         say(f"description drafted: declare keys, bounds and offers in {added.description}, then add it again")
 
@@ -111,7 +114,7 @@ def catalog(
     config: Config = Path(),
     json: Json = False,
 ) -> None:
-    """What participants offer: columns, keys, grades, categories, sizes, rights, disclosure."""
+    """What participants offer: columns, keys, grades, categories, sizes, rights, disclosure, federation."""
     from connector import connect
 
     settings = configuration(config)
@@ -123,11 +126,19 @@ def catalog(
     else:
         show(
             rows,
-            ["offer", "title", "columns", "rows_at_most", "disclosure", "holder", "fresh"],
+            ["offer", "title", "columns", "rows_at_most", "disclosure", "federation", "holder", "fresh"],
             as_json=False,
         )
     for missing in unreachable:
         note(f"{missing} does not answer")
+
+
+def _federation(policy: dict[str, Any]) -> str:
+    """What the dataset may be summed in, as SQL names it."""
+    from policy_enforcer import odrl
+
+    stated = odrl.from_odrl(policy).analysis.federation
+    return "" if stated is None else f"federation.{stated.name}"
 
 
 def _offer_row(offer: Any, language: str) -> dict[str, Any]:
@@ -143,6 +154,7 @@ def _offer_row(offer: Any, language: str) -> dict[str, Any]:
         "columns": "\n".join(marks),
         "rows_at_most": dataset["rows_bound"],
         "disclosure": dataset["disclosure"],
+        "federation": _federation(offer.policy),
         "holder": offer.entry["rights"]["holder"],
         "fresh": offer.entry.get("fresh"),
     }

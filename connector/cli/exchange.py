@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -75,9 +76,12 @@ def query(
 
 
 _FEW = "fewer identities than the owner's policy demands"
+_POOLED = "fewer identities, or fewer participants, than the owners' policies demand"
 _SUPPRESSED = {
+    "masked_sum": _POOLED,
+    "he_sum": _POOLED,
     "logistic_steps": "fewer identities than the owners' policies, or a fit of so many columns, demand, "
-    "in all or without the largest part (`bayspace explain` says how many)"
+    "in all or without the largest part (`bayspace explain` says how many)",
 }
 
 
@@ -94,9 +98,14 @@ def _summarise(answer: Any, receipt: Path | None) -> None:
         told(f"{answer.suppressed} cell(s) suppressed: {_SUPPRESSED.get(answer.summary['protocol'], _FEW)}")
     told(
         f"protocol {answer.summary['protocol']} ({answer.summary['disclosure']}), "
-        f"exchange {answer.summary['exchange']}, trace {answer.trace_id}"
+        f"{_exchanges(answer.summary['exchanges'])}, trace {answer.trace_id}"
         + (f", receipt {receipt}" if receipt is not None and answer.receipt.bundle else "")
     )
+
+
+def _exchanges(ids: Sequence[str]) -> str:
+    """One, or the first of a federation's: `evidence list` shows all, and the receipt holds them."""
+    return f"exchange {ids[0]}" + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
 
 
 def _asked(space: Any, sql: str, template: str, given: list[str] | None) -> str:
