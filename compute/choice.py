@@ -21,12 +21,17 @@ JOINT_CELLS = (4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8)
 memory grow with it, so the largest of these that the protocol can hold is planned."""
 
 
+def kind_of(plan: Plan) -> str:
+    """Which of the kinds that protocols declare a plan is."""
+    if plan.logistic is not None:
+        return "logistic"
+    return "federated" if plan.federation else plan.kind
+
+
 def choose(draft: Plan, infos: Sequence[DatasetInfo], protocols: Sequence[Protocol]) -> tuple[Protocol, Plan]:
     """The cheapest protocol that both datasets tolerate and that the sums fit."""
     joint = draft.receiver is not None
-    kind = "federated" if draft.federation else draft.kind
-    kind = "logistic" if draft.logistic is not None else kind
-    able = [p for p in protocols if p.joint == joint and kind in p.kinds]
+    able = [p for p in protocols if p.joint == joint and kind_of(draft) in p.kinds]
     if draft.noise is not None:
         able = [p for p in able if "noise" in p.gates]
     limit = min(info.disclosure for info in infos)

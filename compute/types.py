@@ -18,6 +18,7 @@ from compute.errors import ConfigError
 Kind = Literal["int64", "float64", "decimal", "string", "bool", "date", "timestamp"]
 
 TYPES = ("int64", "float64", "decimal(p,s)", "string", "bool", "date", "timestamp")
+ONE_OF_TYPES = f"one of {', '.join(TYPES)}"
 
 _DUCKDB: dict[str, str] = {
     "int64": "BIGINT",
@@ -87,7 +88,7 @@ def parse_type(text: str) -> Type:
     found = _DECIMAL.fullmatch(text)
     if found and int(found[1]) <= 38 and int(found[2]) <= int(found[1]):
         return Type("decimal", int(found[1]), int(found[2]))
-    raise ConfigError("dataset.type", f"a column's type must be one of {', '.join(TYPES)}")
+    raise ConfigError("dataset.type", f"a column's type must be {ONE_OF_TYPES}")
 
 
 def sum_type(word: str) -> pa.DataType:
@@ -132,7 +133,7 @@ def engine_reads(data: pa.DataType) -> bool:
 
 def instead(data: pa.DataType) -> str:
     """What a column of an Arrow type that `type_of_arrow` refuses, or of nanoseconds, should be cast to."""
-    return next((advice for accepts, advice in _INSTEAD if accepts(data)), f"one of {', '.join(TYPES)}")
+    return next((advice for accepts, advice in _INSTEAD if accepts(data)), ONE_OF_TYPES)
 
 
 _INSTEAD = (

@@ -36,7 +36,7 @@ from connector.differencing import leaving
 from connector.firewall import reasons_to_json
 from connector.node import UNLIMITED, Node
 from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
-from connector.records import check_clock, countersigned, signature
+from connector.records import Statement, check_clock, countersigned, signature
 from connector.references import template_of
 from connector.releases import Sealer
 from connector.state.rows import AnswerRecord
@@ -134,6 +134,7 @@ class Answering:
             asker=self._side(self._asker, opening.build, opening.clock),
             owner=self._side(node.id, node.build, now),
         )
+        node.check_uncharged(self._asker)
         node.store.open_exchange(
             opening.exchange,
             agreement.digest,
@@ -225,8 +226,11 @@ class Answering:
         if terms is None:
             raise refusal
         sealed = terms.refusal(refusal.code, terms.owner).seal(self._node.entropy)
-        envelope = countersigned(sealed, self._node.key, None, None)
-        self._node.evidence.keep(terms.opening.exchange, sealed, envelope, "refused")
+        try:
+            self._keep_end(terms, sealed, "refused")
+        except Unavailable as error:  # a full disk, say: told, and recorded once there is room
+            self._failed(error.code)
+            raise
         record = SignedRecord.of(sealed, signature(sealed, self._node.key))
         yield Frame("refuse", RefusalNotice(reasons_to_json(refusal.decision), record).to_bytes())
 
@@ -431,12 +435,23 @@ class Answering:
         self._sequence, self._previous = self._sequence + 1, sealed.digest
 
     def _failed(self, code: str) -> None:
-        if self._terms is None or not self._node.evidence.is_open(self._terms.opening.exchange):
-            return
         terms = self._terms
-        sealed = terms.failure(code, terms.owner, self._sequence, self._previous).seal(self._node.entropy)
-        envelope = countersigned(sealed, self._node.key, None, None)
-        self._node.evidence.keep(terms.opening.exchange, sealed, envelope, "failed")
+        if terms is not None:
+            statement = terms.failure(code, terms.owner, self._sequence, self._previous)
+            self._node.evidence.in_the_end(lambda: self._keep_failure(terms, statement))
+
+    def _keep_failure(self, terms: Terms, statement: Statement) -> None:
+        """Unless the exchange has an end already."""
+        if self._node.evidence.is_open(terms.opening.exchange):
+            self._keep_end(terms, statement.seal(self._node.entropy), "failed")
+
+    def _keep_end(self, terms: Terms, sealed: Sealed, status: str) -> None:
+        """The last record of an exchange, signed by us alone."""
+        node, envelope = self._node, countersigned(sealed, self._node.key, None, None)
+        with node.store.atomic():
+            node.evidence.keep(terms.opening.exchange, sealed, envelope, status)
+            if not self._sequence:
+                node.note_uncharged(self._asker)
 
 
 def _gate(minimum: int) -> Gate:

@@ -292,13 +292,16 @@ class Asking:
         self._sequence, self._previous = self._sequence + 1, sealed.digest
 
     def _failed(self, code: str) -> None:
-        node, terms = self._node, self._terms
-        if not node.evidence.is_open(terms.opening.exchange):
-            return
         code = code if self._place is None else self._place.blamed(code)
-        sealed = terms.failure(code, terms.asker, self._sequence, self._previous).seal(node.entropy)
-        envelope = countersigned(sealed, node.key, None, None)
-        node.evidence.keep(terms.opening.exchange, sealed, envelope, "failed")
+        statement = self._terms.failure(code, self._terms.asker, self._sequence, self._previous)
+        self._node.evidence.in_the_end(lambda: self._keep_failure(statement))
+
+    def _keep_failure(self, statement: Statement) -> None:
+        """Unless the exchange has an end already."""
+        node, exchange = self._node, self._terms.opening.exchange
+        if node.evidence.is_open(exchange):
+            sealed = statement.seal(node.entropy)
+            node.evidence.keep(exchange, sealed, countersigned(sealed, node.key, None, None), "failed")
 
 
 def arrow_bytes(table: pa.Table) -> bytes:

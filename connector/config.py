@@ -99,6 +99,7 @@ class Limits(_Strict):
     maximum_joint_queries: Annotated[int, Field(ge=1, le=256)] = 4
     frame_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
     negotiations_per_day: Annotated[int, Field(ge=1)] = 100  # that one peer may open here
+    uncharged_queries_per_day: Annotated[int, Field(ge=1)] = 1000  # of one peer: refused, or broken off
 
 
 class Telemetry(_Strict):
@@ -356,6 +357,7 @@ threads = 2
 maximum_joint_queries = 4     # at once, over all agreements
 frame_timeout_seconds = 60    # a peer that is silent for longer has failed
 negotiations_per_day = 100    # that one participant may open here: each is on record for ever
+uncharged_queries_per_day = 1000   # of one participant, refused or broken off: they are on record, too
 
 # Spans hold counts, durations and ids only. Remove `spans` to write none.
 [telemetry]

@@ -21,7 +21,7 @@ from compute.dataset import DatasetInfo
 from compute.errors import ConfigError, PeerViolation
 from policy_enforcer import odrl
 from policy_enforcer.model import Policy
-from policy_enforcer.moments import end_instant, later
+from policy_enforcer.moments import end_instant, first_instant, later
 from policy_enforcer.problems import PolicyError
 from witness import canonical
 from witness.schema import HEX16, ID, Fields, FormatError
@@ -93,6 +93,12 @@ class Agreement:
     def ends(self) -> datetime | None:
         """The first instant at which nothing is answered under it any more; None: its policy sets no end."""
         return end_of(self.policy, self.agreed_at)
+
+    def runs_at(self, now: datetime) -> bool:
+        """Whether its policy's time has begun and is not over."""
+        when, ends = self.policy.when, self.ends
+        begun = when is None or when.start is None or first_instant(when.start) <= now
+        return begun and (ends is None or now < ends)
 
     @cached_property
     def policy_digest(self) -> bytes:

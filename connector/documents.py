@@ -18,6 +18,7 @@ from pathlib import Path
 from compute.errors import ConfigError
 from connector import own_records
 from connector.config import ConnectorConfig, load
+from connector.evidence import openings_of
 from connector.node import Node
 from connector.receipts import receipt, trust_file
 from witness import bundle as bundles
@@ -79,8 +80,7 @@ def open_(node: Node, exchange: str, document: bytes, *, beside: bool = False) -
         raise ConfigError("document.unknown", "this participant has issued no document under this exchange")
     if kept[0].disclosures is None:
         raise ConfigError("evidence.erased", "the record of this document has been erased")
-    openings = [Opening.from_json(o) for o in json.loads(kept[0].disclosures)["openings"]]
-    if openings[0].value != hashlib.sha256(document).digest():
+    if openings_of(kept[0])[0].value != hashlib.sha256(document).digest():
         raise ConfigError("document.other", "this is not the document that this exchange committed to")
     node.evidence.witnessed(exchange, 0, 0)
     issued, _ = bundles.parse(receipt(node.store, exchange, (documents.NAME,)))

@@ -16,6 +16,7 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,6 +91,13 @@ class Delivery:
     tag: bytes
 
 
+def openings_of(record: EvidenceRecord) -> list[Opening]:
+    """What opens the commitments of a record that is kept here; nothing once it is erased."""
+    if record.disclosures is None:
+        return []
+    return [Opening.from_json(value) for value in json.loads(record.disclosures)["openings"]]
+
+
 class Evidence:
     """A connector's evidence: kept in its store, delivered to its witnesses."""
 
@@ -98,6 +106,7 @@ class Evidence:
         self._uncosigned: set[str] = set()  # witnesses whose last proof lacked the demanded cosignatures
         self._wake, self._stop = threading.Event(), threading.Event()
         self._moved, self._moves = threading.Condition(), 0  # deliveries tried so far
+        self._owed: deque[Callable[[], object]] = deque()  # what the state had no room for when it happened
         self._courier = threading.Thread(target=self._run, name="evidence", daemon=True)
 
     @property
@@ -142,6 +151,21 @@ class Evidence:
             if status is not None:
                 self._store.close_exchange(exchange, status)
         self._store.after_commit(self.wake)  # woken before, the courier would find nothing, and sleep
+
+    def in_the_end(self, write: Callable[[], object]) -> None:
+        """Write how something ended now or, while the state cannot be written, as soon as it can.
+
+        What is owed is written in its order. If the process dies first, the next start records it.
+        """
+        if not self._owed:
+            try:
+                write()
+            except Unavailable:  # a full disk, say
+                pass
+            else:
+                return
+        self._owed.append(write)
+        self.wake()
 
     # --- delivering -----------------------------------------------------------------------------------
 
@@ -241,6 +265,7 @@ class Evidence:
 
     def _round(self) -> bool:
         """Try everything once; whether something is left to try again."""
+        self._write_owed()
         silent: set[str] = set()
         for item in self._store.outbox():
             if self._stop.is_set():
@@ -251,6 +276,17 @@ class Evidence:
                 self._moves += 1
                 self._moved.notify_all()
         return bool(self._store.outbox())
+
+    def _write_owed(self) -> None:
+        """Raises `Unavailable` while the state still cannot be written."""
+        while self._owed:
+            try:
+                self._owed[0]()
+            except Unavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  one that can never be written must not stop the others
+                _log.error("an end is not on record until the next start: %s", type(error).__name__)
+            self._owed.popleft()
 
     def _deliver(self, item: OutboxRecord) -> bool:
         """Try to deliver one record; whether its witness answered at all."""

@@ -148,14 +148,12 @@ class Firewall(grpc.ServerInterceptor):
         if handler is None:
             return None
         if handler.response_streaming:
-            wrapped = self._streaming(self._of_requests(handler), method)
+            make, guarded = grpc.stream_stream_rpc_method_handler, self._streaming
         else:
-            wrapped = self._unary(self._of_requests(handler), method)
+            make, guarded = grpc.stream_unary_rpc_method_handler, self._unary
+        wrapped = guarded(self._of_requests(handler), method)
         wrapped.experimental_thread_pool = self._pools.get(method.split("/")[1])  # type: ignore[attr-defined]
-        make = {True: grpc.stream_stream_rpc_method_handler, False: grpc.stream_unary_rpc_method_handler}
-        return make[handler.response_streaming](
-            wrapped, handler.request_deserializer, handler.response_serializer
-        )
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
     def _of_requests(self, handler: Any) -> Callable[..., Any]:
         """The handler's behaviour as one that reads its requests itself."""

@@ -146,7 +146,7 @@ def ask(
             answer, figures = _exchanged(node, inquiry, terms, progress, stop, trace)
     except BaseException:
         # where it broke off before the first frame: nothing was said, so there is nothing to record
-        node.store.close_exchange(exchange, "failed")
+        node.evidence.in_the_end(lambda: node.store.close_exchange(exchange, "failed"))
         raise
     return exchange, answer, figures
 

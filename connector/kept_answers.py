@@ -13,7 +13,6 @@ since, which an asker cannot know.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,12 +23,14 @@ from compute.dataset import DatasetInfo
 from compute.plan import Plan
 from connector import repeats
 from connector.contract import Agreement
+from connector.evidence import openings_of
 from connector.state.rows import AnswerRecord
 from connector.storage import Store
 from policy_enforcer.model import Policy
-from witness.bundle import Opening
+from witness import dsse
+from witness.record import Record
 
-RESULT = "query.result"
+RELEASE, RESULT = "query.release", "query.result"
 _COUNTS = ("uses.", "rows.", "bytes.", "budget.")
 
 
@@ -94,13 +95,13 @@ def kept(store: Store, questions: Sequence[str]) -> Kept | None:
     found = [answer for answer in answers if answer is not None]
     if not found or len(found) != len(questions):
         return None
-    traces = {exchange.trace_id for a in found if (exchange := store.exchange(a.exchange)) is not None}
-    body = _result(store, found[0])
-    if body is None or len(traces) != 1:
-        return None
     first = found[0]
+    rounds = {_round(store, answer.exchange) for answer in found}
+    body, asked = _result(store, first), store.exchange(first.exchange)
+    if body is None or asked is None or None in rounds or len(rounds) != 1:
+        return None
     exchanges = tuple(answer.exchange for answer in found)
-    return Kept(exchanges, body, first.released, first.suppressed, traces.pop(), first.at)
+    return Kept(exchanges, body, first.released, first.suppressed, asked.trace_id, first.at)
 
 
 def charges(code: str) -> bool:
@@ -113,10 +114,22 @@ def _consented(policy: Policy) -> bool:
     return transfer is not None and transfer.consent is not None
 
 
+def _round(store: Store, exchange: str) -> str | None:
+    """What names the round of an exchange: its roster's digest, as both signed it; None once it is erased.
+
+    Every round has a roster of its own. A join has none: it is one exchange.
+    """
+    for record in store.evidence(exchange):
+        if record.event == RELEASE and record.envelope is not None:
+            release = Record.parse(dsse.parse(record.envelope).payload)
+            return release.data.digests.get("roster", exchange)
+    return None
+
+
 def _result(store: Store, answer: AnswerRecord) -> bytes | None:
     """The answer as Arrow, out of the evidence; None once that is erased."""
     for record in store.evidence(answer.exchange):
-        if record.event == RESULT and record.disclosures is not None:
-            openings = map(Opening.from_json, json.loads(record.disclosures)["openings"])
-            return next((bytes(opening.value) for opening in openings if opening.name == "result"), None)
+        if record.event == RESULT:
+            found = openings_of(record)
+            return next((bytes(opening.value) for opening in found if opening.name == "result"), None)
     return None

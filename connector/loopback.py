@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from compute.errors import ConfigError, Unavailable
 from connector import config, datasets, space
 from connector.api import Space, connect
+from connector.stopping import after
 from connector.storage import Store
 from connector.witnesses import init_witness, load_witness, witness_seat
 from witness.server import CONFIG_FILE, WitnessConfig, cosigner_vkeys, log_vkeys
@@ -142,8 +142,7 @@ class Loopback:
     def await_ready(self, name: str) -> None:
         """Return once a started member serves. Raises `Unavailable`."""
         process = self.processes[name]
-        late = threading.Timer(START_SECONDS, process.kill)
-        late.start()
+        late = after(START_SECONDS, process.kill)
         try:
             line = process.stdout.readline() if process.stdout else ""
         finally:

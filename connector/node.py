@@ -272,9 +272,12 @@ class Node:
         return record
 
     def agreement_about(self, participant: str, offer: str) -> Agreement:
-        """Our newest agreement in force about `participant.offer`. Raises `PolicyRefusal`."""
+        """Our newest agreement in force about `participant.offer`. Raises `PolicyRefusal`.
+
+        A renewal that was signed ahead of its time does not replace what runs until then.
+        """
         found = [
-            record
+            _agreement(record.document)
             for record in self.store.agreements(role="consumer", state="active")
             if (record.peer, record.offer) == (participant, offer)
         ]
@@ -284,16 +287,24 @@ class Node:
                 f"{self.id} has no agreement in force about {participant}.{offer}",
                 allowed=f"bayspace contract request {participant}.{offer}",
             )
-        return _agreement(found[-1].document)
+        now = self.now()
+        return next((a for a in reversed(found) if a.runs_at(now)), found[-1])
 
     def agreements_in_force(self) -> list[Agreement]:
         """Those under which we may ask, from the oldest."""
         records = self.store.agreements(role="consumer", state="active")
         return [_agreement(record.document) for record in records]
 
+    def standing(self, record: AgreementRecord) -> str:
+        """active, suspended or terminated; expired, where it was not terminated and its policy's time is over."""
+        ends = _agreement(record.document).ends
+        over = ends is not None and ends <= self.now()
+        return "expired" if over and record.state != "terminated" else record.state
+
     def contract_json(self, record: NegotiationRecord) -> dict[str, Any]:
         """A contract as the command line shows it."""
         agreement = self.store.agreement(record.agreement) if record.agreement else None
+        standing = None if agreement is None else self.standing(agreement)
         return {
             "negotiation": record.id,
             "agreement": record.agreement,
@@ -301,8 +312,8 @@ class Node:
             "peer": record.peer,
             "offer": record.offer,
             "state": record.state,
-            "in_force": agreement is not None and agreement.state == "active",
-            "agreement_state": agreement.state if agreement is not None else None,
+            "in_force": standing == "active",
+            "agreement_state": standing,
             "policy_digest": record.policy_digest,
             "code": record.code,
             "at": record.at,
@@ -363,7 +374,7 @@ class Node:
         uses = agreement.policy.uses
         start = period_start(uses.per, self.now()) if uses is not None else None
         since = 0 if start is None else milliseconds(start)
-        return len(self.store.charges(agreement.digest, since, UNLIMITED))
+        return self.store.count_charges(agreement.digest, since)
 
     def rows_of(self, agreement: Agreement, at: datetime) -> int:
         """Rows that an agreement's queries may have answered in the period of `at`."""
@@ -401,6 +412,26 @@ class Node:
         if not self._lose(agreement, limited=True):
             over = tuple(overspent(agreement.policy, LedgerView(loss=loss, dataset_loss=dataset_loss)))
             raise PolicyRefusal(Decision(over)) if over else _refused("budget.exhausted", "nothing is left")
+
+    def check_uncharged(self, peer: str) -> None:
+        """Raise `Unavailable` when as many of a peer's queries as may ended today before they were charged.
+
+        What is refused costs the peer nothing, and is on record here and at the witnesses for ever.
+        """
+        most = self.config.limits.uncharged_queries_per_day
+        if self.store.lost(*self._uncharged(peer)) >= most:
+            sentence = (
+                f"{most} queries of {peer} were refused or broke off here today (UTC), which is as many as are "
+                "put on record"
+            )
+            raise Unavailable("query.too-many", sentence)
+
+    def note_uncharged(self, peer: str) -> None:
+        """Count a query that ended before it was charged."""
+        self.store.lose(*self._uncharged(peer), 1, UNLIMITED)
+
+    def _uncharged(self, peer: str) -> tuple[str, str]:
+        return f"uncharged {peer}", _named_period("day", self.now())
 
     def note_loss(self, agreement: Agreement) -> None:
         """The asker's own account of what its query cost; the owner's is the one that counts."""
@@ -451,7 +482,7 @@ class Node:
             with self.stops.held(exchange, agreement.digest, stop, late):
                 yield
         finally:
-            self.store.finish_query(exchange)
+            self.evidence.in_the_end(lambda: self.store.finish_query(exchange))
 
     def stoppable(self, exchange: str, agreement: Agreement, stop: Stop) -> AbstractContextManager[None]:
         """While inside, our query is stopped when its agreement is ended or suspended, or our people say so.

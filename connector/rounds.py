@@ -185,7 +185,7 @@ def _check_own(own: Offered, plan: Plan, parts: tuple[Part, ...]) -> None:
 
 def _agreements(node: Node, name: str) -> list[Agreement]:
     """The newest agreement in force with each participant of the federation, in the order of their ids."""
-    found: dict[str, Agreement] = {}
+    found, now = dict[str, Agreement](), node.now()
     for agreement in node.agreements_in_force():
         federation = agreement.policy.analysis.federation
         if federation is None or federation.name != name:
@@ -197,7 +197,8 @@ def _agreements(node: Node, name: str) -> list[Agreement]:
                 f"{agreement.provider} takes part in {FEDERATION}.{name} with two datasets: "
                 f"end the agreement about {earlier.full_name} or {agreement.full_name}",
             )
-        found[agreement.provider] = agreement
+        if agreement.runs_at(now) or not earlier.runs_at(now):  # a renewal may be signed ahead of its time
+            found[agreement.provider] = agreement
     if not 2 <= len(found) <= MOST_PARTICIPANTS:
         raise QueryError(
             "query.federation",

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from compute.engine import ParquetFiles, stamp_of
 from compute.errors import BayspaceError, ConfigError, DataError
 from compute.local import Source as Rows
-from compute.types import TIMESTAMP, TYPES, Type, engine_reads, instead, parse_type, type_of_arrow
+from compute.types import ONE_OF_TYPES, TIMESTAMP, Type, engine_reads, instead, parse_type, type_of_arrow
 from connector.identity import read_private
 
 BATCH_ROWS = 65_536
@@ -397,7 +397,6 @@ _POSTGRES_TYPES: Mapping[str, str] = {
     "date": "date",
     "timestamp": "timestamp",
 }
-_PLAIN = f"one of {', '.join(TYPES)}"
 _POSTGRES_INSTEAD: Mapping[str, str] = {
     "numeric": "numeric(p,s) with at most 38 digits",
     "timestamptz": "timestamp without a zone, all in one zone: column AT TIME ZONE 'UTC'",
@@ -450,7 +449,8 @@ def _postgres(spec: Postgres, base: Path) -> Source:
             for batch in cursor.fetch_record_batch():
                 yield batch.cast(fields)
 
-    refused = {name: _POSTGRES_INSTEAD.get(kind, _PLAIN) for name, kind, _ in rows if kinds[name] is None}
+    other = [(name, kind) for name, kind, _ in rows if kinds[name] is None]
+    refused = {name: _POSTGRES_INSTEAD.get(kind, ONE_OF_TYPES) for name, kind in other}
     return Source(schema, refused, None, None, None, read)
 
 

@@ -20,6 +20,7 @@ from compute.errors import ConfigError, PeerViolation
 from compute.facts import bytes_at_most, rows_at_most
 from connector.contract import Agreement
 from connector.contract_records import NO_TRACE, USAGE, Records
+from connector.evidence import openings_of
 from connector.node import Node
 from connector.records import MOST_CLOCK_DIFFERENCE
 from connector.state.rows import ChargeRecord, NegotiationRecord
@@ -244,8 +245,8 @@ class Statements:
 
     def _openings(self, exchange: str) -> Iterable[Opening]:
         for kept in self._node.store.evidence(exchange):
-            if kept.event == USAGE and kept.disclosures is not None:
-                yield from map(Opening.from_json, json.loads(kept.disclosures)["openings"])
+            if kept.event == USAGE:
+                yield from openings_of(kept)
 
     def _period(self, agreement: Agreement, start: str, end: str) -> tuple[int, int]:
         now = milliseconds(self._node.now())

@@ -17,6 +17,14 @@ Reason = Callable[[], BayspaceError]
 """Makes the error anew for each who raises it: one that is kept would keep the frames that it passed."""
 
 
+def after(seconds: float, act: Callable[[], object]) -> threading.Timer:
+    """Do this so many seconds from now, unless it is cancelled. It keeps no process alive."""
+    timer = threading.Timer(max(0.0, min(seconds, threading.TIMEOUT_MAX)), act)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 class Stop:
     """Ends one query, or all exchanges of one federated round, once."""
 
@@ -66,7 +74,7 @@ class Stops:
     @contextmanager
     def held(self, exchange: str, agreement: str, stop: Stop, seconds: float | None = None) -> Iterator[None]:
         """Let it be ended while it runs; after so many seconds the agreement's time is over."""
-        clock = None if seconds is None else _timer(stop, seconds)
+        clock = None if seconds is None else after(seconds, lambda: stop.fire(_expired))
         with self._lock:
             self._held[exchange] = agreement, stop
         try:
@@ -98,10 +106,3 @@ class Stops:
 def _expired() -> PolicyRefusal:
     reason = facts.Reason("time.expired", "when", "the permission ended while the query ran")
     return PolicyRefusal(facts.Decision((reason,)))
-
-
-def _timer(stop: Stop, seconds: float) -> threading.Timer:
-    timer = threading.Timer(max(0.0, min(seconds, threading.TIMEOUT_MAX)), stop.fire, (_expired,))
-    timer.daemon = True
-    timer.start()
-    return timer

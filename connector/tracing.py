@@ -5,14 +5,13 @@ Shows SQL and policy texts only from this participant's own state; a receipt hol
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from compute.errors import ConfigError
 from connector.contract import Agreement
+from connector.evidence import openings_of
 from connector.storage import Store
 from witness import bundle as bundles
-from witness.bundle import Opening
 from witness.record import Record
 from witness.schema import FormatError
 
@@ -60,10 +59,7 @@ def _agreement(store: Store, digest: str | None) -> dict[str, Any]:
 def _openings(store: Store, exchange: str) -> dict[str, Any]:
     """The query text, where this connector kept the opening of its commitment."""
     for record in store.evidence(exchange):
-        if record.disclosures is None:
-            continue
-        for value in json.loads(record.disclosures)["openings"]:
-            opening = Opening.from_json(value)
+        for opening in openings_of(record):
             if opening.name == "query":
                 return {"query": opening.value.decode()}
     return {}

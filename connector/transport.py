@@ -21,7 +21,7 @@ from compute.errors import BayspaceError, PeerViolation, Unavailable
 from compute.protocols.base import FRAME_BYTES, Frame, Role
 from compute.session import Header, Transcript
 from connector.firewall import error_of
-from connector.stopping import Stop
+from connector.stopping import Stop, after
 from connector.v1 import frame_pb2
 
 T = TypeVar("T")
@@ -126,9 +126,7 @@ class Watchdog:
         self.fired = False
 
     def __enter__(self) -> Self:
-        self._timer = threading.Timer(self._seconds, self._fire)
-        self._timer.daemon = True
-        self._timer.start()
+        self._timer = after(self._seconds, self._fire)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -226,9 +224,7 @@ def _cut_off(inbox: _Inbox, cancel: Callable[[], object]) -> None:
     """A stopped exchange has a moment to tell the asker why; one that does not take it is cancelled."""
     if inbox.closed:
         return
-    timer = threading.Timer(STOP_SECONDS, lambda: None if inbox.closed else cancel())
-    timer.daemon = True
-    timer.start()
+    after(STOP_SECONDS, lambda: None if inbox.closed else cancel())
 
 
 def call(

@@ -54,8 +54,7 @@ def transfers(
 
     with connect(configuration(config)) as space:
         found = space.contract("transfers", agreement=agreement)
-    rows = [{**one, "agreement": (one["agreement"] or "")[:12]} for one in found]
-    show(found if json else rows, _TRANSFER, as_json=json)
+    _show_transfers(found, json=json)
 
 
 @agreements.command()
@@ -69,8 +68,7 @@ def stop(
 
     with connect(configuration(config)) as space:
         stopped = space.contract("stop", agreement=transfer)
-    rows = [{**one, "agreement": (one["agreement"] or "")[:12]} for one in stopped]
-    show(stopped if json else rows, _TRANSFER, as_json=json)
+    _show_transfers(stopped, json=json)
 
 
 @agreements.command()
@@ -106,6 +104,11 @@ def statements(agreement: Agreement, config: Config = Path(), json: Json = False
 
     with connect(configuration(config)) as space:
         show(space.contract("statements", agreement=agreement), _STATED, as_json=json)
+
+
+def _show_transfers(found: list[dict[str, Any]], *, json: bool) -> None:
+    rows = [{**one, "agreement": (one["agreement"] or "")[:12]} for one in found]
+    show(found if json else rows, _TRANSFER, as_json=json)
 
 
 def _show(found: list[dict[str, Any]], *, json: bool) -> None:

@@ -34,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from compute.errors import ConfigError, Unavailable
 from connector.identity import utc_now
@@ -44,30 +45,49 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _FULL = frozenset({sqlite3.SQLITE_FULL, "53100"})  # SQLite's code, PostgreSQL's disk_full
-_BUSY = frozenset({sqlite3.SQLITE_BUSY, "55P03"})  # PostgreSQL's lock_not_available
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, "55P03", "40P01"})  # lock_not_available, deadlock_detected
+_AWAY = frozenset({None, "53300", "57P01", "57P02", "57P03"})
+"""PostgreSQL's: no connection came about, or too many are open, or the server is going down or coming up."""
 
+_PROBED = {
+    "state.busy": "is kept locked by others",
+    "state.full": "has a full disk",
+    "state.unreachable": "does not answer",
+}
 BUSY_SECONDS = 30  # that a connection waits for another
 
 
 @contextmanager
-def _room() -> Iterator[None]:
-    """What passes is told from other troubles: a full disk, and a database that others write all the time.
+def _passing() -> Iterator[None]:
+    """What passes is told from other troubles: a full disk, a database that is busy, or away for a while.
 
     Nothing of the transaction was kept.
     """
     try:
         yield
-    except OperationalError as error:
-        codes = {getattr(error.orig, name, None) for name in ("sqlite_errorcode", "sqlstate")}
-        if not _BUSY.isdisjoint(codes):
-            _log.error("the state database stayed locked: too much is written at once")
-            why = "a connector's state is written by others all the time: it kept nothing; ask again later"
-            raise Unavailable("state.busy", why) from error
-        if _FULL.isdisjoint(codes):
+    except (OperationalError, PoolTimeout) as error:
+        found = _passes(error)
+        if found is None:
             raise
-        _log.error("the state database's disk is full: make room; nothing is lost")
+        code, log, why = found
+        _log.error("the state database %s", log)
+        raise Unavailable(code, why) from error
+
+
+def _passes(error: OperationalError | PoolTimeout) -> tuple[str, str, str] | None:
+    """Code, words for our log, and the sentence for whoever asked; None for what does not pass."""
+    origin = error.orig if isinstance(error, OperationalError) else None
+    code = getattr(origin, "sqlite_errorcode", getattr(origin, "sqlstate", "not PostgreSQL's"))
+    if code in _BUSY or origin is None:
+        log = "stayed locked: too much is written at once"
+        return "state.busy", log, "a connector's state is busy: it kept nothing of this; ask again later"
+    if code in _FULL:
         why = "a connector's disk is full: it kept nothing of this; its operator makes room, then ask again"
-        raise Unavailable("state.full", why) from error
+        return "state.full", "has a full disk: make room; nothing is lost", why
+    if code in _AWAY or str(code).startswith("08"):
+        why = "a connector does not reach its state: it kept nothing of this; its operator mends it, then ask again"
+        return "state.unreachable", "does not answer", why
+    return None
 
 
 class Database:
@@ -85,6 +105,9 @@ class Database:
             engine = _engine(url)
             store = cls(engine, clock)
             store._migrate()
+        except Unavailable as error:
+            why = f"the state database cannot be used: it {_PROBED[error.code]}: check state.url"
+            raise ConfigError("state.unusable", why) from error
         except (SQLAlchemyError, OSError, ImportError) as error:
             why = f"the state database cannot be used ({type(error).__name__}): check state.url"
             raise ConfigError("state.unusable", why) from error
@@ -101,8 +124,7 @@ class Database:
         except (SQLAlchemyError, Unavailable) as error:
             why = f"the state database cannot be written ({type(error).__name__})"
             if isinstance(error, Unavailable):
-                what = "its disk is full" if error.code == "state.full" else "others keep it locked"
-                why = f"the state database cannot be written: {what}"
+                why = f"the state database cannot be written: it {_PROBED[error.code]}"
             raise ConfigError("state.unusable", why) from error
 
     @contextmanager
@@ -130,7 +152,7 @@ class Database:
             yield held
             return
         self._current.after = []
-        with _room(), self._engine.begin() as connection:
+        with _passing(), self._engine.begin() as connection:
             self._current.connection = connection
             try:
                 yield connection
@@ -145,7 +167,7 @@ class Database:
         if held is not None:
             yield held
             return
-        with self._engine.connect().execution_options(reading=True) as connection:
+        with _passing(), self._engine.connect().execution_options(reading=True) as connection:
             yield connection
 
     def _insert(self, connection: Connection, table: Table, record: Any) -> None:
@@ -187,7 +209,9 @@ def _engine(url: str) -> Engine:
     where = make_url(url)
     # hide_parameters: a driver's message would otherwise quote what was being written.
     if not where.drivername.startswith("sqlite"):
-        return create_engine(where, hide_parameters=True, pool_pre_ping=True, max_overflow=20)
+        engine = create_engine(where, hide_parameters=True, pool_pre_ping=True, max_overflow=20)
+        event.listen(engine, "connect", _postgres_connect)
+        return engine
     if not where.database or where.database == ":memory:":
         raise ConfigError("state.unusable", "the state must outlive the process: state.url names no file")
     _own_file(Path(where.database))
@@ -202,6 +226,12 @@ def _engine(url: str) -> Engine:
 def _own_file(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # WAL files take over this mode
+
+
+def _postgres_connect(connection: Any, _record: Any) -> None:
+    with connection.cursor() as cursor:  # without it a row that somebody holds is waited for, for ever
+        cursor.execute(f"SET lock_timeout = '{int(BUSY_SECONDS * 1000)}ms'")
+    connection.commit()
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import delete, func, insert, select, text
 
 from connector.state import tables
 from connector.state.database import Database, written
@@ -76,6 +76,13 @@ class Ledger(Database):
             tables.charges.c.clock < end,
         )
         return self._all(ChargeRecord, query.order_by(tables.charges.c.clock, tables.charges.c.exchange))
+
+    def count_charges(self, agreement: str, start: int) -> int:
+        """How often an agreement was charged from `start` on (ms)."""
+        query = select(func.count()).select_from(tables.charges)
+        query = query.where(tables.charges.c.agreement == agreement, tables.charges.c.clock >= start)
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar() or 0)
 
     # privacy losses
 

@@ -87,6 +87,7 @@ charges = _table(
     *(_text("exchange"), _text("agreement"), _int("clock"), _int("rows"), _int("bytes"), _int("loss")),
     key=["exchange"],
 )
+charged_under = Index("charges_of_an_agreement", charges.c.agreement, charges.c.clock)
 guards = _table("guards", _text("ledger"), _int("turn"), key=["ledger"])
 member_names = _table(
     "member_names",
@@ -130,7 +131,7 @@ outbox = _table(
     refers=(["exchange", "sequence"], ["evidence.exchange", "evidence.sequence"]),
 )
 members = _table("members", _text("digest"), _int("version"), _blob("envelope"), key=["digest"])
-VERSION = 8
+VERSION = 9
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     2: (
         (
@@ -176,5 +177,6 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
     6: ("DELETE FROM answers",),  # kept beyond their agreement's end, and in another form
     7: ("ALTER TABLE agreements DROP COLUMN valid_until",),  # the policy in the document says when it ends
     8: ("CREATE INDEX exchanges_of_a_peer ON exchanges (peer, at)",),
+    9: ("CREATE INDEX charges_of_an_agreement ON charges (agreement, clock)",),
 }
 """Statements that lead from the version before to the one they are listed under."""

@@ -8,6 +8,7 @@ them, and must say the same: one verdict, one set of codes, the same columns.
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -21,12 +22,14 @@ import yaml
 from compute.dataset import DatasetInfo
 from compute.errors import PolicyRefusal, QueryError
 from compute.plan import Plan
+from compute.protocols.base import Frame
 from connector import datasets, inquiry, policy_examples, references, transfer_lists
 from connector.answering import Answering
 from connector.contract import Agreement
 from connector.firewall import reasons_from_json
-from connector.opening import RefusalNotice
+from connector.opening import Opening, RefusalNotice
 from connector.stopping import Stop
+from connector.terms import milliseconds
 from connector.transfer_lists import ROLE
 from connector.transport import Headers
 from policy_enforcer.codes import REASONS
@@ -70,6 +73,7 @@ BY_COLUMN = {
     "measure.function-not-allowed",
     "list.column-not-allowed",
     "grade.above-maximum",
+    "grade.unknown",
     "category.unknown",
     "category.on-negative-list",
     "category.not-on-whitelist",
@@ -111,13 +115,24 @@ class Kept:
     def keep(self, _exchange: str, sealed: Any, *_rest: Any) -> None:
         self.records.append(sealed.record)
 
+    def is_open(self, _exchange: str) -> bool:
+        return True
+
+    def in_the_end(self, write: Any) -> None:
+        write()
+
 
 class Seat:
     """One side's connector as an exchange sees it: who and where it is, what time it is, what was used."""
 
     space, build = "test", "0" * 64
     members = SimpleNamespace(digest="0" * 64)
-    store = SimpleNamespace(open_exchange=lambda *_: None, answer=lambda _question: None)
+    store = SimpleNamespace(
+        open_exchange=lambda *_: None,
+        exchange=lambda _exchange: None,
+        answer=lambda _question: None,
+        atomic=nullcontext,
+    )
 
     def __init__(self, participant: str, name: str, attack: dict[str, Any]) -> None:
         policy = policy_of(name)
@@ -150,6 +165,15 @@ class Seat:
 
     def agreement_about(self, _participant: str, _offer: str) -> Agreement:
         return self._agreement
+
+    def known_agreement(self, _digest: str, **_between: str) -> Agreement:
+        return self._agreement
+
+    agreement = known_agreement
+
+    def check_uncharged(self, _peer: str) -> None: ...
+
+    def note_uncharged(self, _peer: str) -> None: ...
 
     def own_offer(self, _name: str) -> Any:
         return SimpleNamespace(dataset=dataset_of("credit"), policy=policy_of("credit"))
@@ -327,3 +351,55 @@ def test_the_owners_refusal_and_both_records_say_the_same(number):
     for record in (*owner.evidence.records, *found.node.evidence.records[-1:]):
         assert record.event == "query.refusal"
         assert (record.outcome.status, record.outcome.reason) == ("refused", decision.because[0].code)
+
+
+def planned(attack: dict[str, Any]) -> bool:
+    return all(reason.split("@")[0] in REASONS for reason in expected(attack))
+
+
+UNPLANNED = [number for number, (_, attack) in enumerate(CASES) if not planned(attack)]
+
+
+@pytest.mark.parametrize("number", UNPLANNED, ids=[IDS[n] for n in UNPLANNED])
+def test_an_owner_that_is_asked_all_the_same_puts_the_same_code_on_record(number):
+    """A question without a plan is refused by every connector alike, also where the asker's would not."""
+    (name, attack), (code,) = CASES[number], expected(CASES[number][1])
+    asker = judged(number).node
+    opening = Opening(
+        exchange="0" * 32,
+        exchange_key=bytes(32),
+        agreement="0" * 64,
+        members=asker.members.digest,
+        sql=attack["sql"],
+        purpose=policy_of(name).purpose[0],
+        dataset=dataset_of("credit") if "hk-bank.credit" in attack["sql"] else None,
+        plan_digest=bytes(32),
+        query_salt=bytes(32),
+        plan_salt=bytes(32),
+        nonce=bytes(32),
+        build=asker.build,
+        clock=milliseconds(asker.now()),
+        trace=TRACE,
+    )
+    owner = Seat(policy_of(name).owner, name, attack)
+    role = Answering(owner, asker.id, Headers(), Stop()).run()
+    role.send(None)
+    with pytest.raises(QueryError) as refused:
+        role.send(Frame("open", opening.to_bytes()))
+    assert refused.value.code == code
+    (record,) = owner.evidence.records
+    assert (record.event, record.outcome.reason) == ("query.failure", code)
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=IDS)
+def test_evidence_of_what_is_permitted_states_what_explain_shows(number):
+    found = judged(number)
+    if found.inquiry is None or expected(CASES[number][1]):
+        return
+    terms = inquiry.opened(found.node, found.inquiry, inquiry.opening_of(found.node, found.inquiry, TRACE))
+    shown = inquiry.explanation(found.node, found.inquiry, "en")
+    stated = terms.intent(bytes(32)).data
+    said = [(event["who"], event["fact"], event["gated"]) for event in shown["learns"]]
+    recorded = [(e.party, e.what.removesuffix("+ungated"), "+" not in e.what) for e in stated.reveals]
+    assert recorded == said
+    assert stated.protocol == f"{shown['protocol']['name']}/{shown['protocol']['version']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from compute.errors import BayspaceError, ConfigError, PeerViolation, PolicyRefu
 from connector import negotiation_table
 from connector.ending import Ending
 from connector.negotiating import Negotiating
+from connector.storage import Store
 from connector.unconfirmed import Messenger
 from connector.v1 import negotiation_pb2
 from witness import dsse
@@ -213,8 +215,9 @@ def test_opening_and_ending_in_turn_has_an_end(fresh, owner, asker):
     allow(2)
     for _ in range(2):
         asker.terminate(asker.request(OWNER, "matched").id, "contract.terminated")
-    with pytest.raises(Unavailable) as refused:
-        asker.request(OWNER, "matched")
+    with closing(Store.open(node.config.state_url)) as other, other.atomic():  # whose turn to write it is
+        with pytest.raises(Unavailable) as refused:
+            asker.request(OWNER, "matched")
     assert refused.value.code == "contract.too-many"
     last = json.loads(node.config.spans_path.read_text().splitlines()[-1])
     assert (last["name"], last["attributes"]["error"]) == ("negotiation", "contract.too-many")

@@ -128,6 +128,33 @@ def test_a_permission_that_runs_out_meanwhile_releases_nothing(fresh, monkeypatc
     assert "query.result" not in ends(fresh)[1]
 
 
+def test_a_contract_whose_time_is_over_is_shown_as_expired(fresh, monkeypatch):
+    offer_for_a_day(fresh)
+    fresh.agree("brief")
+    for name in (OWNER, ASKER):
+        real = fresh.nodes[name].now
+        assert shown(fresh, name) == ("active", True)
+        monkeypatch.setattr(fresh.nodes[name], "now", lambda real=real: real() + timedelta(days=2))
+        assert shown(fresh, name) == ("expired", False)
+    fresh.owner.contract("terminate", agreement=fresh.owner.contract("list")[0]["negotiation"])
+    assert shown(fresh, OWNER) == shown(fresh, ASKER) == ("terminated", False)
+
+
+def shown(space, name):
+    (found,) = space.clients[name].contract("list")
+    return found["agreement_state"], found["in_force"]
+
+
+def test_a_renewal_ahead_of_its_time_does_not_replace_what_still_runs(fresh, monkeypatch):
+    policy = (fresh.nodes[OWNER].config.policies_folder / "open.yaml").read_text()
+    now, later = fresh.agree("open"), datetime.now(UTC) + timedelta(days=3)
+    fresh.offer_invoices("open", f"{policy}when: {{from: {later.date()}}}\n")
+    renewed, node = fresh.agree("open"), fresh.nodes[ASKER]
+    assert node.agreement_about(OWNER, "open").digest == now
+    monkeypatch.setattr(node, "now", lambda: later)
+    assert node.agreement_about(OWNER, "open").digest == renewed
+
+
 def test_two_queries_and_one_use_left(build_space, monkeypatch):
     """Both were permitted; the charge lets one through, and the other's end is on record on both sides."""
     space = build_space(uses=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -104,7 +105,10 @@ def test_an_erased_answer_is_a_new_question(shared):
     assert shared.asker.query(SQL, PURPOSE).summary["answered_at"] is None
 
 
-def test_exchanges_of_different_rounds_are_no_answer(shared):
+def test_exchanges_of_different_rounds_are_no_answer(shared, monkeypatch):
+    """Not even of one trace, which whoever asks may have begun."""
+    trace = f"00-{'1' * 32}-{'2' * 16}-01"
+    monkeypatch.setattr(shared.nodes[ASKER].telemetry, "query_span", lambda _: nullcontext(trace))
     first, second = (shared.asker.query(sql, PURPOSE) for sql in (SQL, OTHERS["another limit"]))
     store = shared.nodes[ASKER].store
     names = [

@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from compute.errors import ConfigError, Unavailable
+from connector.identity import utc_now
 from connector.state import exchanges, tables
 from connector.state.rows import ChargeRecord
 from connector.storage import Store
@@ -110,6 +111,7 @@ def test_the_first_schema_gains_what_came_since(url):
         connection.execute(text("UPDATE schema_version SET version = 1"))
     opened = Store.open(url)
     assert inspect(opened._engine).has_index("exchanges", "exchanges_of_a_peer")
+    assert inspect(opened._engine).has_index("charges", "charges_of_an_agreement")
     assert opened.lose("a", "p", 1, 1)
     opened.add_member_names("t", 0, b"\0\1", b"\2\3")
     opened.add_compared("t", "e", "", "", b"\0")
@@ -122,6 +124,7 @@ def test_the_first_schema_gains_what_came_since(url):
     assert [found.body for found in opened.unsent("n")] == [b"\0"]
     assert [found.loss for found in opened.charges("a", 7, 8)] == [3]
     assert not opened.charges("a", 0, 7)
+    assert [opened.count_charges("a", start) for start in (0, 7, 8)] == [1, 1, 0]
     opened.close()
 
 
@@ -254,6 +257,7 @@ def test_answers_of_the_version_before_are_forgotten(url):
         store.keep_answer("q", "a", ("e1", "d"), b"", (1, 0), None, 1000)
     with create_engine(url).begin() as connection:
         connection.execute(text("DROP INDEX exchanges_of_a_peer"))
+        connection.execute(text("DROP INDEX charges_of_an_agreement"))
         connection.execute(text("ALTER TABLE agreements ADD COLUMN valid_until TEXT"))  # which version 5 had
         connection.execute(text("UPDATE schema_version SET version = 5"))
     with closing(Store.open(url)) as store:
@@ -410,15 +414,44 @@ def test_what_follows_a_commit_sees_what_was_written(store):
     assert len(seen) == 2
 
 
-def test_a_state_that_stays_locked_is_told_and_keeps_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("connector.state.database.BUSY_SECONDS", 0)
-    url = f"sqlite:///{tmp_path / 'state.sqlite'}"
+def test_a_state_that_stays_locked_is_told_and_keeps_nothing(url, monkeypatch):
+    monkeypatch.setattr("connector.state.database.BUSY_SECONDS", 0.1)
     with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
-        with store.atomic(), pytest.raises(Unavailable) as busy:
-            other.open_exchange("e1", None, "sz-trade", "consumer", "query", "t", b"k" * 32)
+        with store.atomic():
+            assert store.charge("a1", "p", 2)
+            with pytest.raises(Unavailable) as busy:
+                other.charge("a1", "p", 2)
         assert busy.value.code == "state.busy"
-        assert other.exchange("e1") is None
-        other.open_exchange("e1", None, "sz-trade", "consumer", "query", "t", b"k" * 32)
+        assert other.used("a1", "p") == 1
+        assert other.charge("a1", "p", 2)
+
+
+def test_a_server_that_is_away_is_told_without_its_address():
+    pytest.importorskip("psycopg")
+    where = "postgresql+psycopg://somebody@127.0.0.1:1/none"
+    with closing(Store(create_engine(where, hide_parameters=True), utc_now)) as store:
+        for act in (lambda: store.used("a1", "p"), lambda: store.charge("a1", "p", 1)):
+            with pytest.raises(Unavailable) as away:
+                act()
+            assert away.value.code == "state.unreachable"
+            assert "somebody" not in str(away.value)
+        with pytest.raises(ConfigError, match="does not answer"):
+            store.probe()
+    with pytest.raises(ConfigError, match="does not answer"):
+        Store.open(where)
+
+
+@pytest.mark.outside
+@pytest.mark.skipif(POSTGRES not in os.environ, reason=f"{POSTGRES} does not name a PostgreSQL database")
+def test_a_connection_that_is_cut_keeps_nothing_and_another_one_is_made():
+    with closing(Store.open(os.environ[POSTGRES].replace("postgresql:", "postgresql+psycopg:"))) as store:
+        with pytest.raises(Unavailable) as cut, store.atomic():
+            store.charge("cut", "p", 9)
+            with store._writing() as connection:
+                connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        assert cut.value.code == "state.unreachable"
+        assert store.used("cut", "p") == 0
+        assert store.charge("cut", "p", 9)
 
 
 def test_a_full_disk_is_told_and_needs_nothing_but_room(tmp_path):
