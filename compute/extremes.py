@@ -27,7 +27,7 @@ from compute.federation import WORD_BYTES, Contribution, Totals
 from compute.histograms import MOST_EDGES, edges
 from compute.inputs import Entropy
 from compute.measures import scaled_bounds
-from compute.plan import Plan
+from compute.plan import Plan, Side
 from compute.types import INT64, Type, parse_type
 
 ANY = "bool_or"
@@ -47,6 +47,11 @@ class Scale:
     start: int
     digits: int  # a unit is 10**-digits
     type: Type
+
+    @property
+    def most(self) -> int:
+        """No value is larger, in units of its last digit."""
+        return max(abs(self.start), abs(self.start + len(self.edges)))
 
     def conditions(self, function: str, keep: Sequence[str]) -> list[tuple[str, bool]]:
         """That a row has a value, which is marked; then each position for "min" or "max", nearest first."""
@@ -108,7 +113,7 @@ def _unscaled(scalar: Scalar, what: str, instead: str) -> QueryError:
 
 def hidden(plan: Plan, own: Contribution, entropy: Entropy) -> Contribution:
     """A participant's part with a fresh word at every position that its rows reach."""
-    if not scaled(plan):
+    if not scaled(plan.sender):
         return own
     columns = zip(plan.sender.partials, own.measures, strict=True)
     drawn = [
@@ -127,7 +132,7 @@ def _word(entropy: Entropy) -> int:
 
 def opened(plan: Plan, totals: Totals) -> Totals:
     """The totals with 1 for every position that somebody reaches. Raises `PeerViolation` for a gap."""
-    if not scaled(plan):
+    if not scaled(plan.sender):
         return totals
     columns = zip(plan.sender.partials, totals.measures, strict=True)
     found = [
@@ -146,9 +151,9 @@ def _check(plan: Plan, columns: dict[str, tuple[int, ...]]) -> None:
             raise PeerViolation("peer.totals", "a participant reaches a position without one before it")
 
 
-def scaled(plan: Plan) -> bool:
-    """Does the plan ask for MIN or MAX on a scale?"""
-    return any(partial.function == ANY for partial in plan.sender.partials)
+def scaled(sender: Side) -> bool:
+    """Is MIN or MAX on a scale asked of this side?"""
+    return any(partial.function == ANY for partial in sender.partials)
 
 
 def _scales(plan: Plan) -> Iterator[list[str]]:

@@ -514,7 +514,7 @@ def _coalitions(node: Node, asked: Round, language: Language) -> list[dict[str, 
     """What each set of parties can compute from all that they see together, the answer included."""
     plan = asked.prepared.plan
     noise = _NOISY[language] if plan.noise is not None else ""
-    far = _FAR[language] if extremes.scaled(plan) else ""
+    far = _FAR[language] if extremes.scaled(plan.sender) else ""
     names = {"asker": node.id, "count": len(asked.inquiries), "noise": noise, "far": far}
     return [
         {"who": who.format(**names), "learns": learns.format(**names)}

@@ -65,15 +65,24 @@ class Masks:
 
     def _stream(self, other: str, secret: bytes, label: str, length: int) -> bytes:
         pair = [label.encode(), *sorted([self.own.encode(), other.encode()])]
-        info = self.scheme.encode() + b"\0" + f.joined(pair)
-        key = HKDF(hashes.SHA256(), 32, self.salt, info).derive(secret)
-        return Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(length))
+        return stream(secret, self.salt, self.scheme.encode() + b"\0" + f.joined(pair), length)
+
+
+def stream(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    """PRG of HKDF-SHA256(secret, salt, info). INVARIANT: no two uses have the same three."""
+    key = HKDF(hashes.SHA256(), 32, salt, info).derive(secret)
+    return Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(length))
+
+
+def fresh(entropy: Entropy) -> tuple[X25519PrivateKey, bytes]:
+    """A key for one round, and its public half."""
+    private = X25519PrivateKey.from_private_bytes(entropy(KEY_BYTES))
+    return private, private.public_key().public_bytes_raw()
 
 
 def agreed(member: Member, scheme: str, roster: Roster, entropy: Entropy) -> Role[Masks]:
     """Exchange signed keys of this round through the asker."""
-    private = X25519PrivateKey.from_private_bytes(entropy(KEY_BYTES))
-    public = private.public_key().public_bytes_raw()
+    private, public = fresh(entropy)
     yield Frame("round-key", f.signed_key(member, scheme, roster, public))
     most = len(roster.entries) * (4 + f.signed_key_bytes(KEY_BYTES))
     bodies = f.split((yield from f.receive_sized("round-keys", most)))

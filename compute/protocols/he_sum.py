@@ -27,16 +27,15 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
-from compute import _native, pooling, threshold
+from compute import _native, extremes, pooling, threshold
 from compute import federation as f
 from compute.errors import PeerViolation, QueryError
-from compute.extremes import ANY
 from compute.federation import Contribution, Member, Roster, Shape, TotalGate, Totals
 from compute.frames import Role, receive_blob, send_blob
 from compute.inputs import Entropy
 from compute.plan import Plan, Side
 from compute.protocols import _federated as federated
-from compute.protocols._masks import KEY_BYTES, Masks
+from compute.protocols._masks import KEY_BYTES, Masks, fresh
 from compute.protocols._release import malformed, receive_release, send_release
 from compute.protocols.base import Cost
 from compute.threshold import Parameters
@@ -124,8 +123,7 @@ class _Part:
             vector: _native.threshold_second_halves(ring, common, seed, parameters.blocks(words[vector]))
             for vector, seed in seeds.items()
         }
-        private = X25519PrivateKey.from_private_bytes(entropy(KEY_BYTES))
-        public = private.public_key().public_bytes_raw()
+        private, public = fresh(entropy)
         shown = b"".join([secret.key_share(), *halves.values(), public])
         lengths = {vector: len(half) for vector, half in halves.items()}
         return cls(parameters, ring, secret, private, seeds, lengths, shown, entropy)
@@ -197,7 +195,7 @@ def _cost(plan: Plan) -> Cost:
 
 
 def _parameters(receiver: Side | None, sender: Side, maximum_cells: int) -> dict[str, Any]:  # noqa: ARG001
-    if any(partial.function == ANY for partial in sender.partials):
+    if extremes.scaled(sender):
         raise QueryError(
             "plan.extreme-threshold",
             "MIN and MAX over a federation need words of 128 bits, which masked_sum adds and this does not",
@@ -213,7 +211,8 @@ PROTOCOL = federated.protocol(
     threat_model=(
         "All connectors follow the protocol and may study what they see; all but two participants may pool "
         "it. A deviating asker can announce wrong totals to the gate; with participants that deviate too it "
-        "gets sums over all of them only."
+        "gets sums over all of them only. A deviating participant can contribute anything, and pass minima of "
+        "totals with identities that it does not have."
     ),
     coordinator=_coordinated,
     participant=_taken,
