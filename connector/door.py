@@ -9,9 +9,6 @@ call without its message.
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -19,9 +16,7 @@ from typing import Any
 import grpc
 
 from compute.errors import BayspaceError, PeerViolation, Unavailable
-from witness.door import Places, Refusal
-
-_log = logging.getLogger(__name__)
+from witness.door import Gone, Messages, Places, Refusal
 
 Authorise = Callable[[grpc.ServicerContext, str], str]
 """(context, method): the id of the caller. Raises a `BayspaceError` for one that may not call this."""
@@ -48,17 +43,15 @@ class Door:
     """Lets callers in: `each` so many calls at once, `in_all` of them together. Start it, and close it."""
 
     def __init__(self, authorise: Authorise, each: int, in_all: int, seconds: float) -> None:
-        self._authorise, self._places, self._seconds = authorise, Places(each, in_all), seconds
-        self._waiting: dict[int, tuple[float, grpc.ServicerContext]] = {}  # until when, for its message
-        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._authorise, self._places, self._messages = authorise, Places(each, in_all), Messages(seconds)
 
     def start(self) -> None:
         """Begin to cut off who does not send its message."""
-        threading.Thread(target=self._watch, name="door", daemon=True).start()
+        self._messages.start()
 
     def close(self) -> None:
         """Watch no longer."""
-        self._closed.set()
+        self._messages.close()
 
     @contextmanager
     def entered(self, context: grpc.ServicerContext, method: str) -> Iterator[None]:
@@ -68,15 +61,10 @@ class Door:
 
     def message(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
         """The one message of a call that has one."""
-        with self._lock:
-            self._waiting[id(context)] = time.monotonic() + self._seconds, context
         try:
-            request = next(requests, None)
-        except Exception:  # noqa: BLE001  grpcio raises a bare Exception when the call is cancelled
+            request = self._messages.read(requests, context)
+        except Gone:
             raise Unavailable("peer.gone", "the caller left, or kept its message back") from None
-        finally:
-            with self._lock:
-                del self._waiting[id(context)]
         if request is None:
             raise PeerViolation("peer.malformed", "the call came without its message")
         return request
@@ -87,17 +75,3 @@ class Door:
         with suppress(BayspaceError):
             return self._authorise(context, method)
         return STRANGER
-
-    def _watch(self) -> None:
-        while not self._closed.wait(self._seconds / 4):
-            now = time.monotonic()
-            with self._lock:
-                late = [context for until, context in self._waiting.values() if until < now]
-            for context in late:
-                self._cut_off(context)
-
-    def _cut_off(self, context: grpc.ServicerContext) -> None:
-        try:
-            context.cancel()
-        except Exception as error:  # noqa: BLE001  one call must not end the watch over all others
-            _log.error("a call without its message cannot be ended: %s", type(error).__name__)

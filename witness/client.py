@@ -5,6 +5,7 @@ Every call has a deadline. Raises `WitnessUnavailable` when nothing is known and
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from witness.inclusion import Included, check_inclusion
 from witness.policy import Policy
 from witness.v1 import witness_pb2 as pb
 from witness.v1 import witness_pb2_grpc
+
+_log = logging.getLogger(__name__)
 
 DEADLINE = 10.0
 T = TypeVar("T")
@@ -103,13 +106,19 @@ class WitnessClient:
         return [_recorded(receipt) for receipt in response.receipts]
 
     def await_proof(self, envelope: bytes, tag: bytes, deadline: float | None = None) -> str:
-        """The checked tlog-proof that the log holds this envelope under this tag."""
+        """The checked tlog-proof that the log holds this envelope.
+
+        Whoever signed it too may have submitted it first, under another tag. That proves no less, and is no
+        fault of the witness's; but the leaf is not found by the exchange's key, so it is said in the log.
+        """
         digest = hashlib.sha256(envelope).digest()
         request = pb.AwaitProofRequest(envelope_digest=digest)
         response = _call(lambda: self._stub.AwaitProof(request, timeout=deadline or self._deadline))
         proof: str = response.proof
         if self._check(proof, envelope).leaf.tag != tag:
-            raise WitnessDishonest("The leaf carries another tag than the one submitted.")
+            _log.warning(
+                "record %s is logged under another tag: a co-signer submitted it first", digest.hex()
+            )
         return proof
 
     def receipt(self, envelope: bytes) -> tuple[str, bytes]:

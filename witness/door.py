@@ -1,9 +1,10 @@
 """Who calls, and how many calls each may have open: the witness's front door.
 
 gRPC gives a call one of the server's threads before anything of it is known, and keeps it there until the
-message has come. `Doorkeeper` asks first who it is and gives it a place: who opens calls and sends nothing,
-or a byte now and then, fills the places of one member and leaves all others alone. Refusals cross the wire
-with a code, a stable reason and a sentence; whatever else goes wrong leaves as an opaque reference.
+message has come. `Doorkeeper` asks first who it is and gives it a place, and `Messages` gives the message a
+time to come in: who opens calls and sends nothing, or a byte now and then, fills the places of one member,
+for a few seconds, and leaves all others alone. Refusals cross the wire with a code, a stable reason and a
+sentence; whatever else goes wrong leaves as an opaque reference.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -106,14 +108,65 @@ class Places:
                 del self._held[member]
 
 
+class Gone(Exception):
+    """The caller left, or kept its message back until the time for it was over."""
+
+
+class Messages:
+    """Reads what callers send; a call whose message is not here within `seconds` is cancelled.
+
+    Start it, and close it: a thread looks for those that are late.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: dict[int, tuple[float, grpc.ServicerContext]] = {}  # until when
+        self._lock, self._closed = threading.Lock(), threading.Event()
+
+    def start(self) -> None:
+        """Begin to cut off who does not send."""
+        threading.Thread(target=self._watch, name="door", daemon=True).start()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._closed.set()
+
+    def read(self, requests: Iterator[R], context: grpc.ServicerContext) -> R | None:
+        """The next message; None when the caller has no more. Raises Gone."""
+        with self._lock:
+            self._waiting[id(context)] = time.monotonic() + self._seconds, context
+        try:
+            return next(requests, None)
+        except Exception:  # noqa: BLE001  grpcio raises a bare Exception when the call is cancelled
+            raise Gone from None
+        finally:
+            with self._lock:
+                del self._waiting[id(context)]
+
+    def _watch(self) -> None:
+        while not self._closed.wait(self._seconds / 4):
+            now = time.monotonic()
+            with self._lock:
+                late = [context for until, context in self._waiting.values() if until < now]
+            for context in late:
+                _cut_off(context)
+
+
+def _cut_off(context: grpc.ServicerContext) -> None:
+    try:
+        context.cancel()
+    except Exception as error:  # noqa: BLE001  one call must not end the watch over all others
+        _log.error("a call without its message cannot be ended: %s", type(error).__name__)
+
+
 class Doorkeeper(grpc.ServerInterceptor):
     """Calls every handler before the message is there, with a place for the caller, and then reads it.
 
     Callers without an identity share one member's places: some calls, such as health, are for them too.
     """
 
-    def __init__(self, identify: PeerIdentity, places: Places) -> None:
-        self._identify, self._places = identify, places
+    def __init__(self, identify: PeerIdentity, places: Places, messages: Messages) -> None:
+        self._identify, self._places, self._messages = identify, places, messages
 
     def intercept_service(
         self,
@@ -126,17 +179,19 @@ class Doorkeeper(grpc.ServerInterceptor):
             return None
         coding = (found.request_deserializer, found.response_serializer)
         if found.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(self._streaming(found.stream_stream), *coding)
+            many = found.stream_stream
+            behaviour = self._streaming(lambda requests, context: many(self._all(requests, context), context))
+            return grpc.stream_stream_rpc_method_handler(behaviour, *coding)
         if found.unary_stream:
-            answer = found.unary_stream
-            behaviour = self._streaming(lambda requests, context: answer(_only(requests, context), context))
+            one = found.unary_stream
+            behaviour = self._streaming(lambda requests, context: one(self._only(requests, context), context))
             return grpc.stream_stream_rpc_method_handler(behaviour, *coding)
         return grpc.stream_unary_rpc_method_handler(self._single(found.unary_unary), *coding)
 
     def _single(self, answer: Callable[[Any, grpc.ServicerContext], R]) -> Callable[..., R]:
         def behaviour(requests: Iterator[Any], context: grpc.ServicerContext) -> R:
             with self._place(context):
-                return answer(_only(requests, context), context)
+                return answer(self._only(requests, context), context)
 
         return behaviour
 
@@ -146,6 +201,24 @@ class Doorkeeper(grpc.ServerInterceptor):
                 yield from answer(requests, context)
 
         return behaviour
+
+    def _only(self, requests: Iterator[R], context: grpc.ServicerContext) -> R:
+        """The one message of a call that has one."""
+        request = self._read(requests, context)
+        if request is None:
+            abort(context, Refusal(code_pb2.INVALID_ARGUMENT, "batch", "The call came without its message."))
+        return request
+
+    def _all(self, requests: Iterator[R], context: grpc.ServicerContext) -> Iterator[R]:
+        """The messages of a call that has several, each in time."""
+        while (request := self._read(requests, context)) is not None:
+            yield request
+
+    def _read(self, requests: Iterator[R], context: grpc.ServicerContext) -> R | None:
+        try:
+            return self._messages.read(requests, context)
+        except Gone:
+            abort(context, Refusal(code_pb2.CANCELLED, "gone", "The caller left, or kept its message back."))
 
     @contextmanager
     def _place(self, context: grpc.ServicerContext) -> Iterator[None]:
@@ -158,14 +231,6 @@ class Doorkeeper(grpc.ServerInterceptor):
             yield
         finally:
             self._places.leave(member)
-
-
-def _only(requests: Iterator[R], context: grpc.ServicerContext) -> R:
-    """The one message of a call that has one."""
-    request = next(requests, None)
-    if request is None:
-        abort(context, Refusal(code_pb2.INVALID_ARGUMENT, "batch", "The call came without its message."))
-    return request
 
 
 def guarded(context: grpc.ServicerContext, answer: Callable[[], R]) -> R:

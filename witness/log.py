@@ -214,6 +214,15 @@ class Log:
         """The root that the tree had at an earlier size."""
         return merkle.root(size, tiles.TileHashes(self.read_tile, size))
 
+    def head_at(self, size: int) -> Note:
+        """The checkpoint of an earlier size, signed again.
+
+        Not with ML-DSA-44: by tlog-cosignature that would say that no larger tree is known by now.
+        """
+        self._check_not_refused()
+        keys = (key for key, vkey in zip(self._signing, self.vkeys, strict=True) if vkey.signs_text)
+        return checkpoints.sign(Checkpoint(self.origin, size, self.root_at(size)), *keys)
+
     def read_tile(self, path: str) -> bytes:
         """A tile, or the entries of a bundle from its beginning on. Raises FileNotFoundError."""
         try:

@@ -6,6 +6,7 @@ entries: a cosigned checkpoint shows that what was restored is not older than wh
 a witness holds a checkpoint that this log signed and that the present tree contradicts, the log stops.
 """
 
+import contextlib
 import hashlib
 import http.client
 import logging
@@ -95,58 +96,81 @@ class HttpWitness:
 class Asked:
     """One witness as the log knows it: its keys, and the size that it cosigned last.
 
-    forgot: whether it once cosigned as the successor of a smaller size than we hold its cosignature of. Then
-    it goes on from an old copy: its cosignatures count on, but exclude no fork any more. The size in a
-    conflict nobody signed, so it only says with which size to ask again.
+    forgot: whether it cosigned a smaller tree at a later time than a larger one. Then it goes on from an old
+    copy: its cosignatures count on, but exclude no fork any more. The size in a conflict nobody signed, and
+    whoever is on the line can make one up: it says which question to ask, and no more.
     """
 
     def __init__(self, log: Log, keys: Sequence[VerifierKey], call: Call, clock: Callable[[], int]) -> None:
         self._log, self._keys, self._call, self._clock = log, keys, call, clock
-        self._size = 0
-        self._held = self._size_held()
+        self._held, self._held_at = self._cosigned_before()
+        self._size = self._held
         self.forgot = False
 
     def cosign(self, head: Note) -> list[NoteSignature]:
         """The witness's lines on this checkpoint. Raises WitnessRefused, OSError, or Contradicted."""
-        size = checkpoints.parse(head.text).size
         for _ in range(MOST_ATTEMPTS):
-            if self._size > size:
-                self._inspect()
-                self._size = 0  # or a size that it made up would keep it from being asked until we reach it
-                raise WitnessRefused("it says that it cosigned a larger tree")
-            reply = self._call("POST", "add-checkpoint", str(self._request(head, size)).encode())
-            if reply.status == HTTPStatus.OK:
-                lines = self._lines(head, reply.body)
-                self._compare(self._size)
-                self._size = self._held = size
+            lines = self._try(head)
+            if lines:
                 return lines
-            if reply.status != HTTPStatus.CONFLICT or reply.content_type != SIZE_TYPE:
-                if reply.status == HTTPStatus.UNPROCESSABLE_ENTITY:
-                    self._inspect()
-                raise WitnessRefused(f"it answers {reply.status}")
-            self._size = _size(reply.body)
+            if self._size < self._held and not self.forgot:
+                self._test_memory()
         raise WitnessRefused("its size changes with every request")
 
-    def _compare(self, remembered: int) -> None:
-        """Notes it when a witness that cosigned just now remembered less than we hold of it."""
-        if remembered < self._held and not self.forgot:
-            self.forgot = True
-            _log.error("ALARM: witness %s has forgotten what it cosigned of this log", self._keys[0].name)
+    def _try(self, head: Note) -> list[NoteSignature]:
+        """The lines; none when the witness remembers another size, which is asked from next time."""
+        size = checkpoints.parse(head.text).size
+        if self._size > size:
+            self._inspect()
+            self._size = 0  # or a size that it made up would keep it from being asked until we reach it
+            raise WitnessRefused("it says that it cosigned a larger tree")
+        reply = self._call("POST", "add-checkpoint", str(self._request(head, size)).encode())
+        if reply.status == HTTPStatus.OK:
+            lines, at = self._lines(head, reply.body)
+            self._compare(size, at)
+            self._size = size
+            return lines
+        if reply.status != HTTPStatus.CONFLICT or reply.content_type != SIZE_TYPE:
+            if reply.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+                self._inspect()
+            raise WitnessRefused(f"it answers {reply.status}")
+        self._size = _size(reply.body)
+        return []
 
-    def _size_held(self) -> int:
-        """The size of the checkpoint that counts, when this witness cosigned it."""
+    def _test_memory(self) -> None:
+        """Asks a witness that names a smaller size than we hold of it to cosign that tree once more.
+
+        One that remembers refuses with the size that it remembers. One that does cosign says by its own
+        signature and time that it knows of no larger tree; nobody between can make that, or replay it.
+        """
+        with contextlib.suppress(WitnessRefused):
+            self._try(self._log.head_at(self._size))
+
+    def _compare(self, size: int, at: int) -> None:
+        """Notes what was cosigned, and that it is smaller than what was cosigned before it."""
+        if size >= self._held:
+            self._held, self._held_at = size, at
+        elif at > self._held_at:
+            self.forgot = True
+            _log.error(
+                "ALARM: witness %s has forgotten what it cosigned of this log: size %d at %d, then %d at %d",
+                self._keys[0].name,
+                *(self._held, self._held_at, size, at),
+            )
+
+    def _cosigned_before(self) -> tuple[int, int]:
+        """Size and time of the checkpoint that counts, when this witness cosigned it."""
         head = self._log.witnessed
-        if head is None or not any(head.by(key) for key in self._keys):
-            return 0
-        return checkpoints.parse(head.text).size
+        times = [] if head is None else [at for key in self._keys if (at := cosigned_at(head, key))]
+        return (checkpoints.parse(head.text).size, max(times)) if head is not None and times else (0, 0)
 
     def _request(self, head: Note, size: int) -> Request:
         grown = 0 < self._size < size
         proof = self._log.prove_consistency(self._size, size) if grown else []
         return Request(self._size, tuple(proof), head)
 
-    def _lines(self, head: Note, body: bytes) -> list[NoteSignature]:
-        """The lines of the known keys, all of which hold: one false witness must not spoil the others'."""
+    def _lines(self, head: Note, body: bytes) -> tuple[list[NoteSignature], int]:
+        """The known keys' lines and their time. All hold: one false witness must not spoil the others'."""
         try:
             signed = note.parse(f"{head.text}\n{body.decode()}")
             if signed.text != head.text:  # the body goes on with the text: its line is of another
@@ -160,7 +184,7 @@ class Asked:
             raise WitnessRefused("it did not sign with a key that the quorum names")
         if min(times.values()) * 1000 < self._clock() - CLOCK_TOLERANCE:
             raise WitnessRefused("its clock is behind by more than verifiers accept")
-        return lines
+        return lines, max(times.values())
 
     def _inspect(self) -> None:
         """Looks at what the witness holds of us. Raises Contradicted when we signed it and it cannot be."""

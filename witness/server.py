@@ -28,7 +28,7 @@ from witness import policy as policies
 from witness.cosignature import cosigner_key
 from witness.cosigner import Cosigner
 from witness.database import SchemaTooNew
-from witness.door import Doorkeeper, PeerIdentity, Places, certificate_identity
+from witness.door import Doorkeeper, Messages, PeerIdentity, Places, certificate_identity
 from witness.encoding import EncodingError, b64, system_clock, system_entropy, unb64
 from witness.files import Folder
 from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys, PublicKey, PublicKeys
@@ -57,6 +57,8 @@ EVIDENCE_KEY = "evidence-key.pem"
 WHAT_TO_DO = "Keep every file, and see docs/reference/evidence.md, 'When the log refuses to run'"
 _PATH = re.compile(r"[^\x00-\x1f]+")
 MOST_CALLS = 256
+MESSAGE_SECONDS = 10.0
+"""How long a call may keep a message waiting."""
 LARGEST_MESSAGE = 10 * 1024 * 1024  # 64 envelopes of 128 KiB and their framing
 
 
@@ -362,7 +364,8 @@ def _serve(
         running.callback(verifiers.close)
         admission = Admission(registry, log, verifiers, system_clock)
         service = Service(log, sequencer, admission, identify, confirmed)
-        door = Doorkeeper(identify, Places(MOST_CALLS_EACH, THREADS))
+        messages = Messages(MESSAGE_SECONDS)
+        door = Doorkeeper(identify, Places(MOST_CALLS_EACH, THREADS), messages)
         server, port = _grpc_server(service, door, _credentials(config), config.grpc_listen)
         public = TileServer(*_address(config.http_listen), log.read, cosigner)
         running.callback(public.server_close)
@@ -375,6 +378,8 @@ def _serve(
             if part is not None:
                 part.start()
                 running.callback(part.close)
+        messages.start()
+        running.callback(messages.close)
         server.start()
         running.callback(lambda: server.stop(grace=5).wait())
         running.callback(service.stop)

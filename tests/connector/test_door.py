@@ -86,23 +86,3 @@ def test_answers_that_are_streams_come_through(channel):
 def test_health_is_for_everybody_and_nothing_else_is(channel):
     assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5) == b""
     assert refused(lambda: channel.unary_unary("/a/One")(b"", timeout=5)) == "peer.not-allowed"
-
-
-def test_a_call_that_cannot_be_ended_does_not_end_the_watch():
-    class Call:
-        def __init__(self, error: Exception | None) -> None:
-            self.error, self.ended = error, threading.Event()
-
-        def cancel(self) -> None:
-            self.ended.set()
-            if self.error is not None:
-                raise self.error
-
-    door, stuck, later = Door(lambda *_: "", 1, 1, 0.02), Call(RuntimeError("gone")), Call(None)
-    door._waiting[1] = 0.0, stuck
-    door.start()
-    assert stuck.ended.wait(5)
-    with door._lock:
-        door._waiting = {2: (0.0, later)}
-    assert later.ended.wait(5)
-    door.close()

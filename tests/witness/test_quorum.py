@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import shutil
 import socket
 import threading
@@ -15,7 +16,7 @@ from witness import __main__ as command
 from witness import checkpoint, cosignature, encoding, members, note, policy, server, tlog_proof
 from witness import quorum as quorum_
 from witness.checks import VerificationFailed
-from witness.cosigner import Cosigner
+from witness.cosigner import Cosigner, Request, parse_request
 from witness.database import Database
 from witness.fsck import check
 from witness.inclusion import check_inclusion
@@ -43,12 +44,13 @@ class Town:
 
     def __init__(self, folder, log_vkeys, quorum="2"):
         self.databases, self.cosigners, self.broken = [], {}, {}
+        self._clock = itertools.count(NOW, 1000)
         lines = []
         logs = policy.parse("\n".join([*(f"log {key}" for key in log_vkeys), "quorum none"]))
         for name in ("a", "b", "c"):
             database = Database(f"sqlite:///{folder / name}.sqlite")
             self.databases.append(database)
-            made = Cosigner(f"{name}.example/w", keys_of(name), logs, database, lambda: NOW)
+            made = Cosigner(f"{name}.example/w", keys_of(name), logs, database, self._clock.__next__)
             url = f"http://{name}.example"
             self.cosigners[url] = made
             lines.append(f"witness {name} {made.vkeys[1]} {url}")
@@ -223,6 +225,35 @@ def test_a_witness_that_forgot_what_it_cosigned_is_an_alarm(open_log, town, tmp_
             witness.cosign(log.head)
     assert [witness.forgot for witness in after_a_start.values()] == [False, True, False]
     assert caplog.text.count("b.example/w has forgotten what it cosigned") == 1
+
+
+@pytest.mark.parametrize("started", [False, True], ids=["while it runs", "after a start"])
+def test_who_is_on_the_line_cannot_make_a_witness_look_forgetful(open_log, town, started):
+    """Names a smaller size than the witness does, and has it cosign all the same."""
+    log = open_log(quorum=town.policy)
+    log.append(some(3))
+    url, cosigner = next(iter(town.cosigners.items()))
+    answer, asked = town.connect(url), []
+    witness = Asked(log, [cosigner.vkeys[1]], answer, lambda: NOW)
+    others = [Asked(log, [c.vkeys[1]], town.connect(u), lambda: NOW) for u, c in town.cosigners.items()]
+    assert log.cosigned(log.head, [line for each in (witness, *others[1:]) for line in each.cosign(log.head)])
+    if started:
+        witness = Asked(log, [cosigner.vkeys[1]], answer, lambda: NOW)
+    log.append(some(2, 3))
+
+    def between(method, path, body):
+        request = parse_request(body)
+        asked.append((request.old, checkpoint.parse(request.signed.text).size))
+        if request.old:
+            return Reply(409, "text/x.tlog.size", b"0\n")
+        proof = tuple(log.prove_consistency(3, 5)) if asked[-1][1] == 5 else ()
+        reply = answer(method, path, str(Request(3, proof, request.signed)).encode())
+        return reply if reply.status == 200 else Reply(409, "text/x.tlog.size", b"0\n")
+
+    witness._call = between
+    assert witness.cosign(log.head)
+    assert asked == [(3, 5), (0, 0), (0, 5)]
+    assert not witness.forgot
 
 
 def test_a_smaller_size_that_nobody_signed_is_no_alarm(open_log, town):

@@ -373,6 +373,28 @@ def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
                 assert time.monotonic() < deadline
 
 
+def test_who_keeps_its_messages_back_loses_its_calls(running, monkeypatch):
+    """Also in the middle of a stream: else its places were gone for as long as it likes."""
+    running.stop()
+    monkeypatch.setattr(server, "MESSAGE_SECONDS", 0.2)
+    running.start()
+
+    def late(*first):
+        yield from first
+        threading.Event().wait(5)
+
+    info = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    asked = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    with running.channel(urn("sz-trade")) as slow:
+        one = slow.stream_unary("/bayspace.witness.v1.Witness/SubmitBatch").future(late())
+        many = slow.stream_stream(info)(late(asked))
+        assert one.exception(3).code() == grpc.StatusCode.CANCELLED
+        assert next(many)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(many)
+        assert caught.value.code() == grpc.StatusCode.CANCELLED
+
+
 def test_too_many_records_to_check_are_refused_as_busy(running, space, monkeypatch):
     monkeypatch.setattr(verifiers, "MOST_WAITING_EACH", 0)
     request = pb.SubmitBatchRequest(
@@ -464,7 +486,7 @@ def test_kill_9_while_recording_loses_no_acknowledged_record(running, space):
             assert client.submit([(envelope, TAG)])[0].index == index
 
 
-def test_a_proof_is_believed_only_from_the_right_log_and_tag(running, space):
+def test_a_proof_is_believed_only_from_the_right_log(running, space):
     envelope = signed(space)
     other = str(note.verifier_key("witness.example/gba", PrivateKey.from_seed(b"o" * 32).public))
     with running.client(logs=[other]) as client:
@@ -473,8 +495,17 @@ def test_a_proof_is_believed_only_from_the_right_log_and_tag(running, space):
             client.await_proof(envelope, TAG)
         with pytest.raises(WitnessDishonest):
             client.bundle(hashlib.sha256(envelope).digest())
-    with running.client() as client, pytest.raises(WitnessDishonest):
-        client.await_proof(envelope, bytes(32))
+
+
+def test_who_submits_first_under_a_tag_of_its_own_takes_nobodys_proof(running, space, caplog):
+    envelope = signed(space)
+    with running.client("sz-trade") as first, running.client() as second:
+        assert first.submit([(envelope, bytes(32))])[0].index == 0
+        assert second.submit([(envelope, TAG)])[0].index == 0
+        assert first.await_proof(envelope, bytes(32))
+        assert "another tag" not in caplog.text
+        assert tlog_proof.parse(second.await_proof(envelope, TAG)).index == 0
+        assert "another tag: a co-signer submitted it first" in caplog.text
 
 
 class Liar(witness_pb2_grpc.WitnessServicer):
