@@ -2,7 +2,7 @@
 
 One coefficient holds one word; only ciphertexts under one key are added, at most one of each member. The
 secret is the sum of all members' secrets and exists nowhere. Refuses parameters outside the Homomorphic
-Encryption Standard (2018, 128 bits, ternary secrets) and any sum that could wrap.
+Encryption Standard (128 bits, ternary secrets) as revised, and any sum that could wrap.
 
     key      p_i = -(a s_i) + e_i;   b = sum of p_i;   s = sum of s_i
     cipher   c0 = b u + e0 + round(q m / t),   c1 = a u + e1

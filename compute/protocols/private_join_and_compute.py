@@ -187,7 +187,8 @@ PROTOCOL = Protocol(
     kinds=frozenset({"aggregate"}),
     threat_model=(
         "Both connectors follow the protocol and may study what they see. A deviating receiver can learn "
-        "which of its rows matched, can ask about keys it does not hold and can misstate its group sizes."
+        "which of its rows matched, can ask about keys it does not hold and can misstate its group sizes; "
+        "over some hundreds of cells it can work out every value of the sender's columns."
     ),
     reveals=(
         Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS, gated=True),

@@ -133,7 +133,7 @@ PROTOCOL = Protocol(
     threat_model=(
         "Both connectors follow the protocol and may study what they see. A deviating receiver can ask "
         "about keys it does not hold and can select other slots than those that matched, with weights "
-        "of its choice."
+        "of its choice; over some hundreds of cells it can work out every value of the sender's columns."
     ),
     reveals=(
         Disclosure(Party.RECEIVER, Fact.RELEASED_CELLS, gated=True),

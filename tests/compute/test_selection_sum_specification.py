@@ -1,8 +1,9 @@
-"""The selection sum's executable specification, and the key holder's attacks on it.
+"""The executable specification of both BFV schemes, and the key holder's attacks on the selection sum.
 
-`Specification` is the scheme in Python integers, byte for byte what the kernel does; it can leave out a
-protecting step. Each attack is the sender's: it knows its secret key, every uniform polynomial, every
-error and every value. Each must fail against the scheme, and succeed once the step that stops it is out.
+`Specification` is the selection sum in Python integers, byte for byte what the kernel does; it can leave out
+a protecting step. `Threshold` is the same for federated sums. Each attack is the sender's: it knows its
+secret key, every uniform polynomial, every error and every value. Each must fail against the scheme, and
+succeed once the step that stops it is out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from compute import _native, selection_sum
 from compute.selection_sum import Parameters
 
 N = 64
-BLOCK_UNIFORM, KEY_UNIFORM, BLOCK_ERROR, SECRET, KEY_ERROR, MASK_SECRET, MASK_ERROR = range(1, 8)
+BLOCK_UNIFORM, KEY_UNIFORM, BLOCK_ERROR, SECRET, KEY_ERROR, MASK_SECRET, MASK_ERROR, FLOOD = range(1, 9)
 SENDER_SECRET, SENDER_PUBLIC, RECEIVER = b"s" * 32, b"p" * 32, b"r" * 32
 
 Poly = list[int]
@@ -267,6 +268,91 @@ def test_columns_and_blocks_have_uniform_polynomials_and_errors_of_their_own() -
         )
 
 
+# ---- the threshold scheme of federated sums ---------------------------------------------------------
+
+
+def flood(seed: bytes, block: int, flood_bits: int, n: int) -> Poly:
+    """Uniform in [-2^flood_bits, 2^flood_bits): whole words of the stream, the last one cut."""
+    source, words = stream(seed, FLOOD, block), -(-(flood_bits + 1) // 64)
+    return [take(source, 8 * words) % (1 << (flood_bits + 1)) - (1 << flood_bits) for _ in range(n)]
+
+
+def plus(*polynomials: Poly) -> Poly:
+    return [sum(column) for column in zip(*polynomials, strict=True)]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """compute/threshold.py's equations in Python integers; each block is one polynomial modulo q."""
+
+    spec: Specification
+    common: bytes
+
+    def secret(self, member: bytes) -> Poly:
+        return ternary(member, SECRET, 0, self.spec.n)
+
+    def product(self, x: Poly, y: Poly) -> Poly:
+        return multiply(x, y, self.spec.q)
+
+    def key_share(self, member: bytes) -> Poly:
+        a_s = self.product(self.spec.public(self.common, KEY_UNIFORM, 0), self.secret(member))
+        return plus(errors(member, KEY_ERROR, 0, self.spec.n), [-x for x in a_s])
+
+    def ciphertext(self, key: Poly, messages: Poly, seed: bytes, block: int) -> tuple[Poly, Poly]:
+        u = ternary(seed, MASK_SECRET, block, self.spec.n)
+        e0, e1 = (errors(seed, purpose, block, self.spec.n) for purpose in (BLOCK_ERROR, MASK_ERROR))
+        scaled = [self.spec.scaled(m) for m in messages]
+        common = self.spec.public(self.common, KEY_UNIFORM, 0)
+        return plus(self.product(key, u), e0, scaled), plus(self.product(common, u), e1)
+
+    def decryption_share(self, member: bytes, c1: Poly, seed: bytes, block: int, flood_bits: int) -> Poly:
+        return plus(self.product(c1, self.secret(member)), flood(seed, block, flood_bits, self.spec.n))
+
+
+@pytest.mark.parametrize("implementation", _native.implementations())
+@pytest.mark.parametrize(("count", "bits", "plain_bits", "n"), [(2, 45, 20, 16), (4, 50, 65, 8)])
+def test_the_kernel_of_the_threshold_scheme_does_what_the_specification_says(
+    count: int, bits: int, plain_bits: int, n: int, implementation: str
+) -> None:
+    spec, blocks, random = Specification(primes(count, bits, n), plain_bits, n), 2, np.random.default_rng(n)
+    scheme, ring = Threshold(spec, b"c" * 32), _native.SelectionRing(implementation, n, spec.primes)
+    t, limbs, names = 1 << plain_bits, -(-plain_bits // 64), (b"x" * 32, b"y" * 32)
+    members = [_native.ThresholdMember(ring, name, scheme.common) for name in names]
+
+    def all_packed(polynomials: list[Poly]) -> bytes:
+        return b"".join(packed(polynomial, spec.primes) for polynomial in polynomials)
+
+    shares = [scheme.key_share(name) for name in names]
+    assert [member.key_share() for member in members] == [packed(share, spec.primes) for share in shares]
+    key, messages = plus(*shares), [int.from_bytes(random.bytes(9), "big") % t for _ in range(blocks * n)]
+    halves = [scheme.ciphertext(key, messages[b * n : (b + 1) * n], RECEIVER, b) for b in range(blocks)]
+    c1 = _native.threshold_second_halves(ring, scheme.common, RECEIVER, blocks)
+    assert c1 == all_packed([second for _, second in halves])
+    words = np.frombuffer(b"".join(m.to_bytes(8 * limbs, "little") for m in messages), "<u8")
+    sum_of_keys = _native.threshold_add(ring, [member.key_share() for member in members])
+    c0 = _native.threshold_first_halves(ring, plain_bits, sum_of_keys, words, RECEIVER)
+    assert c0 == all_packed([first for first, _ in halves])
+
+    total = all_packed([plus(*halves[b]) for b in range(blocks)])
+    assert _native.threshold_add(ring, [c0, c1]) == total
+    residues = [x % p for pair in halves for p in spec.primes for x in plus(*pair)]
+    assert np.frombuffer(_native.threshold_residues(ring, total), "<u8").tolist() == residues
+
+    for flood_bits in (3, 63, 64, 70):
+        opened = [
+            member.decryption_share(c1, name, flood_bits) for member, name in zip(members, names, strict=True)
+        ]
+        parts = [
+            [scheme.decryption_share(name, halves[b][1], name, b, flood_bits) for b in range(blocks)]
+            for name in names
+        ]
+        assert opened == [all_packed(part) for part in parts]
+        if spec.q >> (plain_bits + flood_bits + 4):  # room for the floods: all shares together decrypt
+            sums = [plus(halves[b][0], *(part[b] for part in parts)) for b in range(blocks)]
+            plain = [(2 * t * (x % spec.q) + spec.q) // (2 * spec.q) % t for s in sums for x in s]
+            assert plain == messages
+
+
 # ---- attacks of the key holder ----------------------------------------------------------------------
 
 
@@ -417,6 +503,44 @@ def test_regressing_the_returned_noise_on_the_senders_errors() -> None:
 def test_a_flood_as_wide_as_the_noise_would_not_do() -> None:
     """The regression still finds the selection under a flood of the size of what it is to hide."""
     assert regression(flood_bits=6)[1] > 6
+
+
+def test_known_weakness_a_deviating_receiver_reads_the_key_in_enough_cells() -> None:
+    """Gates rest on a semi-honest receiver: what it returns may be a question about the key instead of a sum.
+
+    Every answer carries a count that passes any minimum and as many coefficients of the secret as fit beside
+    it. With the secret all columns of the session are open (docs/explanation/selection-sum.md).
+    """
+    spec, count_bits = Specification(primes(3), 30), 7
+    parameters = Parameters(
+        N, N, None, 64, (selection_sum.SumBound(1 << 20),), N, spec.primes, 3, 64, count_bits, (23,)
+    )
+    key, values = kernel(spec), np.random.default_rng(8).integers(-1000, 1000, N, np.int64)
+    sent = key.encrypt(0, 0, 1, np.arange(N, dtype=np.int64), [(count_bits, values)])
+
+    def asked(first: int, last: int) -> tuple[int, list[int]]:
+        """What the owner reads as a count, and coefficients first to last of its secret."""
+        c1 = [0] * N
+        for place, i in enumerate(range(first, last)):
+            c1[N - 1 - i] = spec.scaled(1 << (count_bits + 2 * place))
+        # One more for each digit: none is negative.
+        head = spec.scaled(50 + sum(1 << (count_bits + 2 * place) for place in range(last - first)))
+        heads = b"".join((head % p).to_bytes(8, "little") for p in spec.primes)
+        masked = selection_sum._decrypt(parameters, key, heads + packed(c1, spec.primes))
+        digits = masked >> count_bits
+        return masked % (1 << count_bits), [(digits >> (2 * j)) % 4 - 1 for j in range(last - first)]
+
+    answers = [asked(first, min(first + 11, N)) for first in range(0, N, 11)]
+    assert {count for count, _ in answers} == {50}
+    secret = [digit for _, digits in answers for digit in digits]
+    assert secret == spec.secret()
+
+    a = spec.public(SENDER_PUBLIC, BLOCK_UNIFORM, spec.block_index(0, 0))
+    (c0,) = [unpacked(sent, spec.primes, N)]
+    opened = [(x + y) % spec.q for x, y in zip(c0, multiply(a, secret, spec.q), strict=True)]
+    t = 1 << spec.plain_bits
+    plain = [(2 * t * x + spec.q) // (2 * spec.q) % t for x in opened]
+    assert plain == [(1 + (int(v) << count_bits)) % t for v in values]
 
 
 def test_the_flood_is_uniform_over_its_whole_range() -> None:

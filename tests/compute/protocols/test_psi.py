@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compute import scratch
 from compute.errors import DataError, PeerViolation
 from compute.protocols import psi
 from compute.protocols.base import Frame, run_pair
@@ -55,6 +57,21 @@ def test_sets_over_several_chunks_of_unequal_number(pair, monkeypatch):
         right = [f"k{i}" for i in range(0, 2 * (bounds[1] // 2), 2)]
         matches, _ = run_pair(*pair(left, right, bounds))
         assert {left[k] for k in matches.keys} == set(left) & set(right)
+
+
+def test_tags_beyond_the_memory_limit_pass_through_files_without_a_name(kit, monkeypatch, tmp_path):
+    made, opened = kit.Scene(kit.make_plan("psi_aggregate", bounds=(24, 24)), None, None, "scratch"), []
+    nameless = scratch._nameless
+    monkeypatch.setattr(scratch, "_nameless", lambda folder: opened.append(nameless(folder)) or opened[-1])
+    monkeypatch.setattr(psi, "Column", partial(scratch.Column, in_memory=0))
+    here, there = (replace(made.context(p), sid=b"s" * 32, scratch=tmp_path) for p in Party)
+    left, right = ["a", "b", "c"], ["c", "a", "d"]
+    matches, order = run_pair(psi.receiver(here, column(left)), psi.sender(there, column(right)))
+    assert {(left[k], right[order[s]]) for k, s in zip(matches.keys, matches.slots, strict=True)} == {
+        (key, key) for key in "ac"
+    }
+    assert len(opened) == 3  # the owner's tags of the asker's points; the asker's, and those it got back
+    assert not list(tmp_path.iterdir())
 
 
 def test_neither_side_runs_ahead_of_the_window(kit, pair, monkeypatch):
