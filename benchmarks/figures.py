@@ -1,7 +1,7 @@
 """RESULTS.md: every benchmark at its goal's size, with machine, commit and command, and a plot over rows.
 
 Each figure comes from a process of its own (`python -m benchmarks.run NAME --json`), so that one benchmark's
-memory and caches are not the next one's.
+memory and caches are not the next one's. One that fails is a row that says so, and the run fails at its end.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import ROOT, commit, machine
+from benchmarks.measure import ROOT, machine
 
 HERE = Path(__file__).parent
 GOALS: tuple[tuple[str, str], ...] = (
-    ("kernel --rows 262144", ">= 200,000 masks/s per core (IFMA)"),
+    ("kernel --rows 262144", "all cores together"),
+    ("kernel --rows 262144 --threads 1", ">= 200,000 masks/s per core (IFMA)"),
+    ("kernel --rows 65536 --threads 1 --kernel avx2", ">= 60,000"),
+    ("kernel --rows 65536 --threads 1 --kernel portable", ">= 20,000"),
     ("psi --rows 65536", "<= 1.2 s"),
     ("psi --rows 1048576", "<= 15 s, <= 90 MB, <= 400 MB a party"),
     ("psi_aggregate --rows 1048576", "psi + 3 s"),
@@ -31,6 +34,8 @@ GOALS: tuple[tuple[str, str], ...] = (
     ("selection_sum --rows 1000000", "<= 1.5 s of CPU, <= 30 bytes a value"),
     ("selection_sum --rows 1000000 --bound 1000000000", "reported"),
     ("selection_sum --rows 1000000 --bound 9223372036854775807", "reported"),
+    ("selection_sum --rows 1000000 --weight 1073741823", "reported: one weight column"),
+    ("selection_sum --rows 1000000 --weight 64", "reported: rows for each key"),
     ("local_aggregate --rows 10000000", "<= 1.3 x DuckDB + 50 ms"),
     ("masked_sum --rows 10000 --parties 16", "<= 3 s"),
     ("he_sum --rows 10000 --parties 16", "<= 10 s"),
@@ -39,6 +44,7 @@ GOALS: tuple[tuple[str, str], ...] = (
         "witness --rows 16384 --entries 1000000",
         ">= 4,000 records/s, >= 900 unary, published p99 <= 300 ms, cosigned <= 1 s, proof <= 5 ms",
     ),
+    ("import", "<= 0.3 s"),
 )
 
 
@@ -55,8 +61,21 @@ SUMS: tuple[tuple[int, int], ...] = (  # participants, cells
 )
 
 
-def write_results(options: argparse.Namespace) -> None:
-    """Run everything and write RESULTS.md and its plot."""
+MUTANTS = """\
+## Mutants of policy_enforcer
+
+`python tests/mutation/run.py` makes small mistakes in the code one at a time and runs the decision vectors,
+the tests of loading, values, dates and obligations and a corpus with the independent evaluator's verdicts
+against each; `--write` writes these rows. `make deep` tries one in eight, others each day.
+
+"""
+
+Row = tuple[str, str, dict[str, Any]]
+"""A command, its goal, and the JSON object that it printed."""
+
+
+def write_results(options: argparse.Namespace) -> int:
+    """Run everything, write RESULTS.md and its plot; 1 when a benchmark failed."""
     found = {command: measured(command, options.runs, options.peers) for command, _ in GOALS}
     rows = [(command, goal, found[command]) for command, goal in GOALS]
     sizes = [2**n for n in range(14, 23, 2) if 2**n <= options.largest]
@@ -66,12 +85,18 @@ def write_results(options: argparse.Namespace) -> None:
         ]
         for name in ("psi", "psi_aggregate")
     }
-    _plot(sizes, curve)
+    _plot(curve)
     results = HERE / "RESULTS.md"
-    # not measured here: tests/mutation
-    _, heading, mutants = results.read_text("utf-8").partition("\n## Mutants")
-    page = "\n".join([_page([*rows, *_curves(curve)]), sums(options), rounds(options)])
-    results.write_text(page + heading + mutants, encoding="utf-8")
+    tables = [_page([*rows, *_curves(sizes, curve)]), sums(options), rounds(options)]
+    page = "\n".join([*tables, MUTANTS]) + _mutants(results.read_text("utf-8"))
+    results.write_text(page, encoding="utf-8")
+    return int("| failed |" in page)
+
+
+def _mutants(page: str) -> str:
+    """The rows that tests/mutation wrote: they are not measured here."""
+    _, head, rows = page.partition("| module | mutants |")
+    return head + rows
 
 
 def sums(options: argparse.Namespace) -> str:
@@ -89,7 +114,7 @@ def sums(options: argparse.Namespace) -> str:
     for parties, cells in SUMS:
         for name in ("masked_sum", "he_sum"):
             found = measured(f"{name} --rows {cells} --parties {parties}", 1, options.peers)
-            lines += [_summed(parties, one) for one in ({**found, "rows": cells}, *found["peers"])]
+            lines += [_summed(parties, one) for one in (found, *found["peers"])]
     return "\n".join(lines) + "\n"
 
 
@@ -127,32 +152,43 @@ def _summed(parties: int, found: dict[str, Any]) -> str:
     return f"| {parties} | {found['rows']:,} | {found['name']} | {used} | {found['peak_rss_mb']:.0f} |"
 
 
-def _curves(curve: dict[str, list[dict[str, Any]]]) -> list[tuple[str, str, dict[str, Any]]]:
+def _curves(sizes: Sequence[int], curve: dict[str, list[dict[str, Any]]]) -> list[Row]:
     """The plot's points that are no goal's size: one run each."""
     goals = {command for command, _ in GOALS}
-    points = [(f"{name} --rows {one['rows']}", one) for name, found in curve.items() for one in found]
+    points = [
+        (f"{name} --rows {rows}", one)
+        for name, found in curve.items()
+        for rows, one in zip(sizes, found, strict=True)
+    ]
     return [(command, "one run", one) for command, one in points if command not in goals]
 
 
 def measured(command: str, runs: int, peers: str | None) -> dict[str, Any]:
-    """One benchmark in a process of its own, as its JSON object."""
+    """One benchmark in a process of its own, as its JSON object; `error` where it failed."""
     arguments = [sys.executable, "-m", "benchmarks.run", "--runs", str(runs), *command.split(), "--json"]
     arguments += ["--peers", peers] if peers else []
     print(f"benchmarks.run {command}", file=sys.stderr, flush=True)
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"{command} failed:\n{done.stderr}")
+        print(f"{command} failed:\n{done.stderr}", file=sys.stderr, flush=True)
+        return _failed(*command.split())
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def _page(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
-    first = rows[0][2]
+def _failed(name: str, *options: str) -> dict[str, Any]:
+    """What a table needs to say of a benchmark that did not run."""
+    rows = int(options[options.index("--rows") + 1]) if "--rows" in options else 0
+    return {"name": name, "rows": rows, "error": True, "peers": []}
+
+
+def _page(rows: Sequence[Row]) -> str:
+    ran = [row for row in rows if "error" not in row[2]]
+    commit, kernel, cores = (_all(ran, key) for key in ("commit", "kernel", "cores"))
     lines = [
         "# Results",
         "",
-        f"Measured at commit `{commit()}` on {machine()}, {first['cores']} cores, kernel",
-        f"`{first['kernel']}`;",
+        f"Measured at commit `{commit}` on {machine()}, {cores} cores, kernel `{kernel}`;",
         "both parties and the witness on this machine, loopback, median of the runs. `make bench` writes",
         "this page. Absolute seconds move from machine to machine: compare with the floor (DuckDB, pooled).",
         "",
@@ -160,15 +196,20 @@ def _page(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += [_row(command, goal, found) for command, goal, found in rows]
-    lines += ["", "![time against rows](results.svg)", "", *_yardsticks(rows), *_peers(rows), "## Stages", ""]
-    for command, _, found in rows:
+    lines += ["", "![time against rows](results.svg)", "", *_yardsticks(ran), *_peers(ran), "## Stages", ""]
+    for command, _, found in ran:
         if found["stages"]:
             said = ", ".join(f"{stage} {seconds} s" for stage, seconds in found["stages"].items())
             lines.append(f"- `{command}`: {said}")
     return "\n".join(lines) + "\n"
 
 
-def _yardsticks(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
+def _all(ran: Sequence[Row], key: str) -> str:
+    """What all benchmarks say of themselves: one thing, unless somebody committed meanwhile."""
+    return ", ".join(dict.fromkeys(str(found[key]) for _, _, found in ran))
+
+
+def _yardsticks(rows: Sequence[Row]) -> list[str]:
     """How much slower this machine is than the goals', by software that is not ours."""
     lines = [
         "## This machine beside the goals' machine",
@@ -183,20 +224,20 @@ def _yardsticks(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
         here = _yardstick(by_command, key)
         if here is not None:
             slower = there / here if unit == "a second" else here / there
-            lines.append(f"| {title} | {there:,} {unit} | {here:,} {unit} | {slower:.2f} |")
+            lines.append(f"| {title} | {there:,} {unit} | {here:,.5g} {unit} | {slower:.2f} |")
     return [*lines, ""]
 
 
 def _yardstick(found: dict[str, dict[str, Any]], key: str) -> float | None:
     if key == "kernel":
-        return float(found["kernel --rows 262144"]["figures"]["openssl_x25519_per_s"])
-    matched = found["psi --rows 1048576"]
-    if key == "floor":
-        return float(round(matched["floor_seconds"], 3))
-    return next((peer.get("seconds") for peer in matched["peers"] if peer["name"] == key), None)
+        figures: dict[str, float] = found.get("kernel --rows 262144", {}).get("figures", {})
+        return figures.get("openssl_x25519_per_s")
+    matched = found.get("psi --rows 1048576", {"peers": []})
+    peers = {peer["name"]: peer.get("seconds") for peer in matched["peers"]}
+    return {**peers, "floor": matched.get("floor_seconds")}.get(key)
 
 
-def _peers(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
+def _peers(rows: Sequence[Row]) -> list[str]:
     """Other people's software beside ours, at the same size unless it says another."""
     lines = [
         "## Peers in the same runs",
@@ -220,6 +261,8 @@ def _peer(command: str, ours: dict[str, Any], peer: dict[str, Any]) -> str:
 
 
 def _row(command: str, goal: str, found: dict[str, Any]) -> str:
+    if "error" in found:
+        return f"| `{command}` | {goal} | failed | | | | | |"
     floor = "" if found["floor_seconds"] is None else f"{found['floor_seconds']:.3f}"
     megabytes = f"{found['bytes_total'] / 1e6:.1f}" if found["bytes_total"] else ""
     figures = ", ".join(f"{name} {value:,}" for name, value in found["figures"].items())
@@ -229,20 +272,24 @@ def _row(command: str, goal: str, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plot(sizes: Sequence[int], curve: dict[str, list[dict[str, Any]]]) -> None:
+def _plot(curve: dict[str, list[dict[str, Any]]]) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5))
-    for name, found in curve.items():
-        axes.plot(sizes, [f["seconds"] for f in found], marker="o", label=name)
-    for peer in dict.fromkeys(p["name"] for f in curve["psi"] for p in f["peers"]):
-        points = {p["rows"]: p.get("seconds") for f in curve["psi"] for p in f["peers"] if p["name"] == peer}
+    ran = {name: [f for f in found if "error" not in f] for name, found in curve.items()}
+    sizes = sorted({f["rows"] for found in ran.values() for f in found})
+    for name, found in ran.items():
+        axes.plot([f["rows"] for f in found], [f["seconds"] for f in found], marker="o", label=name)
+    for peer in dict.fromkeys(p["name"] for f in ran["psi"] for p in f["peers"]):
+        points = {p["rows"]: p.get("seconds") for f in ran["psi"] for p in f["peers"] if p["name"] == peer}
         axes.plot(list(points), list(points.values()), marker=".", linestyle=":", label=peer)
-    floors = [f["floor_seconds"] for f in curve["psi"]]
-    axes.plot(sizes, floors, marker="o", linestyle="--", label="DuckDB on pooled plaintext")
+    floors = {f["rows"]: f["floor_seconds"] for f in ran["psi"]}
+    axes.plot(
+        list(floors), list(floors.values()), marker="o", linestyle="--", label="DuckDB on pooled plaintext"
+    )
     axes.set(xscale="log", yscale="log", xlabel="keys a side", ylabel="seconds")
     axes.set_xticks(sizes, [f"2^{n.bit_length() - 1}" for n in sizes])
     axes.grid(visible=True, alpha=0.3)

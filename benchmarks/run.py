@@ -13,7 +13,8 @@
     overhead                  what policy and evidence add to a joint query
     witness                   records per second, 64 a call and one a call (rows: records); a single one until
                               it is published and proved, and until three witnesses cosigned; proofs of a log
-                              of --entries
+                              of --entries (a log of a million takes two minutes to fill)
+    import                    the command line, imported by a fresh interpreter
     all                       every one at its goal's size, into RESULTS.md
 
 `psi`, `psi_aggregate`, `private_join_and_compute`, `overhead` and `catalogue` run two connector processes and
@@ -28,6 +29,7 @@ and TenSEAL with `he_sum`.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -48,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Result]] = {
     "catalogue": joint.catalogue,
     "overhead": joint.overhead,
     "witness": single.witness,
+    "import": single.imported,
 }
 
 
@@ -65,6 +68,7 @@ def main() -> int:
         "--parties", type=int, default=16, help="masked_sum, he_sum, federation: participants"
     )
     parser.add_argument("--bound", type=int, default=2**19 - 1, help="selection_sum: largest |value|")
+    parser.add_argument("--weight", type=int, default=0, help="selection_sum: largest |weight|, if any")
     parser.add_argument("--side", choices=("receiver", "sender"), default="receiver", help="whose groups")
     parser.add_argument(
         "--protocol", help="psi, psi_aggregate, private_join_and_compute, federation: by which one"
@@ -75,11 +79,14 @@ def main() -> int:
     parser.add_argument(
         "--in-memory", "--profile", action="store_true", help="the bare protocol, here; its profile"
     )
+    parser.add_argument("--kernel", help="the instruction set, as BAYSPACE_KERNEL names it")
+    parser.add_argument("--threads", help="of the kernel in each process; default: one a core")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    forced = {"BAYSPACE_KERNEL": options.kernel, "RAYON_NUM_THREADS": options.threads}
+    os.environ.update({name: value for name, value in forced.items() if value})
     if options.name == "all":
-        figures.write_results(options)
-        return 0
+        return figures.write_results(options)
     if options.name in ("sums", "rounds"):
         table = figures.sums if options.name == "sums" else figures.rounds
         print(table(options), end="")

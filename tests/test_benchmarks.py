@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 
 import pytest
 
-from benchmarks import parties, peers, run, witnessing
+from benchmarks import figures, measure, parties, peers, run, witnessing
+from benchmarks.measure import Result
 from benchmarks.profiling import kernel_seconds
 from compute import _native, kernel
 
@@ -23,7 +25,9 @@ def said(monkeypatch, capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("arguments", [("kernel", "--rows", "256"), ("selection_sum", "--rows", "500")])
+@pytest.mark.parametrize(
+    "arguments", [("kernel", "--rows", "256"), ("selection_sum", "--rows", "500", "--weight", "9")]
+)
 def test_one_object_with_every_field(arguments, monkeypatch, capsys):
     document = said(monkeypatch, capsys, *arguments)
     assert document.keys() >= FIELDS
@@ -50,6 +54,39 @@ def test_the_witness_says_every_figure_of_its_goals(monkeypatch, capsys):
     names = ("records_per_s", "unary_per_s", "published_p99_ms", "cosigned_p99_ms", "proof_p99_ms")
     assert all(figures[name] > 0 for name in names)
     assert figures["entries"] == 300
+
+
+COUNTED = ("openssl_x25519_per_s", "cpu_seconds_per_participant", "bytes_per_participant")
+
+
+def test_the_page_is_made_of_what_was_measured_and_nothing_else(monkeypatch, tmp_path):
+    mutants = "| module | mutants | killed |\n| --- | --- | --- |\n| check | 9 | 9 |\n"
+    (tmp_path / "RESULTS.md").write_text(f"# Results\n\nBy hand.\n\n## Mutants\n\nOld news.\n\n{mutants}")
+    monkeypatch.setattr(figures, "HERE", tmp_path)
+    monkeypatch.setattr(figures, "_plot", lambda curve: None)
+
+    def measured(command, _runs, _peers):
+        name, *options = command.split()
+        if name == "catalogue":
+            return figures._failed(name, *options)
+        rows = int(options[options.index("--rows") + 1]) if options else 1
+        of_machine = {"commit": "def" if name == "witness" else "abc", "kernel": "ifma"}
+        counted = dict.fromkeys(COUNTED, 20_250)
+        said = Result(name, rows, "some", 2, 3, floor_seconds=1, stages={"part": 4}, figures=counted)
+        return {**said.document(), **of_machine}
+
+    monkeypatch.setattr(figures, "measured", measured)
+    monkeypatch.setattr(measure, "commit", str)
+    assert figures.write_results(Namespace(runs=1, peers=None, largest=2**16)) == 1  # for one that failed
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert page.endswith(f"others each day.\n\n{mutants}")
+    assert "By hand" not in page
+    assert "Old news" not in page
+    assert "at commit `abc, def`" in page
+    assert "| `catalogue` | p99 <= 50 ms | failed |" in page
+    assert "- `psi --rows 65536`: part 4 s" in page
+    assert "| OpenSSL's X25519, one thread | 30,000 a second | 20,250 a second | 1.48 |" in page
+    assert all(f"| `{command}` | {goal} |" in page for command, goal in figures.GOALS)
 
 
 def test_tables_overlap_as_told():
