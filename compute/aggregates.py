@@ -346,8 +346,7 @@ class Aggregates(Joining):
         for i, term in enumerate(names):
             found.append((term, self._figure(f"{LINEAR}coefficient:{i}", totals, FLOAT64)))
             found.append((f"{term}_se", self._figure(f"{LINEAR}error:{i}", totals, FLOAT64)))
-        before = "" if name == REGRESSION else f"{name}_"
-        return [(Output(before + column, bound.sql, str(bound.type)), bound) for column, bound in found]
+        return _called(name, REGRESSION, found)
 
     def _logistic_regression(
         self, name: str, node: exp.Expr, condition: exp.Expr | None, part: str
@@ -363,14 +362,11 @@ class Aggregates(Joining):
         self._notes.aggregated([(info.full_name, column.name) for info, column in named], "logistic")
         sums = figures(len(xs))
         added = [Total((self._partials.add(sql, 0, bound, STEP),)) for sql, bound in sums]
-        found = [("n", "rows", INT64), ("fit", "verdict", STRING), ("steps", "steps", INT64)]
+        shown = [("n", "rows", INT64), ("fit", "verdict", STRING), ("steps", "steps", INT64)]
         for j, term in enumerate(["intercept", *(r.name for r in self._logistic.regressors)]):
-            found += [(term, f"coefficient:{j}", FLOAT64), (f"{term}_se", f"error:{j}", FLOAT64)]
-        before = "" if name == LOGISTIC else f"{name}_"
-        return [
-            (Output(before + column, (bound := self._shown_of(source, added, kind)).sql, str(kind)), bound)
-            for column, source, kind in found
-        ]
+            shown += [(term, f"coefficient:{j}", FLOAT64), (f"{term}_se", f"error:{j}", FLOAT64)]
+        found = [(column, self._shown_of(source, added, kind)) for column, source, kind in shown]
+        return _called(name, LOGISTIC, found)
 
     def _shown_of(self, source: str, sums: Sequence[Total], kind: Type) -> Bound:
         """What the protocol answers under this name (compute/logistic.py), from all sums of the steps."""
@@ -380,7 +376,7 @@ class Aggregates(Joining):
         """How many pairs of rows, the sums over them, and those of all products by two."""
         products = self._products
         totals = []
-        for i, j in pairs(len(measured) - 1):
+        for i, j in pairs(len(measured) + 1):
             if j == 0:
                 totals.append(products.count(measured[0]))
             elif i == 0:
@@ -434,6 +430,12 @@ def _plain_name(node: exp.Expr) -> str:
 def _kept(sql: str, conditions: Conditions) -> str:
     """A value where all conditions hold."""
     both = " AND ".join(condition.sql for condition in conditions)
+def _called(name: str, function: str, found: Sequence[tuple[str, Bound]]) -> list[tuple[Output, Bound]]:
+    """The columns of a fit, behind the name that the query gives it."""
+    before = "" if name == function else f"{name}_"
+    return [(Output(before + column, bound.sql, str(bound.type)), bound) for column, bound in found]
+
+
     return f"CASE WHEN {both} THEN {sql} END" if conditions else sql
 
 

@@ -47,8 +47,10 @@ def demanded(
     """
     plan = draft if pooled or demands.minimum_identities > 1 else _unmarked(draft)
     if demands.noise is not None:
-        return _noised(plan, info, demands, bucketed, pooled=pooled)
-    return _limited(plan, info, demands, bucketed) if demands.answers_limited and not pooled else plan
+        plan = _noised(plan, demands, pooled=pooled)
+    if demands.noise is not None or pooled:
+        return _with_domains(plan, info, demands, bucketed)
+    return _limited(plan, info, demands, bucketed) if demands.answers_limited else plan
 
 
 def _unmarked(plan: Plan) -> Plan:
@@ -81,14 +83,7 @@ def hiding(plan: Plan, demands: Obligations) -> Plan:
     return replace(plan, reveals=tuple(e for e in plan.reveals if e.fact != Fact.SUPPRESSED_CELLS))
 
 
-def _noised(
-    plan: Plan,
-    info: DatasetInfo,
-    demands: Obligations,
-    bucketed: Mapping[str, tuple[int, ...]],
-    *,
-    pooled: bool,
-) -> Plan:
+def _noised(plan: Plan, demands: Obligations, *, pooled: bool) -> Plan:
     noise, identity = demands.noise, demands.identity
     assert noise is not None
     if identity is None or demands.rows_per_identity is None or demands.cells_per_identity is None:
@@ -110,7 +105,7 @@ def _noised(
     count = steps * sum(found is not None for found in moved.values()) + gated
     partials = []
     for partial in plan.sender.partials:
-        if partial.function.startswith(_SUMMED) and partial.type != "integer":
+        if partial.function.startswith(SUMMED) and partial.type != "integer":
             raise QueryError(
                 "query.noise",
                 "the owner's policy adds noise, which grows with a column's bounds, and one that is measured "
@@ -123,11 +118,11 @@ def _noised(
             _check_size(plan, partial)
         partials.append(partial)
     identities = Scale.of(noise.mechanism, noise.loss, count, once, shares).text if gated else ""
-    plan = replace(plan, noise=Noise(noise.mechanism, noise.loss, identities))
-    return with_domains(_with_partials(plan, partials), info, demands, bucketed)
+    return _with_partials(replace(plan, noise=Noise(noise.mechanism, noise.loss, identities)), partials)
 
 
-_SUMMED = ("sum", "avg", "var", "stddev")
+SUMMED = ("sum", "avg", "var", "stddev")
+"""What the functions begin with to which an identity adds as much as its values are large."""
 
 
 def _present(figure: Figure) -> Figure:
@@ -177,11 +172,8 @@ def _with_partials(plan: Plan, partials: Sequence[Partial]) -> Plan:
     return replace(plan, sender=replace(plan.sender, partials=tuple(partials)))
 
 
-def with_domains(
-    plan: Plan,
-    info: DatasetInfo,
-    demands: Obligations,
-    bucketed: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+def _with_domains(
+    plan: Plan, info: DatasetInfo, demands: Obligations, bucketed: Mapping[str, tuple[int, ...]]
 ) -> Plan:
     """The sender's dimensions with the labels that are declared, and as many cells as these make.
 

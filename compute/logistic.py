@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import combinations_with_replacement
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from compute.errors import PeerViolation
-from compute.plan import Logistic, Partial, Regressor
-from compute.regression import solved
+from compute.plan import Logistic, Regressor
+from compute.regression import pairs, solved, symmetric
 
 MOST_STEPS = 25
 NOISY_STEPS = 8
@@ -50,15 +49,10 @@ _MOST_INFLATION = 1 << 32
 _BLOCK = 1 << 16
 
 
-def pairs(regressors: int) -> list[tuple[int, int]]:
-    """The places of H that are summed; 0 stands for the intercept."""
-    return list(combinations_with_replacement(range(regressors + 1), 2))
-
-
 def figures(regressors: int) -> list[tuple[str, int]]:
     """(what it is, bound of a row's term) of every sum of a step: g, then H."""
     terms = [(f"x{j} * (y - p)", GRADIENT) for j in range(regressors + 1)]
-    return terms + [(f"x{i} * x{j} * p * (1 - p)", CURVATURE) for i, j in pairs(regressors)]
+    return terms + [(f"x{i} * x{j} * p * (1 - p)", CURVATURE) for i, j in pairs(regressors + 1)]
 
 
 def least_identities(regressors: int, steps: int) -> int:
@@ -117,7 +111,7 @@ def _terms(
     for u in columns:
         yield np.rint((y - p) * u * GRADIENT)
     weight = p * (1 - p)
-    for i, j in pairs(len(us)):
+    for i, j in pairs(len(columns)):
         yield np.rint(weight * columns[i] * columns[j] * GRADIENT)
 
 
@@ -174,43 +168,36 @@ class State:
     def after(self, plan: Logistic, totals: Sequence[int], noise: Sequence[Fraction]) -> State:
         """One step on. `noise`: the variance of each total's noise; none without noise."""
         size = len(self.b)
-        gradient, curvature = list(totals[:size]), _matrix(size, totals[size:])
+        gradient, curvature = list(totals[:size]), symmetric(totals[size:])
         # every row's p (1 - p) is 1/4 at b = 0: the first total of H counts the rows
         rows = self.rows if self.steps else round(Fraction(curvature[0][0], CURVATURE))
         before = replace(self, steps=self.steps + 1, rows=rows)
         if not noise and self._overshot(gradient):
-            half = tuple(d >> 1 for d in self.step)
-            last = before.steps == plan.steps
-            return replace(before, b=self._half(half), step=half, verdict=SEPARATED if last else "")
+            return before.halved(plan)
         found = solved(curvature, gradient)
-        if found is None or (not noise and _inflated(curvature, found[1])):
+        if found is None or _inflated(curvature, found[1]):
             return replace(before, verdict=_undetermined(self.steps, noisy=bool(noise)))
-        step = [round(x * (1 << _COEFFICIENT_BITS)) for x in found[0]]
+        step = tuple(round(x * (1 << _COEFFICIENT_BITS)) for x in found[0])
         b = tuple(x + d for x, d in zip(self.b, step, strict=True))
         inverse = tuple(map(tuple, found[1]))
-        made = replace(before, b=b, inverse=inverse, step=tuple(step), gradient=tuple(gradient))
+        made = replace(before, b=b, inverse=inverse, step=step, gradient=tuple(gradient))
         if any(abs(x) >= _MOST_COEFFICIENT for x in b):
             return replace(made, verdict=DROWNED if noise else SEPARATED)
-        return replace(made, verdict=_verdict(plan, made, step, noise))
+        return replace(made, verdict=_verdict(plan, made, noise))
 
     def _overshot(self, gradient: Sequence[int]) -> bool:
         """Does the likelihood fall at the step's end half as steeply as it rose where the step began?"""
         return bool(self.step) and 2 * _dot(gradient, self.step) < -_dot(self.gradient, self.step)
 
-    def _half(self, step: tuple[int, ...]) -> tuple[int, ...]:
-        """Where half of the last step leads."""
-        return tuple(x - d + half for x, d, half in zip(self.b, self.step, step, strict=True))
+    def halved(self, plan: Logistic) -> State:
+        """Half of the last step in its place."""
+        half = tuple(d >> 1 for d in self.step)
+        b = tuple(x - d + h for x, d, h in zip(self.b, self.step, half, strict=True))
+        return replace(self, b=b, step=half, verdict=SEPARATED if self.steps == plan.steps else "")
 
 
 def _dot(one: Sequence[int], other: Sequence[int]) -> int:
     return sum(x * y for x, y in zip(one, other, strict=True))
-
-
-def _matrix(size: int, totals: Sequence[int]) -> list[list[int]]:
-    found = [[0] * size for _ in range(size)]
-    for (i, j), total in zip(pairs(size - 1), totals, strict=True):
-        found[i][j] = found[j][i] = total
-    return found
 
 
 def _inflated(curvature: Sequence[Sequence[int]], inverse: Sequence[Sequence[Fraction]]) -> bool:
@@ -225,22 +212,23 @@ def _undetermined(steps: int, *, noisy: bool) -> str:
     return SEPARATED if steps else COLLINEAR
 
 
-def _verdict(plan: Logistic, state: State, step: Sequence[int], noise: Sequence[Fraction]) -> str:
+def _verdict(plan: Logistic, state: State, noise: Sequence[Fraction]) -> str:
     """ "" for one more step. Where no b is best, every step adds about 1 to some b·x, and none settles."""
     last = state.steps == plan.steps
     if noise:
-        return "" if not last else _noisy_verdict(state, step, noise)
+        return "" if not last else _noisy_verdict(state, noise)
     small = [max(1 << _COEFFICIENT_BITS, abs(x)) >> _SETTLED_BITS for x in state.b]
-    if all(abs(d) <= most for d, most in zip(step, small, strict=True)):
+    if all(abs(d) <= most for d, most in zip(state.step, small, strict=True)):
         return FITTED
     return SEPARATED if last else ""
 
 
-def _noisy_verdict(state: State, step: Sequence[int], noise: Sequence[Fraction]) -> str:
+def _noisy_verdict(state: State, noise: Sequence[Fraction]) -> str:
     """Fitted, where the last step is no larger than what chance and noise explain."""
-    units = [[int(i == j) for i in range(len(step))] for j in range(len(step))]
+    size = len(state.step)
+    units = [[int(i == j) for i in range(size)] for j in range(size)]
     most = [4 * _error(state, unit, noise) * (1 << _COEFFICIENT_BITS) for unit in units]
-    return FITTED if all(abs(d) <= m for d, m in zip(step, most, strict=True)) else DROWNED
+    return FITTED if all(abs(d) <= m for d, m in zip(state.step, most, strict=True)) else DROWNED
 
 
 def _error(state: State, of: Sequence[Fraction | int], noise: Sequence[Fraction]) -> float:
@@ -323,10 +311,3 @@ def _weights(plan: Logistic) -> list[list[Fraction]]:
         unit = 2 * 10**regressor.scale * span
         rows.append([unit if i == j else Fraction(0) for i in range(len(middles) + 1)])
     return rows
-
-
-def variances(
-    partials: Sequence[Partial], participants: int, variance: Callable[[Partial], Fraction]
-) -> list[Fraction]:
-    """Of the noise in every total of g; none where there is no noise."""
-    return [participants * variance(p) for p in partials if p.noise and p.row_bound == GRADIENT]

@@ -10,10 +10,11 @@ What a scale is worth, for an identity that is added or taken away with all its 
     discrete-gaussian   k figures of L2 sensitivity D_i, variances k D_i^2 / (2 rho): rho-zCDP together
                         (theorem 14 there: the sum over i of D_i^2 / variance_i is 2 rho)
     shared by h         each adds a discrete Gaussian of variance k D_i^2 / (2 rho' h), at least 8. A sum of
-                        those is none, but costs rho' + tau d / 4 for d cells (Kairouz, Liu and Steinke 2021,
-                        arXiv:2102.06387, theorem 1), tau = 10 sum over j < h of exp(-2 pi^2 v j / (j + 1)):
-                        below 10^-31 for variances v >= 8 and h <= 64, so below 10^-19 for all cells of all
-                        figures, of which there are fewer than 2^40. rho' = rho - 10^-9 leaves room for it
+                        those is none, but its logarithm is nowhere more than tau / 2 from that of one,
+                        tau = 10 sum over j < h of exp(-2 pi^2 v j / (j + 1)), so it costs rho' + tau d for d
+                        cells (Kairouz, Liu and Steinke 2021, arXiv:2102.06387, theorem 1, proposition 14):
+                        tau is below 10^-31 for variances v >= 8 and h <= 64, so tau d is below 10^-19 for all
+                        cells of all figures, fewer than 2^40. rho' = rho - 10^-9 leaves room for it
     discrete-laplace    k figures of L1 sensitivity D_i, scales k D_i / epsilon: epsilon-DP together, which
                         is epsilon^2 / 2 -zCDP (Bun and Steinke 2016, proposition 1.4); epsilon^2 <= 2 rho
 """

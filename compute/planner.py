@@ -37,7 +37,6 @@ from compute.scope import Scope, described, named_column
 from compute.sql import LOGISTIC, Item, Statement, parse, regressing, unique
 from compute.types import FLOAT64
 from policy_enforcer.disclosure import Level
-from policy_enforcer.model import ANY
 from policy_enforcer.obligations import NOTHING_DEMANDED, Obligations
 
 OWN_CELLS = 65_536
@@ -101,7 +100,7 @@ def _seen(info: DatasetInfo, asker: str, demands: Mapping[str, Obligations]) -> 
     """The dataset under the masks of its owner's policy, and what that tolerates of this asker."""
     policy = demands.get(info.full_name, NOTHING_DEMANDED)
     masked = masking.described(info, policy.masking)
-    if not {asker, *ANY} & policy.matches_hidden_from:
+    if not policy.hides_matches_from(asker):
         return masked
     return replace(masked, disclosure=min(info.disclosure, Level.CARDINALITY))
 

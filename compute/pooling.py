@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from compute.contributions import grid
 from compute.dataset import DatasetInfo
-from compute.demands import MOST_SUM, demanded, with_domains
+from compute.demands import MOST_SUM, demanded
 from compute.errors import DataError, QueryError
 from compute.extremes import ANY
 from compute.federation import MOST_PARTICIPANTS, Contribution, Shape, Totals
@@ -69,7 +69,7 @@ def planned(
     bucketed: Mapping[str, tuple[int, ...]],
 ) -> Plan:
     """The draft over all parts; `bucketed` are the labels of fixed buckets. Raises `QueryError`."""
-    plan = with_domains(demanded(draft, info, demands, bucketed, pooled=True), info, demands, bucketed)
+    plan = demanded(draft, info, demands, bucketed, pooled=True)
     undeclared = [d.sql for d in plan.sender.dimensions if not d.domain]
     if undeclared:
         raise QueryError(

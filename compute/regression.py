@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations_with_replacement
+from typing import TypeVar
 
 Exact = Fraction | int
+T = TypeVar("T", bound=Exact)
 
 LINEAR = "linear:"
 """What a plan's figure of a regression begins with."""
@@ -33,9 +35,16 @@ class Fit:
     r2: Fraction | None = None
 
 
-def pairs(regressors: int) -> list[tuple[int, int]]:
-    """Which products are summed: 0 stands for 1, then x1 to xk, then y. The first sum counts the rows."""
-    return list(combinations_with_replacement(range(regressors + 2), 2))
+def pairs(size: int) -> list[tuple[int, int]]:
+    """Which products of so many columns are summed, in order; the first column is 1, and counts the rows."""
+    return list(combinations_with_replacement(range(size), 2))
+
+
+def symmetric(sums: Sequence[T]) -> list[list[T]]:
+    """The matrix of the sums, which are in the order of `pairs`."""
+    size = (math.isqrt(8 * len(sums) + 1) - 1) // 2
+    at = dict(zip(pairs(size), sums, strict=True))
+    return [[at[min(i, j), max(i, j)] for j in range(size)] for i in range(size)]
 
 
 def figure(what: str, fit: Fit) -> str | Exact | float | None:
@@ -54,7 +63,7 @@ def fitted(sums: Sequence[Exact], noise: Sequence[Exact] = ()) -> Fit:
 
     `noise`: the variance of each sum's noise, where they carry any; standard errors are of chance and noise.
     """
-    gram = _gram(sums)
+    gram = symmetric(sums)  # of 1, x1 to xk, y
     size, rows = len(gram) - 1, sums[0]
     if rows < size:
         return Fit(TOO_FEW)
@@ -64,16 +73,16 @@ def fitted(sums: Sequence[Exact], noise: Sequence[Exact] = ()) -> Fit:
     if found is None:
         return Fit(COLLINEAR)
     coefficients, inverse = found
-    if max(map(abs, coefficients)) >= _LARGEST:  # no float holds it: a hair from collinear
-        return Fit(COLLINEAR)
     y, yy = gram[size][0], gram[size][size]
     left = yy - sum(b * s for b, s in zip(coefficients, gram[size][:size], strict=True))
     total = Fraction(yy) - Fraction(y) * y / rows
     chance = [max(left, 0) / (rows - size) * unit * inverse[i][i] for i in range(size)] if rows > size else []
     added = _carried(coefficients, [[unit * x for x in row] for row in inverse], noise)
-    errors = [math.sqrt(a + b) for a, b in zip(chance, added, strict=False)]
+    spread = [a + b for a, b in zip(chance, added, strict=False)]
+    if max([*map(abs, coefficients), *spread]) >= _LARGEST:  # no float holds it: a hair from collinear
+        return Fit(COLLINEAR)
     r2 = min(max(1 - left / total, Fraction(0)), Fraction(1)) if total > 0 else Fraction(1)
-    return Fit(FITTED, tuple(coefficients), tuple(errors), r2)
+    return Fit(FITTED, tuple(coefficients), tuple(map(math.sqrt, spread)), r2)
 
 
 def _carried(
@@ -82,7 +91,7 @@ def _carried(
     """The variance that the sums' noise gives each coefficient, to first order: δb = G⁻¹ (δg - δG b)."""
     size = len(b)
     found: list[Exact] = [0] * size
-    for (i, j), variance in zip(pairs(size - 1), noise, strict=False):
+    for (i, j), variance in zip(pairs(size + 1), noise, strict=False):
         for m in range(size if i < size else 0):
             if j == size:
                 moved = inverse[m][i]
@@ -90,15 +99,6 @@ def _carried(
                 moved = inverse[m][i] * b[j] + (inverse[m][j] * b[i] if i != j else 0)
             found[m] += variance * moved * moved
     return found
-
-
-def _gram(sums: Sequence[Exact]) -> list[list[Exact]]:
-    """The symmetric matrix of the sums, in the order of `pairs`."""
-    regressors = (math.isqrt(8 * len(sums) + 1) - 5) // 2
-    gram: list[list[Exact]] = [[0] * (regressors + 2) for _ in range(regressors + 2)]
-    for (i, j), found in zip(pairs(regressors), sums, strict=True):
-        gram[i][j] = gram[j][i] = found
-    return gram
 
 
 def solved(a: list[list[int]], b: list[int]) -> tuple[list[Fraction], list[list[Fraction]]] | None:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compute import _native, kernel
-from compute.errors import QueryError
+from compute.errors import DataError, QueryError
 from compute.selection_sum import STANDARD, STATISTICAL_BITS
 
 _PRIME_BITS = 50
@@ -110,8 +110,13 @@ def _ring(implementation: str, degree: int, moduli: tuple[int, ...]) -> _native.
 
 
 def messages(parameters: Parameters, words: Sequence[int]) -> NDArray[np.uint64]:
-    """Integers modulo t as the kernel takes them: whole blocks of little-endian words."""
+    """Integers modulo t as the kernel takes them: whole blocks of little-endian words.
+
+    Raises `DataError` for one that t does not hold: nothing wraps.
+    """
     t, width = parameters.t, 8 * -(-parameters.plain_bits // 64)
+    if any(not -t <= 2 * word < t for word in words):
+        raise DataError("data.bounds", "a sum is beyond what the catalogue's bounds allow")
     plain = b"".join([(word % t).to_bytes(width, "little") for word in words])
     whole = parameters.blocks(len(words)) * parameters.degree * width
     return np.frombuffer(plain.ljust(whole, b"\0"), dtype="<u8")

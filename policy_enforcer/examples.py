@@ -256,7 +256,7 @@ def _planned_level(policy: Policy, example: Example, asker: str) -> Level:
     join = policy.analysis.join
     if join is None or not example.join:
         return Level.HIDDEN
-    hidden = {asker, *ANY} & obligations(policy).matches_hidden_from and example.kind == "aggregate"
+    hidden = obligations(policy).hides_matches_from(asker) and example.kind == "aggregate"
     return min(Level.parse(join.disclosure), Level.CARDINALITY if hidden else Level.ROWS)
 
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Literal
 
 from policy_enforcer.known import allowed_by
-from policy_enforcer.model import LogDuty, Policy
+from policy_enforcer.model import ANY, LogDuty, Policy
 from policy_enforcer.privacy import billionths
 
 
@@ -46,6 +46,10 @@ class Obligations:
     # who must not learn which keys match (`any`: nobody may), so that a protocol that hides it is planned
     matches_hidden_from: frozenset[str] = frozenset()
     mask_salt: bytes = field(default=b"", repr=False)  # of one agreement, its owner's alone
+
+    def hides_matches_from(self, asker: str) -> bool:
+        """Must this asker not learn which keys match?"""
+        return not self.matches_hidden_from.isdisjoint({asker, *ANY})
 
 
 def obligations(policy: Policy) -> Obligations:

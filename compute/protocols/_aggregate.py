@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from compute import selection_sum
 from compute.errors import DataError, PeerViolation
 from compute.inputs import Cells, Context, Gate, LocalInput, Summary, WeightFigures
-from compute.noise import Scale
 from compute.plan import Plan, Side
 from compute.protocols import psi
 from compute.protocols._release import (
@@ -33,8 +32,8 @@ from compute.protocols._release import (
     decode_table,
     encode_table,
     malformed,
-    noised_partials,
     receive_release,
+    scales,
     send_release,
 )
 from compute.protocols._suppression import Codes
@@ -210,11 +209,10 @@ def _noised(
     context: Context, parameters: Parameters, answers: selection_sum.Answers
 ) -> selection_sum.Answers:
     """The answers with the owner's noise, drawn once. The plan's bounds have room for its tail."""
-    noise = context.plan.noise
-    if noise is None:
+    if context.plan.noise is None:
         return answers
-    scales = [Scale.parse(noise.mechanism, p.noise) for p in noised_partials(context.plan)]
-    return answers.noised(parameters, lambda _r, _s, _k: [scale.draw(context.entropy) for scale in scales])
+    found = scales(context.plan)
+    return answers.noised(parameters, lambda _r, _s, _k: [scale.draw(context.entropy) for scale in found])
 
 
 def one_group_per_key(plan: Plan, own: LocalInput) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -110,7 +110,7 @@ def answered(context: Context, totals: Totals) -> Cells:
     """The answer's cells: those that the same rule lets out which the participants applied."""
     plan, gate = context.plan, TotalGate.of(seat(context).roster)
     totals = extremes.opened(plan, totals)
-    _within_bounds(plan, totals)
+    check_bounds(plan, totals.measures, totals.identities)
     released = gate.released(pooling.shape(plan), [*totals.identities, *totals.participants])
     hidden = [shown or not any(column) for *column, shown in zip(*totals.measures, released, strict=True)]
     if not all(hidden):
@@ -118,11 +118,11 @@ def answered(context: Context, totals: Totals) -> Cells:
     return pooling.cells(plan, totals, released)
 
 
-def _within_bounds(plan: Plan, totals: Totals) -> None:
-    """Refuse what no rows give: the answer's columns could not hold it."""
+def check_bounds(plan: Plan, figures: Sequence[Sequence[int]], identities: Sequence[int] = ()) -> None:
+    """Refuse totals, column by column, that no rows give: what is made of them could not hold them."""
     side, participants = plan.sender, len(plan.federation)
-    figures = zip(side.partials, totals.measures, strict=True)
-    bounds = [(pooling.bound(side, partial, participants), column) for partial, column in figures]
-    bounds.append((pooling.counts_bound(side, participants), totals.identities))
-    if any(abs(total) > bound for bound, column in bounds for total in column):
+    bounds = [pooling.bound(side, partial, participants) for partial in side.partials]
+    bounds.append(pooling.counts_bound(side, participants))
+    columns = zip(bounds, [*figures, identities], strict=True)
+    if any(abs(total) > bound for bound, column in columns for total in column):
         raise PeerViolation("peer.totals", "the totals are beyond what the catalogues declare")

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from compute.errors import DataError, PeerViolation
 from compute.inputs import Entropy, Gate
-from compute.noise import Mechanism, Scale
-from compute.plan import Partial, Plan
+from compute.noise import Scale
+from compute.plan import Plan
 from compute.protocols._suppression import Codes, complemented
 from compute.protocols.base import FRAME_BYTES, Role, receive, send_blob
 
@@ -61,14 +61,15 @@ class Kept:
     keyless: NDArray[np.int64]  # 1 where a group has rows without a key: one slot, and no identity
 
 
-def noised_partials(plan: Plan) -> tuple[Partial, ...]:
-    """The figures, when each carries the noise it must. Raises `DataError`: fail closed."""
+def scales(plan: Plan) -> list[Scale]:
+    """The noise of each figure, under a policy that adds some. Raises `DataError`: fail closed."""
+    assert plan.noise is not None
     declared = plan.receiver is None and all(dimension.domain for dimension in plan.sender.dimensions)
     if not all(partial.noise for partial in plan.sender.partials):
         raise DataError("data.without-noise", "a figure of this plan carries no noise; nothing is released")
     if plan.sender.dimensions and not declared:
         raise DataError("data.without-noise", "which groups there are carries no noise; nothing is released")
-    return plan.sender.partials
+    return [Scale.parse(plan.noise.mechanism, partial.noise) for partial in plan.sender.partials]
 
 
 def noised(plan: Plan, cells: pa.Table, entropy: Entropy, uncounted: int) -> pa.Table:
@@ -79,16 +80,15 @@ def noised(plan: Plan, cells: pa.Table, entropy: Entropy, uncounted: int) -> pa.
     noise = plan.noise
     if noise is None:
         return cells
-    for partial in noised_partials(plan):
-        cells = _replaced(cells, partial.name, _adding(noise.mechanism, partial.noise, entropy))
+    for partial, scale in zip(plan.sender.partials, scales(plan), strict=True):
+        cells = _replaced(cells, partial.name, _adding(scale, entropy))
     if not noise.identities:
         return _replaced(cells, "identities", lambda _value: uncounted)
-    return _replaced(cells, "identities", _adding(noise.mechanism, noise.identities, entropy))
+    return _replaced(cells, "identities", _adding(Scale.parse(noise.mechanism, noise.identities), entropy))
 
 
-def _adding(mechanism: Mechanism, scale: str, entropy: Entropy) -> Callable[[Any], int]:
-    drawn = Scale.parse(mechanism, scale)
-    return lambda value: int(value) + drawn.draw(entropy)
+def _adding(scale: Scale, entropy: Entropy) -> Callable[[Any], int]:
+    return lambda value: int(value) + scale.draw(entropy)
 
 
 def _replaced(cells: pa.Table, name: str, change: Callable[[Any], int]) -> pa.Table:

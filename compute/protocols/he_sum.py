@@ -211,8 +211,8 @@ PROTOCOL = federated.protocol(
     threat_model=(
         "All connectors follow the protocol and may study what they see; all but two participants may pool "
         "it. A deviating asker can announce wrong totals to the gate; with participants that deviate too it "
-        "gets sums over all of them only. A deviating participant can contribute anything, and pass minima of "
-        "totals with identities that it does not have."
+        "gets sums over all of them only. A deviating participant can contribute anything, and pass minima "
+        "of totals with identities that it does not have."
     ),
     coordinator=_coordinated,
     participant=_taken,

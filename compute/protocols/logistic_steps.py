@@ -27,23 +27,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from compute import federation as f
-from compute import pooling
+from compute.accuracy import variances
 from compute.errors import PeerViolation
 from compute.federation import Member, Roster, Shape, TotalGate
 from compute.frames import Frame, Role, receive
 from compute.inputs import Cells, Context, Entropy, Gate, LocalInput, Summary
-from compute.logistic import Fit, Rows, State, variances
+from compute.logistic import Fit, Rows, State
 from compute.noise import Scale
-from compute.plan import Logistic, Partial, Plan, Side
+from compute.plan import Logistic, Plan, Side
 from compute.protocols import _federated as federated
-from compute.protocols._masks import KEY_BYTES, Masks, agreed, relay_keys
-from compute.protocols._release import malformed, noised_partials, receive_release, send_release
+from compute.protocols._masks import KEY_BYTES, Masks, agreed, relay_keys, stream
+from compute.protocols._release import malformed, receive_release, scales, send_release
 from compute.protocols.base import Cost, Protocol
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 
@@ -76,14 +72,14 @@ def participant(member: Member, plan: Plan, own: Part, entropy: Entropy) -> Role
         refused = not (let_out and _others_suffice(plan, roster, own, counts))
         refusals = yield from adding.up("refusals", [int(refused)])
         let_out = not refused and refusals == [0]  # what we refuse, nobody's vector takes back
-    state = State.start(_logistic(plan))
+    state, noise = State.start(_logistic(plan)), _noise(plan)
     while let_out and not state.verdict:
         yield Frame("more", _MORE)
         totals = yield from adding.up(f"step {state.steps + 1}", _contributed(plan, own, state, entropy))
-        _check(plan, totals)
-        state = state.after(_logistic(plan), totals, _noise(plan))
+        federated.check_bounds(plan, [[total] for total in totals])
+        state = state.after(_logistic(plan), totals, noise)
     yield Frame("more", _DONE)
-    fit = Fit.of(_logistic(plan), state, _noise(plan))
+    fit = Fit.of(_logistic(plan), state, noise)
     yield from send_release(fit.to_bytes(len(_logistic(plan).regressors)))
     return [let_out]
 
@@ -179,8 +175,7 @@ class _Adding:
     def _pad(self, label: str, name: str, length: int) -> bytes:
         """What hides a participant's vector from the asker."""
         info = SCHEME.encode() + b" pad\0" + f.joined([label.encode(), name.encode()])
-        derived = HKDF(hashes.SHA256(), 32, self.roster.digest, info).derive(self.key)
-        return Cipher(ChaCha20(derived, bytes(16)), mode=None).encryptor().update(bytes(length))
+        return stream(self.key, self.roster.digest, info, length)
 
 
 # --- what goes in, and what is let out ----------------------------------------------------------------
@@ -215,27 +210,13 @@ def _contributed(plan: Plan, own: Part, state: State, entropy: Entropy) -> list[
     sums = own.rows.sums(state.b) if own.kept else [0] * len(plan.sender.partials)
     if plan.noise is None:
         return sums
-    scales = [Scale.parse(plan.noise.mechanism, p.noise) for p in noised_partials(plan)]
-    return [total + scale.draw(entropy) for total, scale in zip(sums, scales, strict=True)]
-
-
-def _check(plan: Plan, totals: Sequence[int]) -> None:
-    side, participants = plan.sender, len(plan.federation)
-    bounds = [pooling.bound(side, partial, participants) for partial in side.partials]
-    if any(abs(total) > bound for total, bound in zip(totals, bounds, strict=True)):
-        raise PeerViolation("peer.totals", "the totals are beyond what the catalogues declare")
+    return [total + scale.draw(entropy) for total, scale in zip(sums, scales(plan), strict=True)]
 
 
 def _noise(plan: Plan) -> list[Fraction]:
-    """The variance of the noise in each total of g: that of all participants."""
-    if plan.noise is None:
-        return []
-    mechanism = plan.noise.mechanism
-
-    def variance(partial: Partial) -> Fraction:
-        return Scale.parse(mechanism, partial.noise).variance
-
-    return variances(plan.sender.partials, len(plan.federation), variance)
+    """The variance of the noise in each total of g, that of all participants; none without noise."""
+    of, gradient = variances(plan), plan.sender.partials[: len(_logistic(plan).regressors) + 1]
+    return [of[partial.name] for partial in gradient if of]
 
 
 def _own(plan: Plan, table: pa.Table, gate: Gate, entropy: Entropy) -> Part:
@@ -293,7 +274,7 @@ PROTOCOL = Protocol(
     threat_model=(
         "All connectors follow the protocol and may study what they see; all but two participants may pool "
         "it. A deviating asker can end the round, and nothing else. A participant that deviates can lead the "
-        "steps to coefficients of its choice, and learns the sums of all others there."
+        "steps to coefficients of its choice, and learns the sums of all others there; nobody can tell."
     ),
     reveals=REVEALS,
     gates=federated.GATES,

@@ -80,7 +80,9 @@ PROTOCOL = federated.protocol(
     version=1,
     threat_model=(
         "All connectors follow the protocol and may study what they see; all but two participants may pool "
-        "it. A deviating asker can announce wrong totals to the gate; it gets sums over all of them only."
+        "it. A deviating asker can announce wrong totals to the gate; it gets sums over all of them only. "
+        "A deviating participant can contribute anything, and pass minima of totals with identities that it "
+        "does not have."
     ),
     coordinator=_coordinated,
     participant=_taken,

@@ -4,7 +4,7 @@ import hashlib
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from itertools import count
-from math import isqrt
+from math import exp, isqrt, pi
 
 import pytest
 
@@ -94,6 +94,25 @@ def test_large_scales_have_the_right_spread(mechanism):
     assert abs(Fraction(sum(x * x for x in drawn), 600) / variance - 1) < Fraction(3, 10)
     assert abs(sum(drawn)) < 5 * isqrt(int(variance) * 600)
     assert max(map(abs, drawn)) <= scale.tail
+
+
+@pytest.mark.parametrize(("variance", "shares"), [(Fraction(1, 2), 2), (Fraction(1), 3), (Fraction(8), 2)])
+def test_a_sum_of_shares_is_as_near_to_one_gaussian_as_compute_noise_says(variance, shares):
+    """Both distributions to 60 digits: their logarithms are less than tau / 2 apart, and not much less."""
+    reach = int(30 * float(variance) ** 0.5)
+    one = mass(GAUSSIAN, variance, reach)
+    with localcontext() as context:
+        context.prec = 60
+        total = one
+        for _ in range(shares - 1):
+            wider, total = total, dict.fromkeys(range(-reach, reach + 1), Decimal(0))
+            for x, p in wider.items():
+                for y in range(max(-reach, -reach - x), min(reach, reach - x) + 1):
+                    total[x + y] += p * one[y]
+        whole = mass(GAUSSIAN, shares * variance, shares * reach)
+        apart = max(abs((total[x] / whole[x]).ln()) for x in range(-reach // 3, reach // 3))
+    terms = [exp(-2 * pi**2 * float(variance) * j / (j + 1)) for j in range(1, shares)]
+    assert terms[-1] < apart < 5 * sum(terms)
 
 
 def test_scales_spend_what_they_are_given():

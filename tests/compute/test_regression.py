@@ -182,6 +182,11 @@ def test_a_line_through_what_does_not_vary_explains_all_of_it() -> None:
     assert (fit.r2, fit.errors) == (1, (0.0, 0.0))
 
 
+def test_a_standard_error_that_no_float_holds_is_no_figure() -> None:
+    assert regression.fitted((3, 1, 0, 1, 0, 2**1100)).verdict == regression.COLLINEAR
+    assert regression.fitted((3, 1, 0, 1, 0, 2**900)).verdict == regression.FITTED
+
+
 def test_rounded_floats_move_a_coefficient_by_no_more_than_the_bound() -> None:
     """The bound of docs/reference/sql.md, where only x is rounded."""
     draw = np.random.default_rng(11)

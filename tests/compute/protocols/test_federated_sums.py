@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compute import federation as f
-from compute.errors import PeerViolation, QueryError
+from compute import threshold
+from compute.errors import DataError, PeerViolation, QueryError
 from compute.federation import Contribution, Entry, Member, Roster, Shape, TotalGate, Totals
 from compute.frames import Frame, Receive
 from compute.protocols import he_sum, masked_sum, protocol_named
@@ -333,6 +334,16 @@ def test_a_point_of_small_order_is_refused() -> None:
 def test_totals_of_no_round_are_refused(totals: list[int]) -> None:
     with pytest.raises(PeerViolation):
         TotalGate(1, 1).released(Shape(1, 0), totals)
+
+
+def test_what_would_wrap_is_not_encrypted() -> None:
+    parameters = Parameters.derive(2, 10**6, [2])
+    most = parameters.t // 2
+    assert len(threshold.messages(parameters, [most - 1, -most])) == parameters.degree
+    for word in (most, -most - 1):
+        with pytest.raises(DataError) as error:
+            threshold.messages(parameters, [word])
+        assert error.value.code == "data.bounds"
 
 
 def test_sums_that_no_standard_modulus_holds_are_refused() -> None:
