@@ -135,9 +135,8 @@ class Node:
         """At start-up: queries of a process that died have failed, and evidence says so."""
         self.store.clear_running()
         self.store.forget_answers()
-        for found in self.store.exchanges(status="open"):
-            if found.kind == "query":
-                self._died(found.id)
+        for found in self.store.exchanges(status="open", kind="query"):
+            self._died(found.id)
 
     def _died(self, exchange: str) -> None:
         kept = self.store.evidence(exchange)

@@ -203,10 +203,11 @@ class Statements:
 
     def kept(self, record: NegotiationRecord) -> list[dict[str, Any]]:
         """The statements that both signed under an agreement, oldest first."""
+        if record.agreement is None:
+            return []
         return [
             {**Account.parse(opening.value).as_json(), "signed": True, "exchange": exchange.id}
-            for exchange in self._node.store.exchanges()
-            if exchange.kind == KIND and exchange.agreement == record.agreement
+            for exchange in self._node.store.exchanges(kind=KIND, agreement=record.agreement)
             for opening in self._openings(exchange.id)
         ]
 
@@ -237,9 +238,7 @@ class Statements:
         return found is not None and found.status == "released"
 
     def _check_room(self, agreement: Agreement) -> None:
-        signed = [
-            e for e in self._node.store.exchanges() if (e.kind, e.agreement) == (KIND, agreement.digest)
-        ]
+        signed = self._node.store.exchanges(kind=KIND, agreement=agreement.digest)
         if len(signed) >= MOST_STATEMENTS:
             raise ConfigError("statement.too-many", f"{MOST_STATEMENTS} statements are signed already")
 

@@ -24,11 +24,7 @@ _COMPLETES = {PROVIDER: "query.release", CONSUMER: "query.result"}
 
 def transfers(store: Store, agreement: str | None) -> list[dict[str, Any]]:
     """Every transfer, or one agreement's, oldest first."""
-    return [
-        transfer(store, exchange)
-        for exchange in store.exchanges()
-        if exchange.kind == "query" and agreement in (None, exchange.agreement)
-    ]
+    return [transfer(store, exchange) for exchange in store.exchanges(kind="query", agreement=agreement)]
 
 
 def transfer(store: Store, exchange: ExchangeRecord) -> dict[str, Any]:

@@ -68,11 +68,14 @@ class Exchanges(Database):
         """One exchange."""
         return self._first(ExchangeRecord, select(tables.exchanges).where(tables.exchanges.c.id == exchange))
 
-    def exchanges(self, *, status: str | None = None) -> list[ExchangeRecord]:
-        """Exchanges, oldest first; with one status when given."""
+    def exchanges(
+        self, *, status: str | None = None, kind: str | None = None, agreement: str | None = None
+    ) -> list[ExchangeRecord]:
+        """Exchanges, oldest first; with one status, of one kind, under one agreement when given."""
         query = select(tables.exchanges).order_by(tables.exchanges.c.at, tables.exchanges.c.id)
-        if status is not None:
-            query = query.where(tables.exchanges.c.status == status)
+        for name, value in {"status": status, "kind": kind, "agreement": agreement}.items():
+            if value is not None:
+                query = query.where(tables.exchanges.c[name] == value)
         return self._all(ExchangeRecord, query)
 
     def close_exchange(self, exchange: str, status: str) -> bool:

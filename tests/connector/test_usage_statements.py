@@ -62,6 +62,15 @@ def test_both_sign_one_account_which_anybody_verifies_offline(used):
     assert verify_files(receipt, trust).items
 
 
+def test_a_negotiation_without_an_agreement_has_neither_statements_nor_transfers(used):
+    space, agreement = used
+    assert state(space, agreement)["signed"]
+    asked = space.asker.contract("request", participant=OWNER, offer="open")[0]["negotiation"]
+    for action in ("statements", "transfers"):
+        assert space.asker.contract(action, agreement=agreement)
+        assert space.asker.contract(action, agreement=asked) == []
+
+
 def test_a_period_holds_what_began_in_it(used):
     space, agreement = used
     stated = state(space, agreement)
