@@ -18,7 +18,7 @@ from compute import extremes
 from compute.dataset import MOST_ROWS, DatasetInfo
 from compute.derived import conjuncts
 from compute.errors import QueryError
-from compute.expressions import Bound, Constant
+from compute.expressions import Bound, Constant, branched
 from compute.finish import TAKES
 from compute.inlining import CALLED
 from compute.joining import Joining, unwrapped
@@ -49,6 +49,11 @@ _JOINT_CAPACITY = 2**62
 _OWN_CAPACITY = 2**124
 """Single-domain sums are HUGEINTs, answered as decimal128(38, 0)."""
 
+
+_POOLED_ONLY = (
+    "is over a federation (FROM federation.<name>), whose owners take its steps together; over one dataset "
+    f"or a join ask {REGRESSION}(y, [x1, …])"
+)
 
 Conditions = tuple[Bound, ...]
 """What FILTER keeps: pairs of rows in which each of these holds, of one side each."""
@@ -188,11 +193,12 @@ class Aggregates(Joining):
             rows = rows.where(condition, self._receiver.full_name if self._receiver else None)
         return self._figure("count", [self._products.count(rows)], INT64)
 
-    def _figure(self, function: str, totals: Sequence[Total], kind: Type) -> Bound:
+    def _figure(self, function: str, totals: Sequence[Total], kind: Type, most: int | None = None) -> Bound:
         self._counts_own |= self._own_rows
         if kind == INT64:
             self._products.check_count()
-        return self._partials.figure(function, totals, kind)
+            most = self._products.pairs
+        return self._partials.figure(function, totals, kind, most)
 
     def _count_distinct(self, nodes: Sequence[exp.Expr], keep: Conditions, part: str) -> Bound:
         if len(nodes) != 1:
@@ -209,12 +215,12 @@ class Aggregates(Joining):
             )
         if self._receiver is None:
             name = self._partials.add(_kept(bound.sql, keep), 0, 1, "count_distinct")
-            return self._partials.figure("count", [Total((name,))], INT64)
+            return self._partials.figure("count", [Total((name,))], INT64, self._products.pairs)
         side = self._key_side(bound)
         if not keep and len(self._keys) == 1 and side is not None:
             # Named by the asker's column or not, keys of the sender are counted.
             self._notes.aggregated([(self._sender.full_name, self._keys[0][1])], "count_distinct")
-            return self._partials.figure("count", [self._distinct_keys(side)], INT64)
+            return self._partials.figure("count", [self._distinct_keys(side)], INT64, self._products.pairs)
         raise QueryError(
             "query.count-distinct",
             f"in {part}: a joint query counts distinct values of its single join key only, without FILTER; "
@@ -270,7 +276,7 @@ class Aggregates(Joining):
             for condition, first in scale.conditions(function, [condition.sql for condition in keep])
         ]
         totals = [Total(tuple(names[:1])), Total(tuple(names[1:]), shifts=(0,) * len(names[1:]))]
-        return self._partials.figure(scale.figure(function), totals, scale.type)
+        return self._partials.figure(scale.figure(function), totals, scale.type, scale.most)
 
     def _measured(self, node: exp.Expr, function: str, keep: Conditions, part: str) -> Mixed:
         receiver = self._receiver.full_name if self._receiver is not None else None
@@ -297,7 +303,8 @@ class Aggregates(Joining):
             products.check(number, part)
             matched = self._join_kind in ("inner", "semi")
             count = IDENTITIES if matched and not number.conditional else products.count(number)
-            return self._figure("sum", [count, products.total(number)], _sum_type(number))
+            most = None if number.inexact else products.most(number)
+            return self._figure("sum", [count, products.total(number)], _sum_type(number), most)
         totals = [products.count(number), products.total(number)]
         if function != "avg":
             totals.append(products.total(multiplied(number, number)))
@@ -354,7 +361,7 @@ class Aggregates(Joining):
         """A fit's columns: rows, what became of it, steps, then each coefficient and its standard error."""
         y, *xs = self._regressed(node, part)
         if not self._parts or condition is not None:
-            what = "is over a federation" if not self._parts else "takes its conditions in WHERE"
+            what = _POOLED_ONLY if not self._parts else "takes its conditions in WHERE"
             raise QueryError("query.logistic", f"in {part}: {LOGISTIC} {what}")
         measure = Measure(self._rows(part), self._scope.column, self._notes, joint=True)
         self._logistic = logistic(self._scope, measure, y, xs, part)
@@ -423,6 +430,12 @@ class Aggregates(Joining):
         return self._partials.figure("value", [Total((name,))], FLOAT64)
 
 
+def _called(name: str, function: str, found: Sequence[tuple[str, Bound]]) -> list[tuple[Output, Bound]]:
+    """The columns of a fit, behind the name that the query gives it."""
+    before = "" if name == function else f"{name}_"
+    return [(Output(before + column, bound.sql, str(bound.type)), bound) for column, bound in found]
+
+
 def _plain_name(node: exp.Expr) -> str:
     return node.name if isinstance(node, exp.Column) else ""
 
@@ -430,12 +443,6 @@ def _plain_name(node: exp.Expr) -> str:
 def _kept(sql: str, conditions: Conditions) -> str:
     """A value where all conditions hold."""
     both = " AND ".join(condition.sql for condition in conditions)
-def _called(name: str, function: str, found: Sequence[tuple[str, Bound]]) -> list[tuple[Output, Bound]]:
-    """The columns of a fit, behind the name that the query gives it."""
-    before = "" if name == function else f"{name}_"
-    return [(Output(before + column, bound.sql, str(bound.type)), bound) for column, bound in found]
-
-
     return f"CASE WHEN {both} THEN {sql} END" if conditions else sql
 
 
@@ -468,10 +475,9 @@ def _unchanged(node: exp.Expr | None) -> bool:
     if isinstance(node, exp.Coalesce):
         return all(map(_unchanged, (node.this, *node.expressions)))
     if isinstance(node, exp.Case | exp.If):
-        branches = [node] if isinstance(node, exp.If) else node.args["ifs"]
-        default = node.args.get("false" if isinstance(node, exp.If) else "default")
-        return all(_unchanged(branch.args["true"]) for branch in branches) and (
-            default is None or _unchanged(default)
+        branches, otherwise = branched(node)
+        return all(_unchanged(value) for _, value in branches) and (
+            otherwise is None or _unchanged(otherwise)
         )
     return isinstance(node, exp.Column | exp.Literal | exp.Null)
 

@@ -78,13 +78,13 @@ def _weighs(plan: Plan) -> bool:
 
 
 def _unweighted(able: Sequence[Protocol], infos: Sequence[DatasetInfo], draft: Plan) -> QueryError:
-    needed = min(protocol.level for protocol in able).word if able else "receiver"
+    needed = min((protocol.level for protocol in able), default=Level.RECEIVER)
     names = ", ".join(protocol.name for protocol in able) or "psi_aggregate"
-    strict = ", ".join(f"{i.full_name} ({i.disclosure.word})" for i in infos if i.disclosure.word != needed)
+    strict = ", ".join(f"{i.full_name} ({i.disclosure.word})" for i in infos if i.disclosure < needed)
     return QueryError(
         "query.weighted-not-available",
         f"an aggregate reads {draft.asker}'s own columns, which needs {names} at disclosure level "
-        f"{needed!r}; too strict: {strict}. Ask for an offer at that level, or aggregate columns of "
+        f"{needed.word!r}; too strict: {strict}. Ask for an offer at that level, or aggregate columns of "
         f"{draft.sender.dataset} and group by your own",
     )
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from compute.dataset import DatasetInfo
-from compute.demands import labels
+from compute.demands import SUMMED, labels
 from compute.engine import Limits, locked, select
 from compute.expressions import quoted
 from compute.extremes import ANY
@@ -125,13 +125,10 @@ def _with_value(partial: Partial) -> str:
     return f"({partial.sql}) IS NOT NULL" if partial.function != "sum" else ""
 
 
-_SUMMED = ("sum", "avg", "var", "stddev")
-
-
 def shared(query: str, rows: str, where: Sequence[str], side: Side, demands: Obligations) -> str:
     """`query` with, beside each cell, the largest part of one identity in each figure, and the whole."""
     assert demands.identity is not None
-    summed = [p for p in side.partials if p.function.startswith(_SUMMED)]
+    summed = [p for p in side.partials if p.function.startswith(SUMMED)]
     dimensions = [d.sql for d in side.dimensions]
     named = [f"{sql} AS x{i}" for i, sql in enumerate(dimensions)]
     parts = [f"sum(abs({_exactly(p)})) AS s{i}" for i, p in enumerate(summed)]

@@ -207,7 +207,8 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "windows": ("a window", "GROUP BY in the outer SELECT"),
 }
 _SETS: dict[type[exp.Expr], str] = {exp.Union: "UNION", exp.Except: "EXCEPT", exp.Intersect: "INTERSECT"}
-_FUNCTIONS = frozenset({"date_part", "datepart"})
+DATE_PARTS = frozenset({"date_part", "datepart"})
+"""Functions over rows that sqlglot knows as names only."""
 
 
 def _plain(query: exp.Expr) -> exp.Select:
@@ -235,7 +236,7 @@ def _check_arguments(query: exp.Expr, kept: frozenset[str]) -> None:
 
 def _aggregates(node: exp.Expr) -> bool:
     if isinstance(node, exp.Anonymous):
-        return node.name.lower() not in _FUNCTIONS
+        return node.name.lower() not in DATE_PARTS
     return isinstance(node, exp.AggFunc)
 
 

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from functools import reduce
+from math import prod
 
 from sqlglot import exp
 
@@ -36,6 +38,7 @@ class Bound:
     columns: frozenset[ColumnRef]
     nullable: bool = True
     exact: str = ""  # of integer arithmetic, the same as a HUGEINT: `sql` is NULL beyond 64 bits
+    most: int | None = None  # of a figure, if that is proved: no larger, in units of its last digit
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,10 @@ class Scalar:
         if handler is None and isinstance(node, exp.AggFunc | exp.Filter):
             raise self.refuse("expression", "an aggregate has no value for a row; HAVING filters aggregates")
         if handler is None:
-            raise self.refuse("expression", f"{type(node).__name__.upper()} cannot be used")
+            raise self.refuse(
+                "expression",
+                f"{type(node).__name__.upper()} cannot be used here; docs/reference/sql.md lists what can",
+            )
         return handler(self, node)
 
     def bound(self, node: exp.Expr) -> Bound:
@@ -94,6 +100,21 @@ class Scalar:
     def refuse(self, code: str, sentence: str) -> QueryError:
         """An error that names the clause."""
         return QueryError(f"query.{code}", f"in {self._part}: {sentence}")
+
+    def guarded(self, sql: str) -> str:
+        """NULL where `sql` leaves its type: an error would tell of a row. What is released may fail."""
+        return sql if self._released else f"TRY({sql})"
+
+    def proved(self, kind: Type, most: int | None) -> int | None:
+        """Refuse arithmetic over figures that could leave its type, rather than lose an answer to it."""
+        highest = 2**63 - 1 if kind == INT64 else 10**kind.precision - 1
+        if not self._released or most is None or most <= highest:
+            return most
+        raise self.refuse(
+            "overflow",
+            "this arithmetic over figures can leave 64 bits, or 38 digits, as far as is declared of what "
+            "they count and add up; write CAST(… AS DOUBLE) around one of the figures",
+        )
 
     def applied(self, name: str, bound: Bound) -> Bound:
         """Note a scalar function over what it reads."""
@@ -152,10 +173,10 @@ class Scalar:
         exact = [operand.exact if isinstance(operand, Bound) else "" for operand in operands]
         if not any(exact):
             return parts
-        wide = common.duckdb
+        wide, cast = common.duckdb, "CAST" if self._released else "TRY_CAST"
         if common == INT64 or common.kind == "decimal":
             wide = f"DECIMAL(38,{common.scale})" if common.scale else "HUGEINT"
-        return [f"TRY_CAST({x or part} AS {wide})" for x, part in zip(exact, parts, strict=True)]
+        return [f"{cast}({x or part} AS {wide})" for x, part in zip(exact, parts, strict=True)]
 
     def _temporal(self, operand: Operand) -> Operand:
         """Text next to a date is read as a date."""
@@ -192,9 +213,13 @@ class Scalar:
         (ia, sa), (ib, sb) = _digits(a), _digits(b)
         whole, scale = max(ia, ib), max(sa, sb)
         if whole + scale > 38 and self._released:
-            return Type("decimal", 38, scale)  # a sum is smaller than its type; what does not fit is NULL
+            return Type("decimal", 38, scale)  # a sum is smaller than its type; what does not fit is an error
         if whole + scale > 38:
-            raise self.refuse("type", "numbers are compared or mixed that need more than 38 digits together")
+            raise self.refuse(
+                "type",
+                "numbers are compared or mixed that need more than 38 digits together; write literals with "
+                "fewer digits, or compare columns of like scale",
+            )
         return Type("decimal", whole + scale, scale)
 
     def _as(self, operand: Operand, kind: Type) -> str:
@@ -203,7 +228,7 @@ class Scalar:
         if operand.type == kind:
             return operand.sql
         # Every other conversion widens; a date beyond the range of timestamps does not fit: NULL.
-        word = "TRY_CAST" if operand.type == DATE or self._released else "CAST"
+        word = "TRY_CAST" if operand.type == DATE else "CAST"
         return f"{word}({operand.sql} AS {kind.duckdb})"
 
     def literal(self, constant: Constant, kind: Type) -> str:
@@ -370,7 +395,7 @@ def _cast_released(scalar: Scalar, node: exp.Expr, inner: Bound) -> Bound:
     """A released figure may be shown as DOUBLE; a column is never cast, since a cast can fail on a row."""
     if inner.sides == {RELEASED} and inner.type.numeric:
         if node.args["to"].this in _FLOAT_NAMES:
-            return replace(inner, sql=f"CAST({inner.sql} AS DOUBLE)", type=FLOAT64)
+            return replace(inner, sql=f"CAST({inner.sql} AS DOUBLE)", type=FLOAT64, exact="", most=None)
         raise scalar.refuse(
             "cast", "a figure is cast to DOUBLE only; write round(figure, digits) to shorten it"
         )
@@ -391,7 +416,7 @@ def _negative(scalar: Scalar, node: exp.Expr) -> Operand:
         assert isinstance(operand.value, int | Decimal)
         return Constant(-operand.value if isinstance(operand.value, int) else operand.value.copy_negate())
     whole = operand.type == INT64
-    sql = f"TRY(-{operand.sql})" if whole else f"(-{operand.sql})"
+    sql = scalar.guarded(f"(-{operand.sql})") if whole else f"(-{operand.sql})"
     exact = f"(-{_huge(operand, operand.sql)})" if whole else ""
     return scalar.applied("arithmetic", replace(operand, sql=sql, nullable=True, exact=exact))
 
@@ -417,12 +442,13 @@ def _arithmetic(scalar: Scalar, node: exp.Expr) -> Operand:
         result = scalar.combine(f"({left} {sign} {right})", kind, (a, b))
         scalar.overflowing(result)
         return scalar.applied("arithmetic", result)
-    sql = f"TRY(CAST({left} {sign} {right} AS {kind.duckdb}))"
+    sql = scalar.guarded(f"CAST({left} {sign} {right} AS {kind.duckdb})")
     combined = scalar.combine(sql, kind, (a, b), nullable=True)
     if kind == INT64 or kind.precision == 38:
         scalar.overflowing(combined)
-    exact = f"TRY({_huge(a, left)} {sign} {_huge(b, right)})" if kind == INT64 else ""
-    return scalar.applied("arithmetic", replace(combined, exact=exact))
+    exact = scalar.guarded(f"({_huge(a, left)} {sign} {_huge(b, right)})") if kind == INT64 else ""
+    most = scalar.proved(kind, _result_size(node, kind, (a, b)))
+    return scalar.applied("arithmetic", replace(combined, exact=exact, most=most))
 
 
 _SIGNS: dict[type[exp.Expr], str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*"}
@@ -446,8 +472,38 @@ def _result_type(scalar: Scalar, node: exp.Expr, types: Sequence[Type]) -> Type:
     else:
         whole, scale = max(ia, ib) + 1, max(sa, sb)
     if scale > 38:
-        raise scalar.refuse("type", "a product has more than 38 digits after the point")
+        raise scalar.refuse(
+            "type", "a product has more than 38 digits after the point; multiply fewer decimals"
+        )
     return Type("decimal", min(38, whole + scale), scale)
+
+
+def _result_size(node: exp.Expr, kind: Type, operands: Sequence[Operand]) -> int | None:
+    """How large the result may be, in units of its last digit; None where nobody knows of an operand."""
+    if isinstance(node, exp.Mul):
+        scales = [t.scale for op in operands if (t := _natural(op)) is not None]
+        sizes = [_size(op, scale) for op, scale in zip(operands, scales, strict=True)]
+    else:
+        sizes = [_size(op, kind.scale) for op in operands]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return None
+    return prod(known) if isinstance(node, exp.Mul) else sum(known)
+
+
+def _size(operand: Operand, scale: int) -> int | None:
+    """How large a number may be, in units of 10**-scale."""
+    if isinstance(operand, Bound):
+        return None if operand.most is None else operand.most * 10 ** (scale - operand.type.scale)
+    number = isinstance(operand.value, int | Decimal) and not isinstance(operand.value, bool)
+    return abs(int(Fraction(operand.value) * 10**scale)) if number else None  # type: ignore[arg-type]
+
+
+def _largest(operands: Sequence[Operand], kind: Type) -> int | None:
+    """How large one of these may be that are chosen between; NULL is no number."""
+    sizes = [_size(op, kind.scale) for op in operands if _natural(op) is not None]
+    known = [size for size in sizes if size is not None]
+    return max(known, default=0) if len(known) == len(sizes) else None
 
 
 def _divide(scalar: Scalar, node: exp.Expr, a: Operand, b: Operand) -> Bound:
@@ -471,7 +527,7 @@ def _divide(scalar: Scalar, node: exp.Expr, a: Operand, b: Operand) -> Bound:
         raise scalar.refuse("division", "// and % take integers, not sums; write floor(a / b)")
     sign = "//" if isinstance(node, exp.IntDiv) else "%"
     divisor = right if isinstance(b, Constant) else f"NULLIF({right}, 0)"
-    return scalar.combine(f"TRY({left} {sign} {divisor})", INT64, (a, b), nullable=True)
+    return scalar.combine(scalar.guarded(f"({left} {sign} {divisor})"), INT64, (a, b), nullable=True)
 
 
 def _null(operand: Operand) -> bool:
@@ -594,22 +650,31 @@ def _not(scalar: Scalar, node: exp.Expr) -> Bound:
     return replace(inner, sql=f"(NOT {inner.sql})")
 
 
+def branched(node: exp.Expr) -> tuple[list[tuple[exp.Expr, exp.Expr]], exp.Expr | None]:
+    """What CASE or IF chooses between: conditions with their values, and what is left; None: NULL."""
+    if isinstance(node, exp.If):
+        return [(node.this, node.args["true"])], node.args.get("false")
+    subject = node.this
+    return [
+        (
+            branch.this if subject is None else exp.EQ(this=subject, expression=branch.this),
+            branch.args["true"],
+        )
+        for branch in node.args["ifs"]
+    ], node.args.get("default")
+
+
 def _case(scalar: Scalar, node: exp.Expr) -> Bound:
     """CASE and IF. A missing ELSE is NULL."""
-    branches = [node] if isinstance(node, exp.If) else node.args["ifs"]
-    default = node.args.get("false" if isinstance(node, exp.If) else "default")
-    subject = node.this if isinstance(node, exp.Case) else None
-    conditions = [
-        scalar.predicate(exp.EQ(this=subject, expression=branch.this) if subject else branch.this)
-        for branch in branches
-    ]
-    results = [scalar.operand(branch.args["true"]) for branch in branches]
-    results.append(scalar.operand(default) if default is not None else Constant(None))
+    branches, otherwise = branched(node)
+    conditions = [scalar.predicate(condition) for condition, _ in branches]
+    results = [scalar.operand(value) for _, value in branches]
+    results.append(scalar.operand(otherwise) if otherwise is not None else Constant(None))
     (*values, other), kind = scalar.align(results)
     whens = " ".join(f"WHEN {c.sql} THEN {v}" for c, v in zip(conditions, values, strict=True))
     null = any(_null(result) for result in results)
     bound = scalar.combine(f"CASE {whens} ELSE {other} END", kind, (*conditions, *results), nullable=null)
-    return scalar.applied("case", bound)
+    return scalar.applied("case", replace(bound, most=_largest(results, kind)))
 
 
 # --- functions
@@ -623,9 +688,8 @@ def _choice(name: str) -> Callable[[Scalar, exp.Expr], Bound]:
         parts, kind = scalar.align(operands)
         null = all(_null(op) for op in operands)
         scalar.defaulted(operands)
-        return scalar.applied(
-            name, scalar.combine(f"{name}({', '.join(parts)})", kind, operands, nullable=null)
-        )
+        bound = scalar.combine(f"{name}({', '.join(parts)})", kind, operands, nullable=null)
+        return scalar.applied(name, replace(bound, most=_largest(operands, kind)))
 
     return bind
 
@@ -634,9 +698,8 @@ def _nullif(scalar: Scalar, node: exp.Expr) -> Bound:
     operands = (scalar.operand(node.this), scalar.operand(node.expression))
     parts, kind = scalar.align(operands)
     scalar.compare(operands, "equality")
-    return scalar.applied(
-        "nullif", scalar.combine(f"nullif({', '.join(parts)})", kind, operands, nullable=True)
-    )
+    bound = scalar.combine(f"nullif({', '.join(parts)})", kind, operands, nullable=True)
+    return scalar.applied("nullif", replace(bound, most=_largest(operands[:1], kind)))
 
 
 def _rounding(name: str) -> Callable[[Scalar, exp.Expr], Bound]:
@@ -649,11 +712,12 @@ def _rounding(name: str) -> Callable[[Scalar, exp.Expr], Bound]:
             # One more digit before the point: rounding 99.9 up needs it.
             whole = min(38 - kept, bound.type.precision - bound.type.scale + 1)
             kind = Type("decimal", whole + kept, kept)
-            sql = f"TRY(CAST({name}({bound.sql}{f', {kept}' if kept else ''}) AS {kind.duckdb}))"
+            sql = scalar.guarded(f"CAST({name}({bound.sql}{f', {kept}' if kept else ''}) AS {kind.duckdb})")
         else:
             kind = bound.type
             sql = bound.sql if kind == INT64 else f"{name}({bound.sql}{f', {places}' if places else ''})"
-        return scalar.applied(name, replace(bound, sql=sql, type=kind))
+        most = None if bound.most is None else -(-bound.most // 10 ** (bound.type.scale - kind.scale))
+        return scalar.applied(name, replace(bound, sql=sql, type=kind, most=most))
 
     return bind
 
@@ -662,7 +726,9 @@ def _abs(scalar: Scalar, node: exp.Expr) -> Bound:
     bound = scalar.bound(node.this)
     if not bound.type.numeric:
         raise scalar.refuse("type", "a number is needed here")
-    return scalar.applied("abs", replace(bound, sql=f"TRY(abs({bound.sql}))", nullable=True, exact=""))
+    return scalar.applied(
+        "abs", replace(bound, sql=scalar.guarded(f"abs({bound.sql})"), nullable=True, exact="")
+    )
 
 
 def _text_function(name: str) -> Callable[[Scalar, exp.Expr], Bound]:

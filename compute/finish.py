@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from compute.accuracy import variance, variances
 from compute.engine import Limits, locked, select
-from compute.errors import DataError
+from compute.errors import DataError, QueryError
 from compute.extremes import HIGHEST, LOWEST, extreme
 from compute.histograms import quantile
 from compute.inputs import Cells
@@ -53,10 +53,24 @@ def finish(plan: Plan, cells: Cells, limits: Limits | None = None) -> pa.Table:
     limit = f" LIMIT {plan.limit}" if plan.limit is not None else ""
     source = "(SELECT DISTINCT * FROM cells)" if plan.unrepeated else "cells"
     query = select(outputs, source, having, ordered + limit)
-    with locked({"cells": pa.table(columns)}, limits or Limits(threads=1)) as connection:
-        answer = connection.sql(query).to_arrow_table()
     schema = answer_schema(plan)
+    answer = _computed(query, pa.table(columns), limits or Limits(threads=1))
     return answer.rename_columns(schema.names).cast(schema)
+
+
+def _computed(query: str, cells: pa.Table, limits: Limits) -> pa.Table:
+    """Arithmetic over figures. The planner proved that sums and counts fit; of single values nobody can."""
+    try:
+        with locked({"cells": cells}, limits) as connection:
+            return connection.sql(query).to_arrow_table()
+    except DataError as error:
+        if error.code != "data.range":
+            raise
+        raise QueryError(
+            "query.overflow",
+            "arithmetic over the answer's values leaves 64 bits, or 38 digits; write CAST(… AS DOUBLE) "
+            "around one of them",
+        ) from None
 
 
 def _quantiles(
@@ -96,11 +110,14 @@ def answer_schema(plan: Plan) -> pa.Schema:
 def _figures(plan: Plan, table: pa.Table) -> dict[str, pa.Array]:
     """Every figure for every cell; those of one line read the same fits, so a cell is solved once."""
     lines, noise = {f.totals for f in plan.figures if f.function.startswith(LINEAR)}, variances(plan)
-    fits = {
-        totals: [fitted(sums, [variance(total, noise) for total in totals]) for sums in _rows(totals, table)]
-        for totals in lines
-    }
+    fits = {totals: _fits(totals, table, noise) for totals in lines}
     return {figure.name: _column(figure, table, fits) for figure in plan.figures}
+
+
+def _fits(totals: Sequence[Total], table: pa.Table, noise: Mapping[str, Fraction]) -> list[Fit]:
+    """A line for every cell."""
+    of = [variance(total, noise) for total in totals] if noise else []
+    return [fitted(sums, of) for sums in _rows(totals, table)]
 
 
 def _column(figure: Figure, table: pa.Table, fits: Mapping[tuple[Total, ...], Sequence[Fit]]) -> pa.Array:

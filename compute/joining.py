@@ -8,7 +8,8 @@ meaning that is seldom meant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
 
@@ -21,6 +22,17 @@ from compute.facts import Notes
 from compute.scope import Scope, named_column
 from compute.sql import Statement
 from compute.types import parse_type
+
+
+@contextmanager
+def refusing_in(part: str) -> Iterator[None]:
+    """What is refused meanwhile says in which part of the question."""
+    try:
+        yield
+    except QueryError as error:
+        if error.sentence.startswith(f"in {part}: "):
+            raise
+        raise QueryError(error.code, f"in {part}: {error.sentence}") from None
 
 
 class Joining:
@@ -49,13 +61,16 @@ class Joining:
         for outer, inner in self._statement.pairs:
             self._membership(outer, inner)
         for node in self._statement.on:
-            self._matching_condition(node, self._both, "ON")
+            with refusing_in("ON"):
+                self._matching_condition(node, self._both, "ON")
         for node in self._statement.within:
-            self._matching_condition(node, replace(self._both, first=1), "the subquery")
+            with refusing_in("the subquery"):
+                self._matching_condition(node, replace(self._both, first=1), "the subquery")
         for info, nodes in zip(self._both.infos, self._statement.given, strict=False):
             self._filters[info.full_name] += [self._given(node) for node in nodes]
         for node in self._statement.where:
-            self._condition(node, "WHERE")
+            with refusing_in("WHERE"):
+                self._condition(node, "WHERE")
         if self._receiver is not None and not self._keys:
             raise QueryError(
                 "query.no-join-key", "two datasets are joined on at least one pair of keys: ON a.key = b.key"

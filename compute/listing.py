@@ -17,6 +17,7 @@ from compute.dataset import DatasetInfo
 from compute.errors import QueryError
 from compute.expressions import RELEASED, Bound
 from compute.facts import Notes
+from compute.joining import refusing_in
 from compute.plan import Dimension, Output, Plan
 from compute.protocols._rows import text_width
 from compute.sql import Statement
@@ -57,7 +58,8 @@ class Listing:
         return shown
 
     def _shown(self, node: exp.Expr, part: str) -> Bound:
-        bound = self._bind(node, part)
+        with refusing_in(part):
+            bound = self._bind(node, part)
         if not bound.columns:
             return replace(bound, sides=frozenset({RELEASED}))
         self._notes.marked(bound.columns, "listed")

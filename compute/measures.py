@@ -18,7 +18,7 @@ from sqlglot import exp
 from compute.dataset import Column, DatasetInfo
 from compute.derived import conjuncts
 from compute.errors import QueryError
-from compute.expressions import Bound, Constant, Scalar, quoted
+from compute.expressions import Bound, Constant, Scalar, branched, quoted
 from compute.facts import ColumnRef, Notes
 from compute.types import BOOL, FLOAT64, INT64, Type, parse_type
 
@@ -128,15 +128,10 @@ class Measure:
 
         Not as one that selects rows: an ELSE lets rows count for a minimum that add nothing.
         """
-        branches = [node] if isinstance(node, exp.If) else node.args["ifs"]
-        default = node.args.get("false" if isinstance(node, exp.If) else "default")
-        subject = node.this if isinstance(node, exp.Case) else None
+        branches, default = branched(node)
         with self._notes.predicate_inside_aggregate(selecting=False):
-            conditions = [
-                self._scalar.predicate(exp.EQ(this=subject, expression=b.this) if subject else b.this)
-                for b in branches
-            ]
-            results = [b.args["true"] for b in branches] + ([default] if default is not None else [])
+            conditions = [self._scalar.predicate(condition) for condition, _ in branches]
+            results = [value for _, value in branches] + ([default] if default is not None else [])
             numbers = _rescaled([self.number(r) for r in results if not isinstance(r, exp.Null)])
         if not numbers:
             raise self._scalar.refuse("measure", "every branch of a CASE is NULL")

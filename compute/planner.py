@@ -28,6 +28,7 @@ from compute.expressions import RELEASED, Bound, Scalar
 from compute.facts import Notes, Prepared
 from compute.histograms import bucket, numbers, quantile_buckets
 from compute.inlining import inlined
+from compute.joining import refusing_in
 from compute.logistic import NOISY_STEPS
 from compute.plan import Dimension, Histogram, Logistic, Output, Plan, Side
 from compute.pooling import Part
@@ -135,7 +136,8 @@ class _Planner(Aggregates):
             )
         self._multiplicities()
         for number, node in enumerate(self._grouping(), 1):
-            self._dimension(node, f"GROUP BY item {number}")
+            with refusing_in(part := f"GROUP BY item {number}"):
+                self._dimension(node, part)
         self._buckets()
         self._left_join_answers()
         outputs = self._shown()
@@ -268,7 +270,11 @@ class _Planner(Aggregates):
         return [(replace(output, name=unique(output.name, taken)), bound) for output, bound in found]
 
     def _outputs(self, number: int, item: Item) -> list[tuple[Output, Bound]]:
-        node, part = item.node.unnest(), f"SELECT item {number}"
+        with refusing_in(part := f"SELECT item {number}"):
+            return self._output(item, part)
+
+    def _output(self, item: Item, part: str) -> list[tuple[Output, Bound]]:
+        node = item.node.unnest()
         condition = node.expression.this if isinstance(node, exp.Filter) else None
         node = node.this if isinstance(node, exp.Filter) else node
         if regressing(node):
@@ -278,7 +284,8 @@ class _Planner(Aggregates):
 
     def _having(self) -> str | None:
         node = self._statement.having
-        written = self._answer("HAVING", aliases=True).predicate(node).sql if node is not None else None
+        with refusing_in("HAVING"):
+            written = self._answer("HAVING", aliases=True).predicate(node).sql if node is not None else None
         if not self._own_rows or self._join_kind != "anti" or not self._dimensions:
             return written
         # The asker has a cell for each of its groups; in SQL one whose rows all match is no group.
@@ -289,11 +296,11 @@ class _Planner(Aggregates):
         self, place: int, outputs: Sequence[tuple[Output, Bound]], rows: listing.Listing | None = None
     ) -> str:
         order = self._statement.order[place]
-        part = f"ORDER BY item {place + 1}"
-        named = _named_output(order.node, outputs, part)
-        if named is None and rows is not None:
-            named = rows.ordered(place + 1, order.node)
-        bound = named or self._answer(part, aliases=True).bound(order.node)
+        with refusing_in(part := f"ORDER BY item {place + 1}"):
+            named = _named_output(order.node, outputs, part)
+            if named is None and rows is not None:
+                named = rows.ordered(place + 1, order.node)
+            bound = named or self._answer(part, aliases=True).bound(order.node)
         direction = "DESC" if order.descending else "ASC"
         return f"{bound.sql} {direction} NULLS {'FIRST' if order.nulls_first else 'LAST'}"
 

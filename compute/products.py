@@ -18,7 +18,7 @@ from sqlglot import exp
 
 from compute.dataset import Column, DatasetInfo
 from compute.errors import QueryError
-from compute.expressions import RELEASED, Bound
+from compute.expressions import RELEASED, Bound, branched
 from compute.facts import ColumnRef
 from compute.measures import LIMIT, Measure, Number, named, square, times, too_large
 from compute.plan import Figure, Partial, Total
@@ -82,12 +82,12 @@ class Partials:
             rest, shift = rest >> bits, shift + bits
         return Total(tuple(limbs), bits, number.scale)
 
-    def figure(self, function: str, totals: Sequence[Total], kind: Type) -> Bound:
-        """One aggregate of the answer, as an expression over released cells."""
+    def figure(self, function: str, totals: Sequence[Total], kind: Type, most: int | None = None) -> Bound:
+        """One aggregate of the answer, as an expression over released cells; `most` as in `Bound`."""
         name = f"f{len(self.figures)}"
         key = (function, tuple(totals))
         found = self.figures.setdefault(key, Figure(name, function, tuple(totals), str(kind)))
-        return Bound(found.name, kind, frozenset({RELEASED}), frozenset())
+        return Bound(found.name, kind, frozenset({RELEASED}), frozenset(), most=most)
 
 
 def _power(bits: int) -> str:
@@ -232,19 +232,18 @@ class Binder:
 
     def _case(self, node: exp.Expr) -> Mixed:
         """CASE WHEN a AND b THEN x [ELSE 0] END: x where a row of each side meets its own conditions."""
-        branches = [node] if isinstance(node, exp.If) else node.args["ifs"]
-        default = node.args.get("false" if isinstance(node, exp.If) else "default")
-        subject = node.this if isinstance(node, exp.Case) else None
+        ((condition, then), *more), default = branched(node)
         otherwise = None if default is None or isinstance(default, exp.Null) else default
         zero = isinstance(otherwise, exp.Literal) and not otherwise.is_string and otherwise.this == "0"
-        if len(branches) > 1 or subject is not None or (otherwise is not None and not zero):
+        if more or (otherwise is not None and not zero):
             raise QueryError(
                 "query.weighted-not-available",
-                "over columns of both parties a CASE has one WHEN, and ELSE 0 or none; write an aggregate "
-                "with FILTER (WHERE …) for each branch, and add them up",
+                "over columns of both parties a CASE has one WHEN, and ELSE 0 or none; write "
+                "coalesce(SUM(x) FILTER (WHERE …), 0) for each branch, each without the rows of those before "
+                "it, and add them up; or multiply by a CASE that reads one party's columns",
             )
-        conditions = self.measure.conditions(branches[0].this)
-        value = self._conditional(branches[0].args["true"])
+        conditions = self.measure.conditions(condition)
+        value = self._conditional(then)
         if otherwise is None:
             return reduce(lambda kept, one: kept.where(one, self.receiver), conditions, value)
         if value.conditional:
@@ -293,13 +292,17 @@ class Products:
 
     def check(self, mixed: Mixed, part: str) -> None:
         """Refuse a sum that could have more digits than its type, whatever the rows turn out to hold."""
-        if not mixed.inexact and sum(term.magnitude for term in mixed.terms) * self.pairs >= 10**38:
+        if not mixed.inexact and self.most(mixed) >= 10**38:
             raise QueryError(
                 "query.overflow",
                 f"in {part}: this sum can have more than 38 digits, as far as is declared of "
                 f"{named(mixed.columns)} and of the number of rows; ask for AVG and COUNT, which cannot "
                 "overflow, or ask the owner to declare (tighter) bounds, fewer rows, or a join key unique",
             )
+
+    def most(self, mixed: Mixed) -> int:
+        """No sum is larger, in units of its last digit."""
+        return sum(term.magnitude for term in mixed.terms) * self.pairs
 
     def check_count(self) -> None:
         """Refuse to count what there could be more of than an int64 holds."""

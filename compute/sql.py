@@ -21,10 +21,10 @@ from typing import Literal, cast
 
 import sqlglot
 from sqlglot import exp
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ParseError, SqlglotError, TokenError
 from sqlglot.tokenizer_core import Token, TokenType
 
-from compute.derived import Layer, conjuncts, unfold
+from compute.derived import DATE_PARTS, Layer, conjuncts, unfold
 from compute.errors import QueryError
 from compute.subqueries import Subquery, lifted
 
@@ -181,7 +181,7 @@ _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
     exp.WidthBucket: frozenset({"this", "min_value", "max_value", "num_buckets"}),
     exp.Array: frozenset({"expressions"}),  # the edges of width_bucket, the columns of a regression
     exp.ApproxQuantile: frozenset({"this", "quantile"}),
-    exp.Anonymous: _LIST,  # only the names in _ANONYMOUS, REGRESSION and LOGISTIC
+    exp.Anonymous: _LIST,  # only the names in DATE_PARTS, REGRESSION and LOGISTIC
     exp.Count: frozenset({"this", "big_int"}),
     exp.CountIf: _THIS,
     exp.Distinct: frozenset({"expressions"}),
@@ -208,7 +208,6 @@ _ALLOWED: dict[type[exp.Expr], frozenset[str]] = {
     exp.RegrSxx: _BINARY,
     exp.RegrSxy: _BINARY,
 }
-_ANONYMOUS = frozenset({"date_part", "datepart"})
 REGRESSION, LOGISTIC = "linear_regression", "logistic_regression"
 
 # What to say about the constructs people try first: (what it is, what to write instead).
@@ -310,14 +309,23 @@ def tree(sql: str) -> exp.Select:
         text = _quote_hyphenated(sql, sqlglot.tokenize(sql, read="duckdb"))
         _check_tokens(sqlglot.tokenize(text, read="duckdb"))
         statements = sqlglot.parse(text, read="duckdb")
-    except (SqlglotError, RecursionError, ValueError):
-        raise QueryError("query.syntax", "the text is not SQL that can be read") from None
+    except (SqlglotError, RecursionError, ValueError) as error:
+        raise QueryError("query.syntax", f"the text is not SQL that can be read{_place(error)}") from None
     if len(statements) != 1 or statements[0] is None:
         raise QueryError("query.one-statement", "a question is exactly one SELECT statement")
     if type(statements[0]) is not exp.Select:
         what, instead = _advice(statements[0])
         raise QueryError("query.not-a-select", f"{what} is not available; write {instead}")
     return statements[0]
+
+
+def _place(error: Exception) -> str:
+    """Where a text stops making sense; never what stands there, which may be a value."""
+    if isinstance(error, TokenError):
+        return "; a quotation mark or a comment has no end"
+    found = error.errors[0] if isinstance(error, ParseError) and error.errors else {}
+    line, column = found.get("line"), found.get("col")
+    return f", near line {line}, column {column}" if line and column else ""
 
 
 def _check_text(sql: str) -> None:
@@ -388,7 +396,7 @@ def check_nodes(root: exp.Expr) -> None:
         if isinstance(node, exp.Anonymous) and node.name.lower() in ("now", "today"):
             what, instead = _ADVICE["CurrentTimestamp"]
             raise QueryError("query.construct", f"{what} is not available; write {instead}")
-        if isinstance(node, exp.Anonymous) and node.name.lower() not in {*_ANONYMOUS, REGRESSION, LOGISTIC}:
+        if isinstance(node, exp.Anonymous) and node.name.lower() not in {*DATE_PARTS, REGRESSION, LOGISTIC}:
             raise QueryError("query.function", f"an unknown function is used; {_FUNCTIONS}")
         for name, value in node.args.items():
             if value and name not in allowed:

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from compute.errors import QueryError
+
 INVOICES = pa.schema(
     [
         ("company", pa.string()),
@@ -182,6 +184,40 @@ def test_one_row_has_no_sample_variance(answer, pooled):
     one = [{"days": 3, "lines": 1}]
     data = {"sz-trade.invoices": pa.Table.from_pylist(one, INVOICES)}
     same(answer(sql, data), pooled(sql, data))
+
+
+FIGURES = [
+    f"SELECT c.grade, sum(i.days) * sum(i.lines) AS a, coalesce(sum(i.amount), 0) * 3 - count(*) AS b, -count(*) + 1 AS c, abs(sum(i.days)) * 2 AS d {FROM} GROUP BY 1",
+    f"SELECT (sum(i.amount) + 0.5) * (count(*) - 2) AS a, floor(sum(i.amount)) * 10 AS b, CASE WHEN count(*) > 3 THEN sum(i.days) ELSE 7 END * 2 AS c, nullif(count(*), 0) * 2 AS d {FROM}",
+    f"SELECT year(i.day) * 100 + month(i.day) AS ym, count(*) n {FROM} GROUP BY year(i.day), month(i.day)",
+    'SELECT CAST(max(big) AS DOUBLE) - min(big) AS span, max(days) - min(days) AS small, CAST(sum(big) AS DOUBLE) * sum(big) AS s FROM "sz-trade".invoices',
+]
+
+
+@pytest.mark.parametrize("sql", FIGURES)
+def test_arithmetic_over_figures(sql, answer, pooled):
+    data = tables(300, len(sql))
+    data = data if "hk-bank" in sql else {"sz-trade.invoices": data["sz-trade.invoices"]}
+    same(answer(sql, data), pooled(sql, data))
+
+
+INVOICED = 'FROM "sz-trade".invoices'
+WIDEST = {"sz-trade.invoices": pa.Table.from_pylist([{"big": -(2**63)}, {"big": 2**63 - 1}], INVOICES)}
+
+
+@pytest.mark.parametrize(
+    "rest", ["max(big) - min(big) AS x FROM T", "-min(big) AS x FROM T", "big * 2 AS x FROM T GROUP BY big"]
+)
+def test_what_leaves_64_bits_is_an_error_and_never_null(rest, answer):
+    """Nobody declares how large MIN, MAX and the values of a group are; DuckDB fails on these too."""
+    with pytest.raises(QueryError, match="AS DOUBLE") as caught:
+        answer(f"SELECT {rest}".replace("FROM T", INVOICED), WIDEST)
+    assert caught.value.code == "query.overflow"
+
+
+def test_arithmetic_is_compared_at_full_size(answer):
+    sql = f"SELECT big, count(*) AS n {INVOICED} GROUP BY big HAVING big * 2 > 0"
+    assert answer(sql, WIDEST).column("n").to_pylist() == [1]
 
 
 def test_order_having_and_limit(answer, pooled):

@@ -219,6 +219,9 @@ def question(r: random.Random) -> str:
     )
     kept, looked_up = (Words(r, alias) for alias in r.sample(["d", "f"], 2))
     named = {"d": "sz.deals d", "f": "hk.firms f"}
+    for alias in named:
+        if r.random() < 0.15:
+            named[alias] = f"(SELECT * FROM {named[alias]} WHERE {Words(r, alias).condition()}) {alias}"
     on = " AND ".join(f"d.{key} = f.{key}" for key in r.choice([["firm"], ["firm"], ["firm", "branch"]]))
     inner = f" AND {looked_up.condition()}" if r.random() < 0.3 else ""
     both = [kept, looked_up]
@@ -239,7 +242,18 @@ def question(r: random.Random) -> str:
     ]
     if labels:
         clauses.append(f"GROUP BY {r.choice(['ALL', ', '.join(str(i + 1) for i in range(len(labels)))])}")
-    return " ".join([*clauses, *(["HAVING count(*) > 1"] if r.random() < 0.2 else [])])
+    if r.random() < 0.3:
+        one = r.choice(shown)
+        clauses.append(
+            f"HAVING {r.choice(['count(*) > 1', f'sum({r.choice(one.small)}) > 0.5 OR count(*) = 2'])}"
+        )
+    if labels and r.random() < 0.4:  # by all labels, so that there is one order
+        names = r.sample([f"x{i}" for i in range(len(labels))], len(labels))
+        ways = ["", " DESC", " NULLS FIRST", " DESC NULLS LAST"]
+        clauses.append(
+            f"ORDER BY {', '.join(name + r.choice(ways) for name in names)} LIMIT {r.randrange(9)}"
+        )
+    return " ".join(clauses)
 
 
 def answered(sql: str, asker: str, infos: dict[str, DatasetInfo], tables: dict[str, pa.Table]) -> pa.Table:
@@ -258,8 +272,10 @@ def answered(sql: str, asker: str, infos: dict[str, DatasetInfo], tables: dict[s
     return finish(plan, cells, LIMITS)
 
 
-def rows_of(found: pa.Table) -> list[tuple[Any, ...]]:
+def rows_of(found: pa.Table, sql: str) -> list[tuple[Any, ...]]:
     rows = [tuple(row.values()) for row in found.to_pylist()]
+    if "ORDER BY" in sql:
+        return rows
     return sorted(
         rows,
         key=lambda row: [
@@ -306,8 +322,8 @@ def equal(
         raise AssertionError(sql) from refusal
     if not mine.num_rows and "GROUP BY" not in sql:
         return False  # nobody matched, and a cell of nobody is held back
-    truth = rows_of(pooled(sql, tables))
+    truth = rows_of(pooled(sql, tables), sql)
     assert mine.num_rows == len(truth), sql
-    for left, right in zip(rows_of(mine), truth, strict=True):
+    for left, right in zip(rows_of(mine, sql), truth, strict=True):
         assert all(map(alike, left, right)), (sql, left, right)
     return True

@@ -227,6 +227,25 @@ def test_rows_without_a_match(sql, seed, pooled):
     same(run(sql, tables)[0], pooled(sql, plain))
 
 
+BRANCHES = "CASE WHEN f.score > 500 THEN d.days WHEN f.grade = '甲' THEN d.days * 2 ELSE 0 END"
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        "coalesce(sum(d.days) FILTER (WHERE f.score > 500), 0) + coalesce(sum(d.days * 2) FILTER (WHERE f.grade = '甲' AND (f.score > 500) IS NOT TRUE), 0)",
+        "sum(d.days * CASE WHEN f.score > 500 THEN 1 WHEN f.grade = '甲' THEN 2 ELSE 0 END)",
+    ],
+)
+def test_a_case_over_both_sides_is_refused_for_what_gives_the_same(instead, pooled):
+    sql = "SELECT d.trade, {} AS s FROM sz.deals d JOIN hk.firms f ON d.firm = f.firm GROUP BY 1"
+    tables = pair(3)
+    with pytest.raises(QueryError, match="FILTER"):
+        run(sql.format(f"sum({BRANCHES})"), tables)
+    plain = {name: casefolded(table) for name, table in tables.items()}
+    same(run(sql.format(instead), tables)[0], pooled(sql.format(f"sum({BRANCHES})"), plain))
+
+
 PLAIN = tuple(
     replace(info, columns=tuple(replace(c, key=() if c.key is not None else None) for c in info.columns))
     for info in (DEALS, FIRMS)

@@ -164,6 +164,9 @@ HOSTILE = {
     f"SELECT min(i.days) FROM {JOIN}": "query.extreme-joint",
     f"SELECT count(DISTINCT i.industry) FROM {JOIN}": "query.count-distinct",
     f"SELECT sum(i.big) FROM {JOIN}": "query.bounds-missing",
+    f"SELECT sum(big) * sum(big) FROM {T}": "query.overflow",
+    f"SELECT count(*) FROM {T} HAVING sum(big) * coalesce(sum(big), 0) > 1": "query.overflow",
+    f"SELECT count(*) FROM {T} ORDER BY count(*) * count(*) * count(*) * count(*) * count(*)": "query.overflow",
     f"SELECT avg(i.loose) FROM {JOIN}": "query.bounds-missing",
     "SELECT avg((loose - 3) * 1e37) FROM sz-trade.invoices": "query.bounds-missing",
     "SELECT sum(coalesce(-(loose * 2), 0)) FROM sz-trade.invoices": "query.bounds-missing",
@@ -204,6 +207,14 @@ ADVICE = {
     "SELECT count(i.days, c.score) FROM {join}": "one column",
     "SELECT i.paid AS x, c.active AS x, count(*) FROM {join} GROUP BY ALL ORDER BY x": "alias",
     "SELECT sum(i.days) % 7 FROM {join}": "floor(",
+    "SELECT sum(i.amount) * sum(i.amount) * sum(i.amount) * sum(i.amount) FROM {join}": "AS DOUBLE",
+    "SELECT count(*)\nFROM {join}\nWHERE (i.days": "near line 3, column",
+    "SELECT count(*) FROM {join} WHERE i.industry = 'x": "has no end",
+    "SELECT count(*) FROM {join} WHERE i.nothing = 1": "in WHERE: a column is named",
+    "SELECT sum(i.nothing) FROM {join}": "in SELECT item 1: a column is named",
+    "SELECT count(*) FROM {join} GROUP BY company": "in GROUP BY item 1: company exists in both",
+    "SELECT count(*) FROM {join} HAVING sum(i.big) > 1": "in HAVING: sz-trade.invoices declares no bounds",
+    "SELECT sum(CASE WHEN c.active THEN i.days WHEN i.paid THEN 1 END) FROM {join}": "multiply by a CASE",
 }
 
 
