@@ -27,7 +27,7 @@ class Column:
     nullable: bool = True
     scale: int | None = None  # float64 only: decimal digits kept when summed
     bounds: tuple[str, str] | None = None  # declared minimum and maximum, as decimal strings
-    grade: int = 1  # classification grade (分类分级)
+    grade: int | None = None  # classification grade (分类分级); None: nobody graded it
     key: tuple[Normaliser, ...] | None = None  # normalisers that make it a join key; None: not joinable
     unique: bool = False  # no two rows share a value (NULL aside)
     width: int | None = None  # string only: most UTF-8 bytes of a value; lists pad it to that
@@ -98,11 +98,12 @@ def _column(value: Any) -> Column:
         if not set(key) <= set(get_args(Normaliser)):
             raise ValueError("unknown normaliser")
     column = Column(**fields, bounds=bounds, key=key)
-    _text(column.name), _text(column.type), _whole(column.grade)
+    _text(column.name), _text(column.type)
     if not isinstance(column.nullable, bool) or not isinstance(column.unique, bool):
         raise TypeError("a flag is no boolean")
-    if column.scale is not None:
-        _whole(column.scale)
+    for number in (column.scale, column.grade):
+        if number is not None:
+            _whole(number)
     if column.category is not None:
         category(_text(column.category))
     if column.width is not None and (column.type != "string" or not 0 < _whole(column.width) <= MOST_WIDTH):

@@ -204,7 +204,7 @@ class Prepared:
                 witnesses=witnesses,
                 processing=processing,
                 receiving=receiving,
-                grades={column.name: column.grade for column in info.columns},
+                grades={c.name: c.grade for c in info.columns if c.grade is not None},
                 categories={c.name: c.category for c in info.columns if c.category is not None},
                 federation=self._federation(info, part),
                 unmatched=self.plan.sender.kept and info.full_name == self.plan.sender.dataset,

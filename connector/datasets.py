@@ -79,7 +79,7 @@ class ColumnSpec(_Closed):
     bounds: tuple[_Number, _Number] | None = None
     scale: Annotated[int, Strict(), Field(ge=0, le=12)] | None = None
     width: Annotated[int, Strict(), Field(ge=1, le=MOST_WIDTH)] | None = None
-    grade: Annotated[int, Strict(), Field(ge=0, le=100)] = 1
+    grade: Annotated[int, Strict(), Field(ge=0, le=100)] | None = None
     category: transfer_lists.Category | None = None
     description: Words = Words()
 
@@ -493,7 +493,7 @@ def _column_json(name: str, column: ColumnSpec) -> dict[str, Any]:
         "nullable": column.nullable,
         "scale": column.scale,
         "bounds": None if column.bounds is None else [plain(Decimal(bound)) for bound in column.bounds],
-        "grade": column.grade,
+        **({} if column.grade is None else {"grade": column.grade}),
         "key": None if column.key is None else list(column.key),
         "unique": column.unique,
         **({} if column.width is None else {"width": column.width}),
@@ -684,7 +684,7 @@ quality: []
 #   nullable: false        there are no NULLs
 #   scale: 2               float64 only: decimal digits kept when summed
 #   width: 64              text only: most UTF-8 bytes of a value; lists of rows pad every value to it
-#   grade: 2               classification grade (分类分级)
+#   grade: 2               classification grade (分类分级); without one `grade_at_most` refuses the column
 #   category: trade-value  what lists of the law (policy.md, Lists) know it by
 #   description: {{en: "...", zh: "..."}}
 # A column that you delete here is not part of the dataset.

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 
 from policy_enforcer.disclosure import Level
 from policy_enforcer.known import allowed_by
-from policy_enforcer.model import ANY, Analysis, LogDuty, Policy
+from policy_enforcer.model import ANY, Analysis, LogDuty, Policy, plain
 from policy_enforcer.moments import end_instant, first_instant
 from policy_enforcer.privacy import words_apart
 from policy_enforcer.problems import Path, Problem, dotted
 
-Finding = tuple[str, Path, str, str | None]  # code, path, sentence, suggestion
+Finding = tuple[str, Path, str, str]  # code, path, sentence, suggestion
 
 
 def unenforceable(policy: Policy) -> Iterator[Finding]:
@@ -45,7 +45,7 @@ def contradictions(policy: Policy) -> Iterator[Finding]:
         )
 
 
-Contradiction = tuple[Path, str, str | None]
+Contradiction = tuple[Path, str, str]
 
 
 def _joint_without_limit(policy: Policy) -> bool:
@@ -58,7 +58,8 @@ def _any_alone(policy: Policy) -> Iterator[Contradiction]:
     for word in ("assignee", "purpose"):
         named = getattr(policy, word)
         if "any" in named and named != ANY:
-            yield (word,), "`any` stands alone: it makes the other entries meaningless", None
+            hint = f"Write `{word}: any`, or the entries without it."
+            yield (word,), "`any` stands alone: it makes the other entries meaningless", hint
 
 
 def _empty_groups(policy: Policy) -> Iterator[Contradiction]:
@@ -74,7 +75,7 @@ def _empty_groups(policy: Policy) -> Iterator[Contradiction]:
 def _window(policy: Policy) -> Iterator[Contradiction]:
     when = policy.when
     if when and when.start and when.until and first_instant(when.start) >= end_instant(when.until):
-        yield ("when", "until"), "the time ends before it begins", None
+        yield ("when", "until"), "the time ends before it begins", f"Write a day after {when.start}."
 
 
 def _counted_identity(policy: Policy) -> Iterator[Contradiction]:
@@ -109,21 +110,22 @@ def _keys(analysis: Analysis) -> set[str]:
 def _keys_never_shown(policy: Policy) -> Iterator[Contradiction]:
     analysis = policy.analysis
     keys = _keys(analysis)
-    for column in analysis.dimensions:
-        if column in keys:
-            yield ("analysis", "dimensions", column), "identities and join columns are never output", None
-    for column in analysis.payload:
-        if column in keys:
-            yield ("analysis", "payload", column), "identities and join columns are never output", None
+    for word in ("dimensions", "payload"):
+        for column in getattr(analysis, word):
+            if column in keys:
+                hint = f"Remove {column} here: the asker of a join sees its own."
+                yield ("analysis", word, column), "identities and join columns are never output", hint
     for column in analysis.filters:
         if column == analysis.identity:
-            yield ("analysis", "filters", column), "identities are never compared with literals", None
+            hint = f"Remove {column} here, or make another column the identity."
+            yield ("analysis", "filters", column), "identities are never compared with literals", hint
     for column, measures in analysis.measures.items():
         if column in keys and not set(measures) <= {"count", "count_distinct"}:
             hint = "Only count and count_distinct are possible."
             yield ("analysis", "measures", column), "identities and join columns may only be counted", hint
         if column == "*" and measures != ("count",):
-            yield ("analysis", "measures", column), "'*' stands for rows, which can only be counted", None
+            sentence = "'*' stands for rows, which can only be counted"
+            yield ("analysis", "measures", column), sentence, 'Write "*": [count].'
 
 
 def _masks(policy: Policy) -> Iterator[Contradiction]:
@@ -137,15 +139,23 @@ def _masks(policy: Policy) -> Iterator[Contradiction]:
 def _ranges(policy: Policy) -> Iterator[Contradiction]:
     for column, (low, high) in policy.analysis.bounds.items():
         if low > high:
-            yield ("analysis", "bounds", column), "the lower bound is above the upper one", None
+            sentence = "the lower bound is above the upper one"
+            yield ("analysis", "bounds", column), sentence, f"Write [{plain(high)}, {plain(low)}]."
     for column in policy.analysis.domains:
         if column not in policy.analysis.dimensions:
-            yield ("analysis", "domains", column), "a domain belongs to a dimension", None
+            hint = f"Add {column} to `dimensions`, or remove its domain."
+            yield ("analysis", "domains", column), "a domain belongs to a dimension", hint
 
 
 def _companions(policy: Policy) -> Iterator[Contradiction]:
     federation = policy.analysis.federation
     named = set(federation.participants or ()) - {policy.owner} if federation is not None else set()
+    if named & set(ANY):
+        sentence, hint = (
+            "no participant is called `any`",
+            "Remove `participants`: any member then takes part.",
+        )
+        yield ("analysis", "federation", "participants"), sentence, hint
     if federation is None or federation.participants is None or any(":" in who for who in named):
         return
     if len(named) + 1 < federation.minimum_participants:
@@ -159,7 +169,8 @@ def _known(policy: Policy) -> Iterator[Contradiction]:
             path = ("analysis", "column_disclosure", column, who)
             alone = {"plaintext", "never"} & set(ways)
             if alone and len(ways) > 1:
-                yield path, f"`{min(alone)}` stands alone: it makes the other ways meaningless", None
+                sentence = f"`{min(alone)}` stands alone: it makes the other ways meaningless"
+                yield path, sentence, f"Write `{min(alone)}`, or the other ways."
             if who == policy.owner:
                 yield path, "the owner sees its own data anyway: this limits nothing", "Remove it."
 
@@ -221,9 +232,9 @@ def warnings(policy: Policy) -> Iterator[Finding]:
 
 def _wide_open(policy: Policy) -> Iterator[Contradiction]:
     if policy.assignee == ANY:
-        yield ("assignee",), "every participant may ask", None
+        yield ("assignee",), "every participant may ask", "Name them: ids, `role:…`, `claim:…`."
     if policy.purpose == ANY:
-        yield ("purpose",), "every purpose is accepted, and none too", None
+        yield ("purpose",), "every purpose is accepted, and none too", "Name those that you mean."
     if policy.where is None:
         yield (), "no jurisdiction is excluded", "Add `where: {processing: [...], recipients: [...]}`."
     if policy.when is None or (policy.when.until is None and policy.when.elapsed is None):
@@ -252,6 +263,21 @@ def _ungateable(policy: Policy) -> Iterator[Contradiction]:
         )
 
 
+def _enumerable(policy: Policy) -> Iterator[Contradiction]:
+    join, most = policy.analysis.join, policy.analysis.maximum_peer_keys
+    if join is not None and Level.parse(join.disclosure) >= Level.RECEIVER and most is None:
+        sentence = "whoever brings every key that there may be learns which of them this dataset has"
+        yield ("analysis", "join", "disclosure"), sentence, "Add `maximum_peer_keys: 100000`."
+
+
+def _looked_up(policy: Policy) -> Iterator[Contradiction]:
+    analysis = policy.analysis
+    for column in analysis.join.columns if analysis.join is not None else ():
+        if column in analysis.filters and column != analysis.identity:
+            sentence = "a question may be about one key alone"
+            yield ("analysis", "filters", column), sentence, f"Remove it, or add `identity: {column}`."
+
+
 def _composite(policy: Policy) -> Iterator[Contradiction]:
     join = policy.analysis.join
     if join is not None and len(join.columns) > 1 and "and" not in join.operators:
@@ -260,16 +286,18 @@ def _composite(policy: Policy) -> Iterator[Contradiction]:
 
 
 def _declared(policy: Policy) -> Iterator[Contradiction]:
-    for duty in policy.duties:
-        if not isinstance(duty, LogDuty) and duty.declared:
-            yield ("duties", duty.word), "declared only: recorded and shown, enforced by law alone", None
-    for word in ("basis", "filing"):
-        if policy.transfer is not None and getattr(policy.transfer, word):
-            yield ("transfer", word), "declared only: recorded and shown, enforced by law alone", None
     said = policy.conditions.declared if policy.conditions else None
-    for word in said.model_dump(exclude_none=True) if said is not None else ():
-        path = ("conditions", "declared", word)
-        yield path, "declared only: recorded and shown, enforced by law alone", None
+    paths: list[Path] = [
+        ("duties", d.word) for d in policy.duties if not isinstance(d, LogDuty) and d.declared
+    ]
+    paths += [("transfer", word) for word in ("basis", "filing") if getattr(policy.transfer, word, None)]
+    paths += [
+        ("conditions", "declared", word)
+        for word in ("application", "event", "state")
+        if getattr(said, word, None)
+    ]
+    for path in paths:
+        yield path, "declared only: recorded and shown, enforced by law alone", "See to it by other means."
 
 
 def _unused(policy: Policy) -> Iterator[Contradiction]:
@@ -277,17 +305,24 @@ def _unused(policy: Policy) -> Iterator[Contradiction]:
     used = {*analysis.dimensions, *analysis.filters, *analysis.measures, *analysis.payload}
     for column in policy.masking:
         if column not in used:
-            yield ("masking", column), "this masks a column that no query may use", None
+            hint = "Remove the mask, or permit a use of the column."
+            yield ("masking", column), "this masks a column that no query may use", hint
     used |= set(analysis.join.columns) if analysis.join else set()
     for column in analysis.column_disclosure:
         if column not in used:
             path = ("analysis", "column_disclosure", column)
             yield path, "this limits a column that no query may use", "The lists permit; this only limits."
+    if "aggregate" not in analysis.kinds:
+        for word in ("dimensions", "measures"):
+            if getattr(analysis, word):
+                sentence = "groups and figures are of aggregates, which `kinds` does not name"
+                yield ("analysis", word), sentence, "Add `aggregate` to kinds, or remove this."
     if "aggregate" in analysis.kinds and not analysis.measures:
         hint = 'Name measures, for example `measures: {amount: [sum], "*": [count]}`.'
         yield ("analysis",), "no measure is named, so no aggregate can be asked", hint
     if analysis.weighted and not (analysis.join and Level.parse(analysis.join.disclosure) >= Level.RECEIVER):
-        yield ("analysis", "weighted"), "weights need disclosure level receiver, so none will be used", None
+        sentence = "weights need disclosure level receiver, so none will be used"
+        yield ("analysis", "weighted"), sentence, "Write `disclosure: receiver`, or remove this."
 
 
 def _unknown_recipients(policy: Policy) -> Iterator[Contradiction]:
@@ -319,6 +354,9 @@ def _noise(policy: Policy) -> Iterator[Contradiction]:
         if column not in analysis.bounds and {"sum", "avg"} & set(measures):
             sentence = "noise grows with the bounds; none stand here, so the dataset's count"
             yield ("analysis", "measures", column), sentence, f"Add `bounds: {{{column}: [least, most]}}`."
+    if analysis.noise.dataset_budget is None:
+        sentence = "every new agreement begins with a new privacy budget"
+        yield ("analysis", "noise"), sentence, "Add `dataset_budget: {rho: 4.0}`."
     for column in analysis.dimensions:
         if column not in analysis.domains:
             sentence = "under noise nobody can group by a column whose values are not declared"
@@ -356,6 +394,8 @@ _WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
     _wide_open,
     _small_groups,
     _ungateable,
+    _enumerable,
+    _looked_up,
     _composite,
     _declared,
     _unused,

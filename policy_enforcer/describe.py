@@ -97,14 +97,15 @@ def _row(
         known.update(*bearable if permitted else ())
         return permitted
 
-    measured = tuple(m for m in get_args(Measure) if may(aggregated=frozenset({m})))
+    aggregates = "aggregate" in policy.analysis.kinds  # a list has neither groups nor figures
+    measured = tuple(m for m in get_args(Measure) if aggregates and may(aggregated=frozenset({m})))
     row = MatrixRow(
         parties=parties,
         column=column,
         grade=None if column == "*" else grade,
         category=category,
         joined=may(joined=True),
-        grouped=may(grouped=True),
+        grouped=aggregates and may(grouped=True),
         filtered=tuple(kind for kind in get_args(FilterKind) if may(filtered=frozenset({kind}))),
         measured=measured,
         listed=may(listed=True),

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from types import MappingProxyType
 
-from policy_enforcer.describe import MatrixRow, matrix
+from pydantic import BaseModel
+
+from policy_enforcer.describe import MatrixRow, declared, matrix
 from policy_enforcer.disclosure import Level
 from policy_enforcer.known import allowed_by
-from policy_enforcer.model import ANY, Federation, Policy, Transfer, Uses, plain
+from policy_enforcer.model import ANY, Federation, Policy, Uses, plain
 from policy_enforcer.moments import end_instant, first_instant
 from policy_enforcer.obligations import obligations
 
@@ -35,23 +38,16 @@ class Diff:
 def diff(old: Policy, new: Policy) -> Diff:
     """Compare two versions of a policy for one dataset."""
     result = Diff()
-    for label, (unlimited, named) in _CHOICES.items():
-        _compare_choice(result, f"{label} {unlimited} but", label, named(old), named(new))
-    columns = {*_columns(old), *_columns(new)}
-    before, after = set(_grants(old, columns)), set(_grants(new, columns))
-    result.allowed += sorted(after - before)
-    result.forbidden += sorted(before - after)
-    for label, (rank, show) in _LIMITS.items():
-        was, becomes = rank(old), rank(new)
-        if was != becomes:
-            sentence = f"{label}: {show(old)} becomes {show(new)}"
-            (result.allowed if becomes > was else result.forbidden).append(sentence)
-    for word in ("rows", "bytes"):
-        _compare_answers(result, word, old.uses, new.uses)
+    _compare_choices(result, old, new)
+    _compare_grants(result, old, new)
+    _compare_limits(result, old, new)
+    for word in ("count", "rows", "bytes"):
+        _compare_allowance(result, word, old.uses, new.uses)
     _compare_named(result, old, new)
     _compare_companions(result, old.analysis.federation, new.analysis.federation)
     _compare_known(result, old.analysis.column_disclosure, new.analysis.column_disclosure)
-    result.other += [f"{label} changes" for label, part in _OTHERS.items() if part(old) != part(new)]
+    for label, part in _OTHERS.items():
+        result.other += _differences(label, part(old), part(new))
     return result
 
 
@@ -64,8 +60,14 @@ _CHOICES: Mapping[str, tuple[str, Callable[[Policy], Collection[str] | None]]] =
         "processing in": ("any place", lambda p: p.where.processing if p.where else None),
         "recipients in": ("any place", lambda p: p.where.recipients if p.where else None),
         "a connector with": ("any key", lambda p: p.conditions.connectors if p.conditions else None),
+        "a question that is": ("any", lambda p: p.analysis.templates or None),
     }
 )
+
+
+def _compare_choices(result: Diff, old: Policy, new: Policy) -> None:
+    for label, (unlimited, named) in _CHOICES.items():
+        _compare_choice(result, f"{label} {unlimited} but", label, named(old), named(new))
 
 
 def _compare_choice(
@@ -81,10 +83,16 @@ def _compare_choice(
 
 
 def _compare_companions(result: Diff, old: Federation | None, new: Federation | None) -> None:
-    """Who may stand beside the dataset, where both versions take part in a federation."""
-    if old is not None and new is not None:
-        label = "standing beside it in a federation:"
-        _compare_choice(result, f"{label} anybody but", label, old.participants, new.participants)
+    """Who and how many may stand beside the dataset, where both versions take part in a federation."""
+    if old is None or new is None:
+        return
+    label = "standing beside it in a federation:"
+    _compare_choice(result, f"{label} anybody but", label, old.participants, new.participants)
+    was, becomes = old.minimum_participants, new.minimum_participants
+    if was != becomes:
+        sentence = f"participants behind a group of a federation: {was} becomes {becomes}"
+        (result.allowed if becomes < was else result.forbidden).append(sentence)
+    result.other += _differences("analysis.federation.scope", old.scope, new.scope)
 
 
 # -- grants: what a column, function or kind may be used for
@@ -94,6 +102,13 @@ def _columns(policy: Policy) -> Iterator[str]:
     analysis = policy.analysis
     yield from (*analysis.dimensions, *analysis.filters, *analysis.measures, *analysis.payload)
     yield from analysis.join.columns if analysis.join else ()
+
+
+def _compare_grants(result: Diff, old: Policy, new: Policy) -> None:
+    columns = {*_columns(old), *_columns(new)}
+    before, after = set(_grants(old, columns)), set(_grants(new, columns))
+    result.allowed += sorted(after - before)
+    result.forbidden += sorted(before - after)
 
 
 def _grants(policy: Policy, columns: Collection[str]) -> Iterator[str]:
@@ -121,6 +136,14 @@ def _row_grants(row: MatrixRow) -> Iterator[str]:
 # -- limits: a rank in which more is looser, and how to show the limit
 
 Limit = tuple[Callable[[Policy], float], Callable[[Policy], object]]
+
+
+def _compare_limits(result: Diff, old: Policy, new: Policy) -> None:
+    for label, (rank, show) in _LIMITS.items():
+        was, becomes = rank(old), rank(new)
+        if was != becomes:
+            sentence = f"{label}: {show(old)} becomes {show(new)}"
+            (result.allowed if becomes > was else result.forbidden).append(sentence)
 
 
 def _most(number: int | None) -> float:
@@ -205,17 +228,24 @@ _LIMITS: Mapping[str, Limit] = MappingProxyType(
 )
 
 
-# -- how much may be answered: comparable where both versions count over the same period
+# -- how much may be asked and answered: comparable where both versions count over the same period
 
 
-def _compare_answers(result: Diff, word: str, old: Uses | None, new: Uses | None) -> None:
-    was, becomes = (getattr(uses, word, None) for uses in (old, new))
-    periods = {uses.per for uses in (old, new) if uses is not None}
-    if was is not None and becomes is not None and len(periods) > 1:
-        result.other.append(f"uses.{word} changes")
-    elif was != becomes:
-        sentence = f"uses.{word}: {was or 'any number'} becomes {becomes or 'any number'}"
-        (result.allowed if _most(becomes) > _most(was) else result.forbidden).append(sentence)
+def _compare_allowance(result: Diff, word: str, old: Uses | None, new: Uses | None) -> None:
+    was, becomes = (_allowance(uses, word) for uses in (old, new))
+    if was == becomes:
+        return
+    shown = [f"{number} per {per}" if number else "any number" for number, per in (was, becomes)]
+    sentence = f"uses.{word}: {shown[0]} becomes {shown[1]}"
+    if was[0] is not None and becomes[0] is not None and was[1] != becomes[1]:
+        result.other.append(sentence)
+    else:
+        (result.allowed if _most(becomes[0]) > _most(was[0]) else result.forbidden).append(sentence)
+
+
+def _allowance(uses: Uses | None, word: str) -> tuple[int | None, str | None]:
+    number = getattr(uses, word, None)
+    return (number, uses.per if uses is not None and number is not None else None)
 
 
 # -- who learns of a column: entries meet, so a further one may limit those whom another fits as well
@@ -251,59 +281,89 @@ def _compare_ways(result: Diff, label: str, old: Collection[str] | None, new: Co
     result.forbidden += [f"{label}: {way}" for way in sorted(before - after)]
 
 
-# -- consent and lists: naming one limits, naming another may go either way
+# -- limits without an order: naming one forbids, taking it away allows, another one may go either way
 
 
 def _compare_named(result: Diff, old: Policy, new: Policy) -> None:
-    for word, limits in _NAMED.items():
-        was, becomes = (getattr(policy.transfer, word, None) for policy in (old, new))
-        sentence = f"transfer.{word}: {was or 'none'} becomes {becomes or 'none'}"
-        if was == becomes:
-            continue
+    for label, (named, forbids) in _NAMED.items():
+        was, becomes = named(old), named(new)
         if was is not None and becomes is not None:
-            result.other.append(sentence)
-        else:
-            (result.forbidden if (was is None) == limits else result.allowed).append(sentence)
+            result.other += _differences(label, was, becomes)
+        elif was != becomes:
+            sentence = f"{label}: {_written(was)} becomes {_written(becomes)}"
+            (result.forbidden if (was is None) == forbids else result.allowed).append(sentence)
 
 
-_NAMED: Mapping[str, bool] = MappingProxyType(
-    {"consent": True, "whitelist": True, "negative_list": True, "low_risk": False}
+Part = Callable[[Policy], object]
+
+
+def _transfer(word: str) -> Part:
+    return lambda policy: getattr(policy.transfer, word, None)
+
+
+def _analysis(word: str) -> Part:
+    return lambda policy: getattr(policy.analysis, word)
+
+
+_NAMED: Mapping[str, tuple[Part, bool]] = MappingProxyType(
+    {
+        "when.elapsed": (lambda p: p.when.elapsed if p.when else None, True),
+        "transfer.consent": (_transfer("consent"), True),
+        "transfer.whitelist": (_transfer("whitelist"), True),
+        "transfer.negative_list": (_transfer("negative_list"), True),
+        "transfer.low_risk": (_transfer("low_risk"), False),
+        "analysis.identity": (_analysis("identity"), True),
+        "analysis.dominance": (_analysis("dominance"), True),
+        "analysis.suppressions": (_analysis("suppressions"), True),
+        "analysis.differencing": (_analysis("differencing"), True),
+        "analysis.max_rows_per_identity": (_analysis("max_rows_per_identity"), True),
+        "analysis.max_cells_per_identity": (_analysis("max_cells_per_identity"), True),
+    }
 )
-"""Words of `transfer` that name something, and whether naming it where nothing was named forbids."""
+"""Words, and whether naming one where none was named forbids."""
 
 
 # -- the rest: any change is worth a look
 
-
-def _allowance(policy: Policy) -> tuple[int | None, str | None]:
-    uses = policy.uses
-    return (uses.count, uses.per) if uses and uses.count is not None else (None, None)
-
-
-_OTHERS: Mapping[str, Callable[[Policy], object]] = MappingProxyType(
+_OTHERS: Mapping[str, Part] = MappingProxyType(
     {
         "dataset": lambda p: p.dataset,
-        "when.elapsed": lambda p: p.when and p.when.elapsed,
-        "uses.count": _allowance,
-        "conditions (declared)": lambda p: p.conditions and p.conditions.declared,
-        "transfer (declared)": lambda p: (p.transfer or Transfer()).model_copy(
-            update=dict.fromkeys(("grade_at_most", *_NAMED))
-        ),
-        "analysis.identity": lambda p: p.analysis.identity,
-        "analysis.bounds": lambda p: {c: (plain(a), plain(b)) for c, (a, b) in p.analysis.bounds.items()},
-        "analysis.domains": lambda p: p.analysis.domains,
-        "analysis.dominance": lambda p: p.analysis.dominance,
-        "analysis.suppressions": lambda p: p.analysis.suppressions,
-        "analysis.noise": lambda p: p.analysis.noise,
-        "analysis.federation": lambda p: (
-            p.analysis.federation
-            and p.analysis.federation.model_copy(update={"participants": None, "honest_participants": None})
-        ),
-        "analysis.differencing": lambda p: p.analysis.differencing,
-        "analysis.templates": lambda p: p.analysis.templates,
-        "analysis.max_rows_per_identity": lambda p: p.analysis.max_rows_per_identity,
-        "analysis.max_cells_per_identity": lambda p: p.analysis.max_cells_per_identity,
+        "analysis.bounds": _analysis("bounds"),
+        "analysis.domains": _analysis("domains"),
+        "analysis.noise": _analysis("noise"),
         "masking": lambda p: p.masking,
-        "duties (declared)": lambda p: tuple(d for d in p.duties if d.word != "log"),
+        "declared": declared,
     }
 )
+
+
+def _differences(place: str, old: object, new: object) -> Iterator[str]:
+    """A sentence for each word below that is another one."""
+    if _has_words(old) or _has_words(new):
+        before, after = _words_of(old), _words_of(new)
+        for word in dict.fromkeys((*before, *after)):
+            yield from _differences(f"{place}.{word}", before.get(word), after.get(word))
+    elif old != new:
+        yield f"{place}: {_written(old)} becomes {_written(new)}"
+
+
+def _has_words(value: object) -> bool:
+    return isinstance(value, BaseModel | Mapping)
+
+
+def _words_of(value: object) -> dict[str, object]:
+    return dict(value) if isinstance(value, BaseModel | Mapping) else {}
+
+
+def _written(value: object) -> str:
+    """As YAML writes it on one line."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, BaseModel | Mapping):
+        words = ((word, item) for word, item in dict(value).items() if item is not None)
+        return "{" + ", ".join(f"{word}: {_written(item)}" for word, item in words) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_written, value)) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return plain(value) if isinstance(value, Decimal) else str(value)

@@ -29,17 +29,18 @@ def lint(
     text: str,
     columns: Collection[str] | None = None,
     categories: Mapping[str, str | None] | None = None,
+    grades: Mapping[str, int | None] | None = None,
 ) -> tuple[Problem, ...]:
     """Errors and warnings, in the order of the text.
 
-    columns: the dataset's, to find misspelt ones; categories: theirs, which lists of the law go by.
+    columns: the dataset's, to find misspelt ones; categories: theirs, which lists of the law go by; grades.
     """
     tree = parse(text)
     policy, problems = _read(tree)
     if policy is not None:
         problems += [_placed(finding, tree, warning=True) for finding in check.warnings(policy)]
         problems += [_placed(finding, tree) for finding in _missing_columns(policy, columns)]
-        unsorted = _uncategorised(policy, categories or {})
+        unsorted = (*_uncategorised(policy, categories or {}), *_ungraded(policy, grades or {}))
         problems += [_placed(finding, tree, warning=True) for finding in unsorted]
     return tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
 
@@ -64,7 +65,8 @@ def _missing_columns(policy: Policy, columns: Collection[str] | None) -> Iterato
         return
     for path, column in _named_columns(policy):
         if column not in columns and column != "*":
-            yield "policy.unknown-column", path, "the dataset has no such column", closest(column, columns)
+            hint = closest(column, columns) or "Describe its columns."
+            yield "policy.unknown-column", path, "the dataset has no such column", hint
 
 
 def _uncategorised(policy: Policy, categories: Mapping[str, str | None]) -> Iterator[check.Finding]:
@@ -72,6 +74,15 @@ def _uncategorised(policy: Policy, categories: Mapping[str, str | None]) -> Iter
         if column in categories and categories[column] is None:
             sentence = "the column has no category, so no list lets it leave"
             yield "policy.advice", path, sentence, "Add `category` to it in the dataset's description."
+
+
+def _ungraded(policy: Policy, grades: Mapping[str, int | None]) -> Iterator[check.Finding]:
+    if policy.transfer is None or policy.transfer.grade_at_most is None:
+        return
+    for path, column in _named_columns(policy):
+        if column in grades and grades[column] is None:
+            sentence = "the column has no grade, so `grade_at_most` refuses it"
+            yield "policy.advice", path, sentence, "Add `grade` to it in the dataset's description."
 
 
 def _named_columns(policy: Policy) -> Iterator[tuple[Path, str]]:

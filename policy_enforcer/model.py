@@ -116,6 +116,18 @@ def plain(number: Decimal) -> str:
     return "0" if text == "-0" else text
 
 
+OF_THEIR_OWN = frozenset({"CN-HK", "CN-MO", "CN-TW"})
+"""Places that ISO 3166 lists under a country and with a code of their own, which alone counts here."""
+
+
+def _jurisdiction(code: str) -> str:
+    if code in OF_THEIR_OWN:
+        raise ValueError(
+            f"write {code.partition('-')[2]}: it goes by its own code, and is no part of CN here"
+        )
+    return code
+
+
 Whole = Annotated[int, Strict(), Field(ge=1, le=2**63 - 1)]
 Number = Annotated[
     Decimal,
@@ -128,7 +140,9 @@ Assignee = Annotated[str, StringConstraints(pattern=r"^((role|claim):)?[A-Za-z0-
 DatasetName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")
 ]
-Jurisdiction = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
+Jurisdiction = Annotated[
+    str, StringConstraints(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$"), AfterValidator(_jurisdiction)
+]
 ColumnName = Annotated[
     str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]{0,126}[^\x00-\x20\x7f])?$")
 ]

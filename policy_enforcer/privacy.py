@@ -15,7 +15,7 @@ BILLION = 10**9
 MOST_LOSS = 2**53
 """Billionths of rho that any figure of a policy may name: far beyond what protects anybody."""
 
-Contradiction = tuple[Path, str, str | None]
+Contradiction = tuple[Path, str, str]
 
 
 def billionths(number: Decimal) -> int:
@@ -37,7 +37,7 @@ def words_apart(policy: Policy) -> Iterator[Contradiction]:
     if analysis.suppressions is not None and not any(
         (analysis.suppressions.complementary, analysis.suppressions.count == "hidden")
     ):
-        yield ("analysis", "suppressions"), "this limits nothing", None
+        yield ("analysis", "suppressions"), "this limits nothing", "Add `complementary: true`, or remove it."
     if analysis.differencing is not None:
         yield from _comparable(analysis)
     if analysis.federation is not None and analysis.federation.honest_participants is not None:
@@ -62,7 +62,7 @@ def _comparable(analysis: Analysis) -> Iterator[Contradiction]:
         yield (
             (*path, "minimum_difference"),
             "any difference is at least one identity: this limits nothing",
-            None,
+            "Write 2 or more.",
         )
     if "list" in analysis.kinds:
         yield ("analysis", "kinds"), "a list shows single rows: there is nothing to compute", "Remove `list`."
@@ -145,7 +145,8 @@ def _losses(analysis: Analysis) -> Iterator[Contradiction]:
         loss = number * BILLION
         if loss != int(loss) or not 0 < loss <= MOST_LOSS:
             sentence = "privacy loss is a positive number with at most nine digits after the point"
-            yield ("analysis", "noise", word), sentence, None
+            yield ("analysis", "noise", word), sentence, "Write 0.05, say."
     for word, number in budgets:
         if number < noise.rho_per_query:
-            yield ("analysis", "noise", word), "the budget does not suffice for a single query", None
+            hint = f"Write {plain(noise.rho_per_query)} or more."
+            yield ("analysis", "noise", word), "the budget does not suffice for a single query", hint

@@ -7,14 +7,24 @@ the protocols' vocabulary. Figures and names are the policy's own; nothing here 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
 
 from policy_enforcer.decide import least_level
-from policy_enforcer.describe import declared, matrix
+from policy_enforcer.describe import MatrixRow, matrix
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
 from policy_enforcer.explain import Language, sentence
-from policy_enforcer.model import ANY, Analysis, Policy, plain
+from policy_enforcer.model import (
+    ANY,
+    Analysis,
+    DeleteDuty,
+    NotifyDuty,
+    PassOnDuty,
+    PaymentDuty,
+    Policy,
+    Uses,
+    plain,
+)
 from policy_enforcer.obligations import obligations
+from policy_enforcer.wording import SENTENCES, listing, mask, span, spoken
 
 Paragraph = tuple[str, list[str]]
 """A heading and its sentences."""
@@ -25,75 +35,104 @@ Say = Callable[..., str]
 def described(
     policy: Policy, grades: Mapping[str, int | None], lang: Language = "en"
 ) -> tuple[Paragraph, ...]:
-    """The policy in paragraphs. `grades`: by column of the dataset; one that is not known refuses nothing."""
+    """The policy in paragraphs. `grades`: by column of the dataset; None where it has none."""
 
     def say(key: str, *values: object) -> str:
-        return _SAYS[key][lang == "zh"].format(*values)
+        return SENTENCES[key][lang == "zh"].format(*values)
 
     found = (
-        ("who", [*_who(policy, say)]),
-        ("columns", [*_columns(policy, grades, say)]),
-        ("kept back", [*_kept_back(policy, say)]),
+        ("who", [*_who(policy, lang, say)]),
+        ("columns", [*_columns(policy, grades, lang, say)]),
+        ("kept back", [*_kept_back(policy, lang, say)]),
         ("learns", [*_learns(policy, lang), *_unmatched(policy, say)]),
         ("federation", [*_federation(policy.analysis, lang, say)]),
         ("beware", [*_beware(policy, say)]),
-        ("people", [say("declared", place, text) for place, text in declared(policy).items()]),
+        ("people", [*_people(policy, lang, say)]),
     )
     return tuple((say(heading), sentences) for heading, sentences in found if sentences)
 
 
-def _who(policy: Policy, say: Say) -> Iterator[str]:
-    where, when, uses, conditions = policy.where, policy.when, policy.uses, policy.conditions
+def _who(policy: Policy, lang: Language, say: Say) -> Iterator[str]:
+    where, conditions = policy.where, policy.conditions
     anybody, anything = policy.assignee == ANY, policy.purpose == ANY
     yield say("anybody") if anybody else say("assignee", ", ".join(policy.assignee))
     yield say("anything") if anything else say("purpose", ", ".join(policy.purpose))
     for word in ("processing", "recipients"):
         places = getattr(where, word, None)
         yield say(word, ", ".join(places)) if places else say(f"any {word}")
-    for word in ("start", "until", "elapsed"):
-        if when is not None and getattr(when, word):
-            yield say(word, getattr(when, word))
-    for word in ("count", "rows", "bytes"):
-        if uses is not None and getattr(uses, word):
-            yield say(word, getattr(uses, word), uses.per)
-    if uses is not None and uses.max_concurrent:
-        yield say("max_concurrent", uses.max_concurrent)
+    yield from _when(policy, lang, say)
+    yield from _how_often(policy.uses or Uses(), lang, say)
     if conditions is not None and conditions.security_level:
         yield say("security_level", conditions.security_level)
     if conditions is not None and conditions.connectors:
         yield say("connectors", ", ".join(f"{named[:-56]}…" for named in conditions.connectors))
 
 
-def _columns(policy: Policy, grades: Mapping[str, int | None], say: Say) -> Iterator[str]:
-    transfer = policy.transfer
-    most = None if transfer is None else transfer.grade_at_most
+def _when(policy: Policy, lang: Language, say: Say) -> Iterator[str]:
+    when = policy.when
+    for word in ("start", "until"):
+        moment = getattr(when, word, None)
+        if moment is not None:
+            yield say(word, moment) if "T" in moment else say(f"{word} day", moment)
+    if when is not None and when.elapsed is not None:
+        yield say("elapsed", span(when.elapsed, lang))
+
+
+def _how_often(uses: Uses, lang: Language, say: Say) -> Iterator[str]:
+    if uses.count is None:
+        yield say("any count")
+    for word in ("count", "rows", "bytes"):
+        if getattr(uses, word) is not None:
+            yield say(word, getattr(uses, word), spoken(uses.per, lang))
+    if uses.max_concurrent is not None:
+        yield say("max_concurrent", uses.max_concurrent)
+
+
+def _columns(policy: Policy, grades: Mapping[str, int | None], lang: Language, say: Say) -> Iterator[str]:
+    most = None if policy.transfer is None else policy.transfer.grade_at_most
     # what lists of the law take away depends on the dataset's categories: the paragraph after this names them
     for row in matrix(policy.model_copy(update={"transfer": None}), grades):
-        if most is not None and (row.grade or 0) > most:
+        if most is not None and row.column != "*" and row.grade is None:
+            yield say("no grade", row.column)
+        elif most is not None and (row.grade or 0) > most:
             yield say("too high", row.column, row.grade)
-            continue
-        column = say("rows of the data") if row.column == "*" else row.column
-        uses = [say(word) for word in ("joined", "grouped", "listed", "weighted") if getattr(row, word)]
-        uses += [say("filtered", ", ".join(row.filtered))] if row.filtered else []
-        uses += [say("measured", ", ".join(row.measured))] if row.measured else []
-        uses += [say("mask", row.mask)] if uses and row.mask else []
-        yield say("column", column, ", ".join(row.parties), "; ".join(uses) or say("unused"))
+        else:
+            column = say("rows of the data") if row.column == "*" else row.column
+            parties = ", ".join(say("anyone") if (who,) == ANY else who for who in row.parties)
+            yield say("column", column, parties, "; ".join(_uses(row, lang, say)) or say("unused"))
 
 
-def _kept_back(policy: Policy, say: Say) -> Iterator[str]:
-    yield from _gates(policy.analysis, say)
-    yield from _entering(policy.analysis, say)
+def _uses(row: MatrixRow, lang: Language, say: Say) -> Iterator[str]:
+    yield from (say(word) for word in ("joined", "grouped", "listed", "weighted") if getattr(row, word))
+    if row.filtered:
+        yield say("filtered", listing(row.filtered, lang))
+    if row.measured:
+        yield say("measured", listing(row.measured, lang))
+    if row.usable and row.mask is not None:
+        yield say("mask", mask(row.mask, lang))
+
+
+def _kept_back(policy: Policy, lang: Language, say: Say) -> Iterator[str]:
+    yield from _minimum(policy.analysis, say)
+    yield from _gates(policy.analysis, lang, say)
+    yield from _entering(policy.analysis, lang, say)
     yield from _bounds(policy, say)
     witnesses = obligations(policy).witnesses
     yield say("witnesses", witnesses) if witnesses else say("no witness")
 
 
-def _gates(analysis: Analysis, say: Say) -> Iterator[str]:
+def _minimum(analysis: Analysis, say: Say) -> Iterator[str]:
+    least, federation = analysis.minimum_identities, analysis.federation
+    if least is None or least < 2:
+        return
+    for kind in analysis.kinds:
+        yield say(f"minimum of {kind}", least, analysis.identity)
+    if federation is not None:
+        yield say(f"minimum of {federation.scope}", federation.name, analysis.identity)
+
+
+def _gates(analysis: Analysis, lang: Language, say: Say) -> Iterator[str]:
     federation = analysis.federation
-    if analysis.minimum_identities:
-        yield say("minimum_identities", analysis.minimum_identities, analysis.identity)
-        if federation is not None:
-            yield say(f"minimum of {federation.scope}", federation.name, analysis.identity)
     if federation is not None:
         yield say("minimum_participants", federation.name, federation.minimum_participants)
     if analysis.dominance:
@@ -105,19 +144,19 @@ def _gates(analysis: Analysis, say: Say) -> Iterator[str]:
     if analysis.differencing:
         yield say("differencing", analysis.differencing.minimum_difference)
         if analysis.differencing.window:
-            yield say("window", analysis.differencing.window)
-    yield from _noise(analysis, say)
+            yield say("window", span(analysis.differencing.window, lang))
+    yield from _noise(analysis, lang, say)
 
 
-def _noise(analysis: Analysis, say: Say) -> Iterator[str]:
+def _noise(analysis: Analysis, lang: Language, say: Say) -> Iterator[str]:
     if analysis.noise:
         yield say("noise", analysis.identity, plain(analysis.noise.rho_per_query))
-        yield say("budget", plain(analysis.noise.budget.rho), analysis.noise.budget.per)
+        yield say("budget", plain(analysis.noise.budget.rho), spoken(analysis.noise.budget.per, lang))
         if analysis.noise.dataset_budget:
             yield say("dataset_budget", plain(analysis.noise.dataset_budget.rho))
 
 
-def _entering(analysis: Analysis, say: Say) -> Iterator[str]:
+def _entering(analysis: Analysis, lang: Language, say: Say) -> Iterator[str]:
     """What enters a computation at all."""
     for word in ("max_rows_per_identity", "max_cells_per_identity"):
         if getattr(analysis, word):
@@ -133,7 +172,7 @@ def _entering(analysis: Analysis, say: Say) -> Iterator[str]:
     if analysis.maximum_peer_keys:
         yield say("maximum_peer_keys", analysis.maximum_peer_keys)
     if analysis.join and analysis.join.operators:
-        yield say("operators", ", ".join(analysis.join.operators))
+        yield say("operators", listing(analysis.join.operators, lang))
 
 
 def _bounds(policy: Policy, say: Say) -> Iterator[str]:
@@ -187,8 +226,11 @@ def _federation(analysis: Analysis, lang: Language, say: Say) -> Iterator[str]:
 
 def _beware(policy: Policy, say: Say) -> Iterator[str]:
     analysis: Analysis = policy.analysis
-    if analysis.minimum_identities is None and analysis.noise is None:
+    if (analysis.minimum_identities or 1) < 2 and analysis.noise is None:
         yield say("no minimum")
+    join = analysis.join
+    if join and Level.parse(join.disclosure) >= Level.RECEIVER and analysis.maximum_peer_keys is None:
+        yield say("any keys")
     if analysis.conditional and analysis.noise is None:
         yield say("conditional")
     if analysis.federation is not None and analysis.federation.honest_participants is not None:
@@ -200,147 +242,31 @@ def _beware(policy: Policy, say: Say) -> Iterator[str]:
     measured = {measure for measures in analysis.measures.values() for measure in measures}
     if {"min", "max"} & measured and analysis.noise is None:
         yield say("extremes")
+    if analysis.noise is not None and analysis.noise.dataset_budget is None:
+        yield say("new budgets")
     if policy.when is None or (policy.when.until is None and policy.when.elapsed is None):
         yield say("for ever")
 
 
+def _people(policy: Policy, lang: Language, say: Say) -> Iterator[str]:
+    """What is declared: recorded and shown, kept by people."""
+    stated = policy.conditions.declared if policy.conditions is not None else None
+    for group, words in ((policy.transfer, ("basis", "filing")), (stated, ("application", "event", "state"))):
+        for word in words:
+            text = getattr(group, word, None)
+            if text is not None:
+                yield say(word, text)
+    for duty in policy.duties:
+        match duty:
+            case NotifyDuty():
+                yield say("notify")
+            case DeleteDuty():
+                yield say("delete", span(duty.after, lang))
+            case PassOnDuty():
+                yield say("pass_on")
+            case PaymentDuty():
+                yield say("payment", duty.payment)
+
+
 _ASKER = ("the asker", "提问方")
 _OTHERS = ("every other participant", "其他每个参与方")
-
-_SAYS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "who": ("Who may ask, and when", "谁可以提问,何时"),
-        "columns": ("What each column may be used for", "各列可作何用"),
-        "kept back": ("What is kept back", "保留什么"),
-        "learns": ("What the asker's connector may learn in a join", "连接查询中提问方的连接器可能获知什么"),
-        "beware": ("What this opens", "由此开放的风险"),
-        "people": ("Not enforced by software: people keep it", "软件不予强制,由人遵守"),
-        "anybody": ("every participant may ask and receive", "任何参与方均可提问并接收结果"),
-        "assignee": ("these may ask and receive: {}", "可提问并接收结果的:{}"),
-        "anything": ("for every purpose, and for none", "任何用途,亦可不声明"),
-        "purpose": ("for these purposes, as the asker declares: {}", "限提问方声明的用途:{}"),
-        "processing": ("computed in: {}", "处理地限于:{}"),
-        "any processing": ("computed anywhere", "处理地不限"),
-        "recipients": ("results go to: {}", "结果仅送往:{}"),
-        "any recipients": ("results go anywhere", "结果送往何处不限"),
-        "start": ("not before {}", "不早于 {}"),
-        "until": ("not after {}", "不晚于 {}"),
-        "elapsed": ("{} after the agreement at most", "签约后至多 {}"),
-        "count": ("at most {} queries per {}", "至多 {} 次查询(周期:{})"),
-        "rows": ("at most {} rows of answers per {}", "至多返回 {} 行(周期:{})"),
-        "bytes": ("at most {} bytes of answers per {}", "至多返回 {} 字节(周期:{})"),
-        "max_concurrent": ("at most {} at once", "同时至多 {} 个"),
-        "security_level": (
-            "only who is certified at security level {} or higher",
-            "仅限安全等级认证不低于 {} 级的参与方",
-        ),
-        "connectors": ("only from these connectors: {}", "仅限这些连接器:{}"),
-        "rows of the data": ("rows", "行"),
-        "column": ("{0}, by {1}: {2}", "{0}({1}):{2}"),
-        "joined": ("join key, never shown", "连接键,从不输出"),
-        "grouped": ("groups, its values are shown as labels", "可分组,其取值作为标签显示"),
-        "listed": ("listed for matching rows", "可列出匹配行的值"),
-        "weighted": ("multiplied by the asker's values", "可与提问方的数值相乘"),
-        "filtered": ("compared ({})", "可比较({})"),
-        "measured": ("figures ({})", "可统计({})"),
-        "mask": ("always masked ({})", "始终掩码({})"),
-        "too high": ("{}: nothing, its grade is {}", "{}:不可使用,其分级为 {}"),
-        "unused": ("nothing", "不可使用"),
-        "minimum_identities": (
-            "groups with fewer than {} distinct {} are not shown",
-            "不同 {1} 少于 {0} 个的分组不予显示",
-        ),
-        "minimum of total": (
-            "in the federation {} that minimum holds for the {} of all together, not for this dataset's own",
-            "在联合 {} 中,该门槛按各参与方合计的 {} 判断,不按本方单独判断",
-        ),
-        "minimum of local": (
-            "in the federation {} no group of this dataset with fewer {} goes into a total",
-            "在联合 {} 中,本方 {} 不足该门槛的分组不计入合计",
-        ),
-        "minimum_participants": (
-            "in the federation {} groups to which fewer than {} participants contribute are not shown",
-            "在联合 {} 中,参与方少于 {} 个的分组不予显示",
-        ),
-        "count hidden": ("nobody is told how many groups were held back", "不公布隐去的分组数"),
-        "max_rows_per_identity": (
-            "at most {} rows of one {} enter a query",
-            "每次查询单个 {1} 至多计入 {0} 行",
-        ),
-        "max_cells_per_identity": ("one {1} counts in at most {0} groups", "单个 {1} 至多计入 {0} 个分组"),
-        "bounds": ("before it is summed, {} is clamped to {} … {}", "{} 求和前截断至 {} … {}"),
-        "domains": ("groups have only the labels that are declared of: {}", "分组标签限于已声明的取值:{}"),
-        "scalar_functions": ("of scalar functions only these: {}", "仅限这些标量函数:{}"),
-        "window": ("earlier answers are compared for {}", "与之前 {} 内的结果比较"),
-        "selecting": ("an aggregate may count some rows of a group (FILTER)", "聚合可带条件(FILTER)"),
-        "maximum_peer_keys": (
-            "joined with at most {} keys of the asker, padding included",
-            "连接时提问方的键(含填充)至多 {} 个",
-        ),
-        "operators": ("join conditions may be combined with: {}", "连接条件可用以下方式组合:{}"),
-        "dataset_budget": (
-            "privacy loss of the dataset at most rho {} over all agreements, for ever",
-            "数据集在所有协议下的隐私损失终身至多 rho {}",
-        ),
-        "federation": ("Summed with other participants' data", "与其他参与方的数据求和"),
-        "beside": ("in the federation {}, beside these alone: {}", "在联合 {} 中,仅与以下参与方同轮:{}"),
-        "beside anybody": ("in the federation {}, beside any member", "在联合 {} 中,与任何成员同轮"),
-        "dominance": (
-            "groups in which one {} holds more than {} of a figure are not shown",
-            "单个 {} 占某项数值超过 {} 的分组不予显示",
-        ),
-        "complementary": (
-            "further groups are held back where a total would give a hidden one",
-            "可由合计推出被隐去分组时,另隐去一组",
-        ),
-        "differencing": (
-            "answers that differ from earlier ones by fewer than {} identities are refused",
-            "与先前结果相差少于 {} 个主体的查询被拒绝",
-        ),
-        "noise": (
-            "figures carry noise that hides any one {}: rho {} per query",
-            "数值加噪以隐藏任一 {}:每次查询 rho {}",
-        ),
-        "budget": ("privacy loss at most rho {} per {}", "隐私损失至多 rho {}(周期:{})"),
-        "templates": ("only reviewed queries: {}", "仅限已审查的查询模板:{}"),
-        "required": ("every query joins the asker's own data", "每次查询须连接提问方自己的数据"),
-        "grade_at_most": ("no column above grade {}", "不得使用高于 {} 级的列"),
-        "whitelist": ("only columns of categories on the list {}", "仅限清单 {} 所列类别的列"),
-        "negative_list": ("no column of a category on the list {}", "不得使用负面清单 {} 所列类别的列"),
-        "low_risk": (
-            "columns of categories on {} leave though no list has them",
-            "{} 所列低风险类别的列可免白名单",
-        ),
-        "consent": ("only rows of those in the consent set {}", "仅限同意名单 {} 中主体的行"),
-        "witnesses": (
-            "nothing leaves before as many witnesses have recorded the intent: {}",
-            "{} 个见证方记录意图之前,不输出任何数据",
-        ),
-        "no witness": ("no witness is demanded", "不要求见证"),
-        "alone": (
-            "it may not be joined: queries are over this dataset alone, or over a federation that it names",
-            "不可连接:仅可对本数据集提问,或在其所列的联合中提问",
-        ),
-        "unmatched": ("these never learn which keys match: {}", "以下接收方不得获知哪些键匹配:{}"),
-        "no minimum": ("a group, or a list, of one is shown", "仅含一个主体的分组或列表也会显示"),
-        "conditional": (
-            "one query may show a sum and the same under a condition: their difference may be one identity",
-            "同一查询可得某合计与其带条件的合计,二者之差可能只涉及一个主体",
-        ),
-        "shares": (
-            "over a federation noise is whole while {} participants, the owner one, work with nobody else",
-            "联合查询的噪声按份额分担:至少 {} 个参与方(含所有者)各自不与他方合谋时噪声才完整",
-        ),
-        "weights": (
-            "the asker's values weight these: one large weight among small ones shows nearly one row",
-            "提问方的数值可作权重:众小权重中的一个大权重几乎等于显示一行",
-        ),
-        "product": (
-            "products inside sums: where a column is a flag or a code, a product selects rows by it",
-            "求和内可用乘积:若某列为标志或代码,乘积即按其选行",
-        ),
-        "extremes": ("min and max show one row's value", "min 与 max 显示某一行的值"),
-        "for ever": ("the permission never ends", "许可无期限"),
-        "declared": ("{}: {}", "{}:{}"),
-    }
-)

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from unicodedata import normalize
 
 from policy_enforcer.facts import Reason, Request, TransferList
-from policy_enforcer.model import Policy
+from policy_enforcer.model import OF_THEIR_OWN, Policy
 from policy_enforcer.moments import end_instant, first_instant
 from policy_enforcer.references import LIST_WORDS, name_of
 
@@ -54,8 +55,8 @@ def category(text: str) -> str:
 
 
 def within(place: str, allowed: Collection[str]) -> bool:
-    """A country covers its subdivisions, never the other way round."""
-    return place in allowed or place.partition("-")[0] in allowed
+    """A country covers its subdivisions, never the other way round; what has a code of its own is none."""
+    return place in allowed or (place not in OF_THEIR_OWN and place.partition("-")[0] in allowed)
 
 
 def named_lists(policy: Policy) -> dict[str, str]:
@@ -91,7 +92,7 @@ def column_reasons(policy: Policy, column: str, category: str | None, lists: Fou
         yield Reason(
             "category.unknown", place, sentence, column, "columns to which the owner gave a category"
         )
-    elif category in scope.negative:
+    elif _alike(category) in scope.negative:
         sentence = f"{column} is of a category on the negative list: {category}"
         allowed = "columns of other categories, or another offer of the owner's"
         yield Reason("category.on-negative-list", "transfer.negative_list", sentence, column, allowed)
@@ -105,7 +106,7 @@ def column_reasons(policy: Policy, column: str, category: str | None, lists: Fou
 class _Scope:
     """What the lists of a policy say together."""
 
-    negative: frozenset[str]
+    negative: frozenset[str]  # as `_alike` writes them
     allowed: frozenset[str] | None  # None: there is no white list
 
     @classmethod
@@ -114,9 +115,14 @@ class _Scope:
         nothing: frozenset[str] = frozenset()
         white = found.get("whitelist")
         return cls(
-            negative=found.get("negative_list", nothing),
+            negative=frozenset(map(_alike, found.get("negative_list", nothing))),
             allowed=None if white is None else white | found.get("low_risk", nothing),
         )
+
+
+def _alike(category: str) -> str:
+    """Without case and width of letters: a slip in one of them takes nothing off a negative list."""
+    return normalize("NFKC", category).casefold()
 
 
 def _categories(found: TransferList | str | None) -> frozenset[str]:

@@ -37,7 +37,7 @@ class Tree:
     marks: dict[Path, tuple[int, int]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, code: str, path: Path, mark: Any, sentence: str, suggestion: str | None = None) -> None:
+    def add(self, code: str, path: Path, mark: Any, sentence: str, suggestion: str) -> None:
         """Note one problem."""
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         self.problems.append(Problem(code, sentence, dotted(path), line, column, suggestion))
@@ -66,8 +66,12 @@ def parse(text: str) -> Tree:
     """Read one mapping. Never raises: what is wrong is in `problems`, and then `data` is not to be used."""
     tree = Tree()
     if len(text) > MAXIMUM_CHARACTERS:
-        tree.problems.append(
-            Problem("yaml.too-large", f"a policy has at most {MAXIMUM_CHARACTERS} characters")
+        tree.add(
+            "yaml.too-large",
+            (),
+            None,
+            f"a policy has at most {MAXIMUM_CHARACTERS} characters",
+            "Write two policies, for two offers.",
         )
         return tree
     try:
@@ -76,18 +80,20 @@ def parse(text: str) -> Tree:
             return tree
         node = _Composer(events).get_single_node()
     except yaml.MarkedYAMLError as error:
-        tree.add("yaml.syntax", (), error.problem_mark, f"this is not YAML: {error.problem}")
+        tree.add("yaml.syntax", (), error.problem_mark, f"this is not YAML: {error.problem}", _SHAPE)
     except (yaml.YAMLError, ValueError, OverflowError):
         # PyYAML lets ValueError out of odd escapes and directives
-        tree.problems.append(Problem("yaml.syntax", "this is not YAML text", line=1, column=1))
+        tree.add("yaml.syntax", (), None, "this is not YAML text", _SHAPE)
     else:
         if isinstance(node, yaml.MappingNode):
             tree.data = _value(node, (), tree)
         else:
-            tree.problems.append(
-                Problem("yaml.not-a-policy", "a policy is a list of `word: value` lines", line=1)
-            )
+            sentence = "these are no lines of `word: value`"
+            tree.add("yaml.not-a-policy", (), None, sentence, "Begin with a word, a colon and a space.")
     return tree
+
+
+_SHAPE = "Look for a bracket or quote that is not closed, and for lines that do not begin below each other."
 
 
 def _plain_events(text: str, tree: Tree) -> list[yaml.Event]:
@@ -101,7 +107,7 @@ def _plain_events(text: str, tree: Tree) -> list[yaml.Event]:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         refusal = _refused_event(event, depth, documents)
         if refusal:
-            tree.add(refusal[0], (), event.start_mark, refusal[1])
+            tree.add(refusal[0], (), event.start_mark, *refusal[1:])
             break
     return events
 
@@ -124,17 +130,17 @@ class _Composer(yaml.composer.Composer, yaml.resolver.Resolver):
         return self._events.popleft()
 
 
-def _refused_event(event: yaml.Event, depth: int, documents: int) -> tuple[str, str] | None:
+def _refused_event(event: yaml.Event, depth: int, documents: int) -> tuple[str, str, str] | None:
     if getattr(event, "anchor", None) is not None:  # an alias has one, too
-        return "yaml.anchor", "anchors and aliases are not read: write the value out"
+        return "yaml.anchor", "anchors and aliases are not read", "Write the value out."
     if getattr(event, "tag", None) is not None:
-        return "yaml.tag", "tags are not read"
+        return "yaml.tag", "tags are not read", "Write the value alone; in quotes where `!` belongs to it."
     if isinstance(event, yaml.DocumentStartEvent) and (event.version or event.tags):
-        return "yaml.tag", "YAML directives are not read"
+        return "yaml.tag", "YAML directives are not read", "Remove the lines that begin with `%`."
     if documents > 1:
-        return "yaml.several", "one file holds one policy"
+        return "yaml.several", "one file holds one policy", "Write the second into a file of its own."
     if depth > MAXIMUM_DEPTH:
-        return "yaml.too-deep", "nothing in a policy is nested that deep"
+        return "yaml.too-deep", "nothing in a policy is nested that deep", "Take brackets away."
     return None
 
 
@@ -157,7 +163,8 @@ def _mapping(node: yaml.MappingNode, path: Path, tree: Tree) -> dict[str, Any]:
             continue
         here = (*path, key)
         if key in result:
-            tree.add("yaml.duplicate-key", here, key_node.start_mark, "this key is written twice")
+            hint = "Remove one of them, or write both into one."
+            tree.add("yaml.duplicate-key", here, key_node.start_mark, "this key is written twice", hint)
         tree.marks[here] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
         result[key] = _value(value_node, here, tree)
     return result

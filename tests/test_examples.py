@@ -66,6 +66,26 @@ def test_policies_decide_as_the_examples_beside_them_say(name: str) -> None:
     assert {bool(outcome.expected) for outcome in found} == {True, False}
 
 
+@pytest.mark.parametrize(
+    ("name", "dataset", "peer", "stated"),
+    [
+        ("discharged", "patients", "hk-insurer.claims", {"duties.delete", "duties.pass_on"}),
+        ("declared", "declarations", None, set()),
+    ],
+)
+def test_policies_of_other_trades_too(name: str, dataset: str, peer: str | None, stated: set[str]) -> None:
+    folder, described = POLICIES / "policies", POLICIES / "datasets" / f"{dataset}.yaml"
+    text = (folder / f"{name}.yaml").read_text("utf-8")
+    columns = datasets.load(described).columns
+    grades = {column: spec.grade for column, spec in columns.items()}
+    assert {problem.path for problem in lint(text, columns, None, grades)} == stated
+    own = peer and f"{peer}={POLICIES / 'datasets' / (peer.partition('.')[2] + '.yaml')}"
+    tests = (folder / f"{name}.tests.yaml").read_text("utf-8")
+    found = outcomes(load(text), tests, name, described, own, folder)
+    assert [outcome for outcome in found if not outcome.passed] == []
+    assert {bool(outcome.expected) for outcome in found} == {True, False}
+
+
 def test_the_signed_lists_are_their_drafts() -> None:
     files = sorted((POLICIES / "policies" / "lists").glob("*.yaml"))
     assert len(files) == 3

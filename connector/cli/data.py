@@ -144,7 +144,8 @@ def _federation(policy: dict[str, Any]) -> str:
 def _offer_row(offer: Any, language: str) -> dict[str, Any]:
     dataset, title = offer.entry["dataset"], offer.entry["title"]
     marks = [
-        f"{c['name']}{' (key)' if c.get('key') is not None else ''}: {c['type']}, grade {c['grade']}"
+        f"{c['name']}{' (key)' if c.get('key') is not None else ''}: {c['type']}"
+        + (f", grade {c['grade']}" if c.get("grade") is not None else "")
         + (f", {c['category']}" if c.get("category") else "")
         for c in dataset["columns"]
     ]
@@ -176,7 +177,8 @@ def lint(
 
     columns = None if dataset is None else _described(dataset)
     categories = {name: column.category for name, column in (columns or {}).items()}
-    problems = load.lint(_read(file), columns, categories)
+    grades = {name: column.grade for name, column in (columns or {}).items()}
+    problems = load.lint(_read(file), columns, categories, grades)
     if json:
         print_json([asdict(problem) for problem in problems])
     else:
@@ -272,8 +274,11 @@ def describe(
     from policy_enforcer.prose import described
 
     policy = _policy(file)
-    columns = _described(dataset) if dataset else dict.fromkeys(_columns_of(policy))
-    found = described(policy, {name: c and c.grade for name, c in columns.items()}, language)
+    # without the description no grade is known, and the sentence about the highest one has to do
+    grades = dict.fromkeys(_columns_of(policy), 0)
+    if dataset is not None:
+        grades = {name: column.grade for name, column in _described(dataset).items()}
+    found = described(policy, grades, language)
     if json:
         print_json([{"heading": heading, "sentences": sentences} for heading, sentences in found])
         return

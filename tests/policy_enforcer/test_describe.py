@@ -84,10 +84,74 @@ CHANGES = [
     ("places unlimited", "processing: [CN-SZ, HK], ", "", ["processing in any place but CN-SZ, HK"], [], []),
     ("begins later", "2026-01-01", "2026-02-01", [], ["from: 2026-01-01 becomes 2026-02-01"], []),
     ("never ends", ", until: 2027-12-31", "", ["until: 2027-12-31 becomes no end"], [], []),
-    ("elapses", "until: 2027-12-31", "until: 2027-12-31, elapsed: P1M", [], [], ["when.elapsed changes"]),
-    ("other uses", "count: 200", "count: 300", [], [], ["uses.count changes"]),
+    (
+        "elapses",
+        "until: 2027-12-31",
+        "until: 2027-12-31, elapsed: P1M",
+        [],
+        ["when.elapsed: none becomes P1M"],
+        [],
+    ),
+    ("more uses", "count: 200", "count: 300", ["uses.count: 200 per month becomes 300 per month"], [], []),
+    ("other uses", "per: month", "per: day", [], [], ["uses.count: 200 per month becomes 200 per day"]),
+    (
+        "a share",
+        "  bounds:",
+        "  dominance: {share_at_most: 0.70}\n  bounds:",
+        [],
+        ["analysis.dominance: none becomes {share_at_most: 0.7}"],
+        [],
+    ),
+    (
+        "suppressions",
+        "  bounds:",
+        "  suppressions: {complementary: true}\n  bounds:",
+        [],
+        ["analysis.suppressions: none becomes {complementary: true, count: shown}"],
+        [],
+    ),
+    (
+        "differencing",
+        "  bounds:",
+        "  differencing: {minimum_difference: 3}\n  bounds:",
+        [],
+        ["analysis.differencing: none becomes {minimum_difference: 3}"],
+        [],
+    ),
+    (
+        "rows of one company",
+        "  bounds:",
+        "  max_rows_per_identity: 3\n  max_cells_per_identity: 4\n  bounds:",
+        [],
+        ["analysis.max_rows_per_identity: none becomes 3", "analysis.max_cells_per_identity: none becomes 4"],
+        [],
+    ),
+    (
+        "one reviewed question",
+        "  bounds:",
+        f"  templates: [a@{'1' * 64}]\n  bounds:",
+        [],
+        [f"a question that is any but a@{'1' * 64}"],
+        [],
+    ),
+    (
+        "another identity",
+        "  identity: company_id",
+        "  identity: tax_no",
+        [],
+        [],
+        ["analysis.identity: company_id becomes tax_no"],
+    ),
+    (
+        "a mask of what nobody uses",
+        "duties",
+        "masking: {x: redact}\nduties",
+        [],
+        [],
+        ["masking.x: none becomes redact"],
+    ),
     ("more at once", "max_concurrent: 2", "max_concurrent: 3", ["concurrent queries: 2 becomes 3"], [], []),
-    ("rows", "count: 200", "count: 200, rows: 9", [], ["uses.rows: any number becomes 9"], []),
+    ("rows", "count: 200", "count: 200, rows: 9", [], ["uses.rows: any number becomes 9 per month"], []),
     ("lower grade", "grade_at_most: 2", "grade_at_most: 0", [], ["grade of a column: 2 becomes 0"], []),
     (
         "looser level",
@@ -151,19 +215,47 @@ CHANGES = [
         [],
     ),
     ("more witnesses", "minimum_witnesses: 1", "minimum_witnesses: 3", [], ["witnesses: 1 becomes 3"], []),
-    ("other bounds", "[0, 1000000000]", "[0, 5]", [], [], ["analysis.bounds changes"]),
+    (
+        "other bounds",
+        "[0, 1000000000]",
+        "[0, 5]",
+        [],
+        [],
+        ["analysis.bounds.amount: [0, 1000000000] becomes [0, 5]"],
+    ),
     ("same bounds otherwise", "[0, 1000000000]", "[0.0, 1000000000.00]", [], [], []),
-    ("a domain", "  bounds:", "  domains: {quarter: [q1]}\n  bounds:", [], [], ["analysis.domains changes"]),
+    (
+        "a domain",
+        "  bounds:",
+        "  domains: {quarter: [q1]}\n  bounds:",
+        [],
+        [],
+        ["analysis.domains.quarter: none becomes [q1]"],
+    ),
     (
         "a declared duty",
         "duties: [",
         "duties: [{pass_on: never, declared: true}, ",
         [],
         [],
-        ["duties (declared) changes"],
+        ["declared.duties.pass_on: none becomes never"],
     ),
-    ("a basis", "grade_at_most: 2", "grade_at_most: 2, basis: x", [], [], ["transfer (declared) changes"]),
-    ("another dataset", "sz-trade.invoices", "sz-trade.orders", [], [], ["dataset changes"]),
+    (
+        "a basis",
+        "grade_at_most: 2",
+        "grade_at_most: 2, basis: x",
+        [],
+        [],
+        ["declared.transfer.basis: none becomes x"],
+    ),
+    (
+        "another dataset",
+        "sz-trade.invoices",
+        "sz-trade.orders",
+        [],
+        [],
+        ["dataset: sz-trade.invoices becomes sz-trade.orders"],
+    ),
 ]
 
 
@@ -243,6 +335,52 @@ def test_diff_of_who_stands_beside_in_a_federation(invoices):
     assert diff(two, one).forbidden == ["standing beside it in a federation: b"]
     assert not any(found.other for found in (diff(anybody, two), diff(one, two)))
     assert diff(invoices, one).allowed == ["taking part in the federation loans"]
+    assert diff(one, invoices).forbidden == ["taking part in the federation loans"]
+
+
+def test_diff_of_federations(invoices):
+    def summed(**words):
+        named = Federation(**{"name": "loans", "scope": "local", "minimum_participants": 3, **words})
+        return invoices.model_copy(
+            update={"analysis": invoices.analysis.model_copy(update={"federation": named})}
+        )
+
+    fewer = "participants behind a group of a federation: 3 becomes 2"
+    assert diff(summed(), summed(minimum_participants=2)) == Diff(allowed=[fewer])
+    more = "participants behind a group of a federation: 3 becomes 4"
+    assert diff(summed(), summed(minimum_participants=4)) == Diff(forbidden=[more])
+    scope = "analysis.federation.scope: local becomes total"
+    assert diff(summed(), summed(scope="total")) == Diff(other=[scope])
+
+
+def test_diff_says_what_changes_inside_a_group_of_words(invoices_text):
+    bounded = "  max_rows_per_identity: 5\n  max_cells_per_identity: 1\n  domains: {quarter: [q1, q2]}\n"
+    noise = "  noise: {mechanism: discrete-gaussian, rho_per_query: 0.05, budget: {rho: 1.0, per: year}}\n"
+    old = load(invoices_text.replace("  bounds:", bounded + noise + "  bounds:"))
+    new = load(
+        invoices_text.replace("  bounds:", bounded + noise + "  bounds:")
+        .replace("0.05", "0.1")
+        .replace("1.0, per: year", "2, per: week")
+        .replace("[q1, q2]", "[q2, true, 7]")
+    )
+    assert diff(old, new) == Diff(
+        other=[
+            "analysis.domains.quarter: [q1, q2] becomes [q2, true, 7]",
+            "analysis.noise.rho_per_query: 0.05 becomes 0.1",
+            "analysis.noise.budget.rho: 1 becomes 2",
+            "analysis.noise.budget.per: year becomes week",
+        ]
+    )
+    limited = old.model_copy(
+        update={"analysis": old.analysis.model_copy(update={"noise": None, "max_rows_per_identity": 6})}
+    )
+    assert diff(old, limited).other == [
+        "analysis.max_rows_per_identity: 5 becomes 6",
+        "analysis.noise.mechanism: discrete-gaussian becomes none",
+        "analysis.noise.rho_per_query: 0.05 becomes none",
+        "analysis.noise.budget.rho: 1 becomes none",
+        "analysis.noise.budget.per: year becomes none",
+    ]
 
 
 @pytest.mark.parametrize("word", ["rows", "bytes"])
@@ -251,11 +389,16 @@ def test_diff_of_what_may_be_answered(invoices, word):
         return invoices.model_copy(update={"uses": Uses(count=200, max_concurrent=2, **uses)})
 
     few, more = limited(**{word: 5, "per": "month"}), limited(**{word: 50, "per": "month"})
-    assert diff(few, more) == Diff(allowed=[f"uses.{word}: 5 becomes 50"])
-    assert diff(more, few) == Diff(forbidden=[f"uses.{word}: 50 becomes 5"])
+    assert diff(few, more) == Diff(allowed=[f"uses.{word}: 5 per month becomes 50 per month"])
+    assert diff(more, few) == Diff(forbidden=[f"uses.{word}: 50 per month becomes 5 per month"])
     daily = diff(few, limited(**{word: 50, "per": "day"}))
     assert (daily.allowed, daily.forbidden) == ([], [])
-    assert f"uses.{word} changes" in daily.other
+    assert f"uses.{word}: 5 per month becomes 50 per day" in daily.other
+    assert diff(few, limited(**{word: 5, "per": "day"})).other
+    assert diff(few, limited()) == Diff(
+        allowed=[f"uses.{word}: 5 per month becomes any number"],
+        other=["uses.count: 200 per month becomes 200 per agreement"],
+    )
 
 
 REFERENCE, ANOTHER = "gba@" + "1" * 64, "gba@" + "2" * 64

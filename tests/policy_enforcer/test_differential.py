@@ -131,9 +131,14 @@ def places_fit(p, q):
         allowed = p.get("where", {}).get(word)
         if allowed is not None and not actual:
             return False
-        if allowed is not None and not all(x in allowed or x[:2] in allowed for x in actual):
+        if allowed is not None and not all(belongs(x, allowed) for x in actual):
             return False
     return True
+
+
+def belongs(place, allowed):
+    """Hong Kong, Macao and Taiwan are no part of CN, whatever a member is listed as."""
+    return place in allowed or (place[:2] in allowed and place not in ("CN-HK", "CN-MO", "CN-TW"))
 
 
 def join_fits(p, q):
@@ -342,7 +347,7 @@ def lists_fit(transfer, q):
         day = q.at.astimezone(UTC).date().isoformat()
         if not found.start <= day <= (found.until or "9999-12-31"):
             return False
-        if found.jurisdiction not in (q.origin, q.origin[:2]) or not reaches(found, q):
+        if not belongs(q.origin, [found.jurisdiction]) or not reaches(found, q):
             return False
         says[word] = found.categories
     if not says:
@@ -361,9 +366,7 @@ def reaches(found, q):
         return True
     good = [found.jurisdiction, *found.recipients]
     places = [*q.processing, *q.receiving]
-    return (
-        bool(q.processing) and bool(q.receiving) and all(x in good or x.split("-")[0] in good for x in places)
-    )
+    return bool(q.processing) and bool(q.receiving) and all(belongs(x, good) for x in places)
 
 
 # -- policies and requests
@@ -677,6 +680,8 @@ ODDITIES = [
     ("witnesses", 1),
     ("processing", frozenset()),
     ("processing", frozenset({"US"})),
+    ("processing", frozenset({"CN-SZ", "CN-HK"})),
+    ("origin", "CN-MO"),
     ("receiving", frozenset({"CN-SZ"})),
     ("grades", {}),
     ("grades", dict.fromkeys(COLUMNS, 2)),

@@ -14,12 +14,19 @@ from policy_enforcer.write import to_yaml
 from policy_enforcer.yamltree import MAXIMUM_CHARACTERS
 
 
+def told(text, columns=None):
+    """What lint says. Whatever that is, it says what to write instead."""
+    problems = lint(text, columns)
+    assert [str(problem) for problem in problems if not problem.suggestion] == []
+    return problems
+
+
 def found(text, columns=None):
-    return [problem for problem in lint(text, columns) if not problem.warning]
+    return [problem for problem in told(text, columns) if not problem.warning]
 
 
 def advice(text):
-    return [problem for problem in lint(text) if problem.warning]
+    return [problem for problem in told(text) if problem.warning]
 
 
 # what is replaced, by what -> line, key, code, something in the suggestion or sentence
@@ -44,11 +51,12 @@ MISTAKES = [
     ("count: 200", "count: 3:20", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
     ("count: 200", "count: .inf", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
     ("recipients: [HK]", "recipients: [NO]", 5, "where.recipients[0]", "yaml.ambiguous", "quotes"),
-    ("recipients: [HK]", "recipients: [hk]", 5, "where.recipients[0]", "policy.bad-value", "match"),
+    ("recipients: [HK]", "recipients: [hk]", 5, "where.recipients[0]", "policy.bad-value", "ISO 3166"),
+    ("recipients: [HK]", "recipients: [CN-HK]", 5, "where.recipients[0]", "policy.bad-value", "Write HK"),
     ("recipients: [HK]", "recipients: []", 5, "where.recipients", "policy.bad-value", "missing"),
     ("until: 2027-12-31", "until: 2027-13-31", 6, "when.until", "policy.bad-value", "month"),
     ("until: 2027-12-31", "until: 2027-12-31T10:00:00", 6, "when.until", "policy.bad-value", "offset"),
-    ("until: 2027-12-31", "until: 31/12/2027", 6, "when.until", "policy.bad-value", "write a date"),
+    ("until: 2027-12-31", "until: 31/12/2027", 6, "when.until", "policy.bad-value", "Write a date"),
     ("until: 2027-12-31", "until: 2025-12-31", 6, "when.until", "policy.contradiction", "before it begins"),
     ("until: 2027-12-31", "elapsed: 6 months", 6, "when.elapsed", "policy.bad-value", "P6M"),
     ("from: 2026-01-01", "form: 2026-01-01", 6, "when.form", "policy.unknown-word", "'from'"),
@@ -56,7 +64,14 @@ MISTAKES = [
     ("assignee: [hk-bank]\n", "", 1, "assignee", "policy.missing-word", "must be written"),
     ("assignee: [hk-bank]", "assignee: [hk-bank, any]", 3, "assignee", "policy.contradiction", "alone"),
     ("assignee: [hk-bank]", "assignee: [a, b, a]", 3, "assignee", "policy.bad-value", "twice"),
-    ("dataset: sz-trade.invoices", "dataset: invoices", 2, "dataset", "policy.bad-value", "match"),
+    (
+        "dataset: sz-trade.invoices",
+        "dataset: invoices",
+        2,
+        "dataset",
+        "policy.bad-value",
+        "participant.offer",
+    ),
     ("  identity: company_id\n", "", 16, "analysis.minimum_identities", "policy.contradiction", "identity"),
     (
         "[industry, quarter]",
@@ -161,7 +176,7 @@ MISTAKES = [
         "policy.missing-word",
         "after",
     ),
-    ("policy: invoices-v1", "policy: &x invoices-v1", 1, "", "yaml.anchor", "write the value out"),
+    ("policy: invoices-v1", "policy: &x invoices-v1", 1, "", "yaml.anchor", "Write the value out"),
     ("policy: invoices-v1", "policy: !!str invoices-v1", 1, "", "yaml.tag", "tags"),
     ("purpose: [credit-risk]", "policy: again", 4, "policy", "yaml.duplicate-key", "twice"),
     ("purpose: [credit-risk]", "on: [credit-risk]", 4, "", "yaml.ambiguous", "quotes"),
@@ -325,6 +340,32 @@ def test_advice_is_given_only_where_it_applies():
     assert "analysis.identity" not in about(small("identity: other", joined))
     assert "analysis.identity" in about(small("identity: other", joined, "minimum_identities: 5"))
     assert "transfer.filing" in about(small(more='transfer: {filing: "1"}'))
+    listed = ("payload: [note]", joined, "measures: {v: sum}", "dimensions: [g]")
+    figures = {"analysis.measures", "analysis.dimensions"}
+    assert figures <= about(small(*listed, kinds="list"))
+    assert not figures & about(small(*listed, kinds="list, aggregate"))
+    counted = "join: {columns: [k], disclosure: cardinality}"
+    for more in ((joined,), (joined.replace("rows", "receiver"),)):
+        assert "analysis.join.disclosure" in about(small(*more))
+        assert "analysis.join.disclosure" not in about(small(*more, "maximum_peer_keys: 9"))
+    assert "analysis.join.disclosure" not in about(small(counted))
+    assert "analysis.filters.k" in about(small(counted, "filters: {k: equality, v: range}"))
+    assert "analysis.filters.v" not in about(small(counted, "filters: {k: equality, v: range}"))
+    assert "analysis.filters.k" not in about(small("filters: {k: equality}"))
+    noise = "noise: {mechanism: discrete-gaussian, rho_per_query: 0.1, budget: {rho: 1}"
+    bounded = ("identity: k", "max_rows_per_identity: 1", "max_cells_per_identity: 1")
+    assert "analysis.noise" in about(small(*bounded, noise + "}"))
+    assert "analysis.noise" not in about(small(*bounded, noise + ", dataset_budget: {rho: 2}}"))
+
+
+def test_lint_knows_which_columns_nobody_graded(invoices_text):
+    columns = ("company_id", "industry", "quarter", "amount", "year", "due")
+    graded = dict.fromkeys(columns, 1)
+    assert lint(invoices_text, columns, None, graded) == ()
+    (problem,) = lint(invoices_text, columns, None, {**graded, "year": None, "elsewhere": None})
+    assert (problem.path, problem.warning) == ("analysis.filters.year", True)
+    free = invoices_text.replace("transfer: {grade_at_most: 2}\n", "")
+    assert lint(free, columns, None, dict.fromkeys(columns)) == ()
 
 
 def test_lint_knows_the_datasets_columns(invoices_text):
@@ -548,6 +589,7 @@ def test_lint_says_what_makes_noise_large_or_useless(invoices_text):
     assert [path for path in paths if path.startswith("analysis.")] == [
         *(f"analysis.dimensions.{column}" for column in load(text).analysis.dimensions),
         "analysis.measures.amount",
+        "analysis.noise",
     ]
 
 
@@ -600,6 +642,7 @@ def test_what_bounds_identities_names_them(invoices_text, word):
         (3, "[sz-trade, hk-bank]", False),  # the owner is one of the three anyway
         (4, '[hk-bank, "role:bank"]', True),  # of a role there may be any number
         (4, '["role:bank"]', True),
+        (3, "[any, hk-bank]", False),  # absent, the word lets any member take part
     ],
 )
 def test_a_federation_names_enough_who_may_stand_beside(invoices_text, least, participants, loads):

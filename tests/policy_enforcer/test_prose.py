@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
-from policy_enforcer.model import Analysis, Policy
+from policy_enforcer.load import load
+from policy_enforcer.model import Analysis, FilterKind, Measure, Policy
+from policy_enforcer.moments import Period
 from policy_enforcer.prose import described
+from policy_enforcer.wording import mask, span, spoken
 from policy_enforcer.yamltree import parse
 
 GRADES = {"k": 1, "g": 1, "amount": 2, "note": 1, "year": 1}
@@ -59,7 +63,6 @@ duties: [{{log: witness, minimum_witnesses: 2}}, {{pass_on: never, declared: tru
 SILENT = {
     "policy": "a name",
     "dataset": "whoever asks for the sentences named it",
-    "analysis.kinds": "columns say what may be listed",
     "analysis.noise.mechanism": "how noise is drawn changes nothing of what it hides",
 }
 OTHERWISE: dict[str, Any] = {
@@ -112,6 +115,104 @@ def said(policy: Policy, lang: Any) -> list[Any]:
 def test_every_word_is_said(place: str, lang: str) -> None:
     without = replaced(ALL, place.split("."), PLACES[place])
     assert (said(without, lang) == said(ALL, lang)) == (place in SILENT)
+
+
+NAMES = {
+    "asker",
+    "why",
+    "owner",
+    "HK",
+    "amount",
+    "note",
+    "year",
+    "customers",
+    "loans",
+    "arithmetic",
+    "product",
+}
+NAMES |= {"us-fund", "hk-bank", "mo-bank", "sz-bank", "rho", "FILTER", "UTC"}
+
+
+def test_chinese_sentences_have_no_english_words_but_names() -> None:
+    written = {word for text in said(ALL, "zh") for word in re.findall(r"[A-Za-z][A-Za-z_-]+", text)}
+    assert written - NAMES == set()
+    assert not any("{" in text for lang in ("en", "zh") for text in said(ALL, lang))
+
+
+@pytest.mark.parametrize("words", [FilterKind, Measure, Period], ids=str)
+def test_every_word_of_a_closed_list_is_said_in_both_languages(words: Any) -> None:
+    for lang in ("en", "zh"):
+        assert len({spoken(word, lang) for word in get_args(words)}) == len(get_args(words))  # type: ignore[arg-type]
+    assert not any(spoken(word, "zh").isascii() for word in get_args(words))
+
+
+@pytest.mark.parametrize(
+    ("written", "english", "chinese"),
+    [
+        ("P30D", "30 days", "30 天"),
+        ("P1Y6M", "1 year 6 months", "1 年 6 个月"),
+        ("P2W", "2 weeks", "2 周"),
+        ("PT12H", "12 hours", "12 小时"),
+        ("P0Y1DT01H05M", "1 day 1 hour 5 minutes", "1 天 1 小时 5 分钟"),
+        ("P1MT1M", "1 month 1 minute", "1 个月 1 分钟"),
+    ],
+)
+def test_durations_are_said_in_words(written: str, english: str, chinese: str) -> None:
+    assert (span(written, "en"), span(written, "zh")) == (english, chinese)
+
+
+@pytest.mark.parametrize(
+    ("written", "english"),
+    [
+        ("redact", "nothing is seen"),
+        ("hash", "codes that are equal for equal values"),
+        ("quarter", "year and quarter alone"),
+        ("keep-first-4", "the first 4 characters alone"),
+        ("keep-last-12", "the last 12 characters alone"),
+        ("step-0.5", "rounded down to multiples of 0.5"),
+    ],
+)
+def test_masks_are_said_in_words(written: str, english: str) -> None:
+    assert mask(written, "en") == english
+    assert not mask(written, "zh").isascii()
+
+
+def sentences(text: str, **grades: int | None) -> list[str]:
+    return [one for _, found in described(load(text), grades) for one in found]
+
+
+def test_what_no_grade_and_what_a_list_mean(invoices_text: str) -> None:
+    found = sentences(invoices_text, amount=2, year=None, due=3)
+    assert "year: nothing, it has no grade" in found
+    assert "due: nothing, its grade is 3" in found
+    assert "rows, by hk-bank: figures (count)" in found
+    assert "groups with fewer than 10 distinct company_id are not shown" in found
+    listed = invoices_text.replace("kinds: [aggregate]", "kinds: [list]\n  payload: [note]").replace(
+        "cardinality", "rows"
+    )
+    found = sentences(listed, amount=1, note=1, industry=1)
+    assert "nothing is listed where fewer than 10 distinct company_id match" in found
+    assert not any("groups with fewer" in text for text in found)
+    # groups and figures are of aggregates, which this policy does not know
+    assert "amount, by hk-bank: compared (equal to a value, above or below a value)" in found
+    assert "industry, by hk-bank: compared (equal to a value, one of several values, missing or not)" in found
+    assert "rows, by hk-bank: nothing" in found
+
+
+def test_what_is_left_open_is_said(invoices_text: str) -> None:
+    keys = "whoever brings every key that there may be learns which of them this dataset has"
+    without = invoices_text.replace("  maximum_peer_keys: 100000\n", "")
+    assert keys not in sentences(without)
+    assert keys not in sentences(invoices_text.replace("cardinality", "receiver"))
+    assert keys in sentences(without.replace("cardinality", "receiver"))
+    one = "a group, or a list, of one is shown"
+    assert one not in sentences(invoices_text.replace("minimum_identities: 10", "minimum_identities: 2"))
+    assert one in sentences(invoices_text.replace("minimum_identities: 10", "minimum_identities: 1"))
+    any_number = "any number of queries"
+    assert any_number not in sentences(invoices_text)
+    assert any_number in sentences(
+        without.replace("count: 200, ", "").replace("[and]}", "[and]}\n  templates: [a@" + "1" * 64 + "]")
+    )
 
 
 def test_no_word_of_an_analysis_is_missing_here() -> None:

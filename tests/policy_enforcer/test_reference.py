@@ -6,6 +6,7 @@ from textwrap import dedent
 from typing import get_args
 
 import pytest
+import yaml
 
 from policy_enforcer import check, explained, load, model, odrl, yamltree
 from policy_enforcer.codes import REASONS
@@ -31,6 +32,7 @@ def test_the_examples_pass():
     outcomes = run_examples(policy, [case(policy, example) for example in parse_examples(examples)])
     assert [o for o in outcomes if not o.passed] == []
     assert len(outcomes) == 3
+    assert len(QUERIES) == 28
 
 
 def test_every_reason_code_stands_there_with_its_meaning():
@@ -100,19 +102,100 @@ def test_every_fragment_loads(title, fragment):
     assert all(re.search(rf"\b{word}\b", fragment) for word in re.findall(r"`([a-z_]+)`", title))
 
 
+DUTIES = [model.LogDuty, model.NotifyDuty, model.DeleteDuty, model.PassOnDuty, model.PaymentDuty]
+
+
 def test_every_word_has_a_fragment():
     titles = {word for title, _ in FRAGMENTS for word in re.findall(r"`([a-z_]+)`", title)}
-    top = [
-        model.Policy,
-        model.Where,
-        model.When,
-        model.Uses,
-        model.Conditions,
-        model.Transfer,
-        model.Join,
-        model.Analysis,
-    ]
-    assert {word for group in top for word in words_of(group)} - titles == set()
+    assert {word for group in (*GROUPS, *DUTIES) for word in words_of(group)} - titles == set()
+
+
+def test_every_word_is_of_one_kind():
+    section = TEXT.split("## How it is read")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| \*(.*?)\* \| (.*?) \| .*\|$", section, re.MULTILINE)
+    words = [word for _, named in rows for word in re.findall(r"`([a-z_]+)`", named) if word != "analysis"]
+    every = [*words_of(model.Policy), *words_of(model.Analysis)]
+    assert sorted(words) == sorted({*every} - {"policy", "dataset", "analysis"})
+
+
+# -- From SQL to words
+
+NEEDS = TEXT.split("## From SQL to words")[1].split("\n## ")[0]
+QUERIES = re.findall(r"^\| `(SELECT .*?)` \| (.*) \|$", NEEDS, re.MULTILINE)
+COLUMNS = """\
+title: {en: t}
+source: {kind: parquet, path: t.parquet}
+size: {rows: 4096, keys: 1024}
+rights: {holder: sz-trade}
+columns:
+  company_id: {type: string, key: [trim], unique: UNIQUE}
+  industry: {type: string, width: 16}
+  day: {type: date, key: []}
+  paid: {type: date}
+  amount: {type: int64, bounds: [0, 1000]}
+  tax: {type: int64, bounds: [0, 100]}
+  share: {type: int64, bounds: [0, 9]}
+  rating: {type: string}
+  note: {type: string, nullable: true}
+"""
+
+
+def lines(cell):
+    """The policy's lines of one cell: `measures: {"*": [count]}`, `dimensions: [day]`."""
+    return [yamltree.parse(line).data for line in re.findall(r"`(.*?)`", cell)]
+
+
+def answered(sql, words, folder):
+    """The codes that `policy test` gives for this query under a policy of these lines."""
+    from connector.policy_examples import outcomes
+
+    policy = {
+        "policy": "p",
+        "dataset": "sz-trade.invoices",
+        "assignee": ["hk-bank"],
+        "purpose": ["why"],
+        "uses": {"count": 9},
+        "analysis": {
+            key: value for line in ({"kinds": ["aggregate"]}, *words) for key, value in line.items()
+        },
+    }
+    files = {unique: folder / f"{unique}.yaml" for unique in ("true", "false")}
+    for unique, file in files.items():
+        file.write_text(COLUMNS.replace("UNIQUE", unique), encoding="utf-8")
+    text = re.sub(r"\bFROM (t|i)\b", r"FROM sz-trade.invoices \1", sql)
+    example = {"name": "q", "sql": re.sub(r"\bJOIN c\b", "JOIN hk-bank.credit c", text), "expect": "permit"}
+    if "federation" in sql:
+        example["beside"] = ["mo-bank", "gz-bank"]
+    own = files["true" if "rows" in str(words) else "false"]
+    (found,) = outcomes(
+        model.Policy.model_validate(policy),
+        yaml.safe_dump({"tests": [example]}),
+        "t",
+        own,
+        f"hk-bank.credit={files['true']}",
+    )
+    return found.actual
+
+
+def removed(words):
+    """Those lines with one of them, or one entry of one of them, left out."""
+    for number, line in enumerate(words):
+        ((word, value),) = line.items()
+        rest = [*words[:number], *words[number + 1 :]]
+        if word not in {"kinds", "federation", "domains"}:
+            yield rest
+        if word in {"measures", "filters"} and len(value) > 1:
+            yield from ([*rest, {word: {k: v for k, v in value.items() if k != key}}] for key in value)
+        if word in {"scalar_functions", "dimensions"} and len(value) > 1:
+            yield from ([*rest, {word: [v for v in value if v != one]}] for one in value)
+
+
+@pytest.mark.parametrize(("sql", "cell"), QUERIES, ids=[sql[:60] for sql, _ in QUERIES])
+def test_a_query_needs_what_stands_beside_it_and_nothing_less(sql, cell, tmp_path):
+    words = lines(cell)
+    assert words
+    assert answered(sql, words, tmp_path) == frozenset()
+    assert [fewer for fewer in removed(words) if not answered(sql, fewer, tmp_path)] == []
 
 
 @pytest.mark.parametrize(
@@ -123,10 +206,5 @@ def test_every_value_stands_there(words):
 
 
 def test_the_chinese_table_has_every_word_that_is_enforced():
-    later = {
-        "templates",
-        "masking",
-    }
-    top = [w for w in words_of(model.Policy) if w not in {"analysis", *later}]
-    analysis = [w for w in words_of(model.Analysis) if w not in later]
-    assert [word for word in (*top, *analysis) if f"`{word}" not in CHINESE] == []
+    words = {*words_of(model.Policy), *words_of(model.Analysis)} - {"analysis"}
+    assert [word for word in sorted(words) if f"`{word}" not in CHINESE] == []

@@ -135,7 +135,7 @@ def test_problems_stand_where_they_are():
     assert [(p.line, p.column) for p in parse("a: b\n c: [").problems] == [(2, 3)]
     assert [(p.line, p.column) for p in parse("a: b\nc: *d").problems] == [(2, 4)]
     assert [(p.line, p.column) for p in parse('a: "\\U00110001"').problems] == [(1, 1)]
-    assert [(p.line, p.column) for p in parse("\n- list").problems] == [(1, 0)]
+    assert [(p.line, p.column) for p in parse("\n- list").problems] == [(1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_place_or_its_nearest_ancestor(path, place):
 
 def test_without_a_place_the_first_line_is_named():
     tree = Tree()
-    tree.add("code", ("a", 0), None, "sentence")
+    tree.add("code", ("a", 0), None, "sentence", "Write another.")
     (problem,) = tree.problems
     assert (problem.code, problem.path, problem.line, problem.column) == ("code", "a[0]", 1, 1)
     assert tree.where(("a",)) == (1, 1)
