@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compute import _native, threshold
 from compute import federation as f
-from compute import threshold
 from compute.errors import DataError, PeerViolation, QueryError
 from compute.federation import Contribution, Entry, Member, Roster, Shape, TotalGate, Totals
 from compute.frames import Frame, Receive
 from compute.protocols import he_sum, masked_sum, protocol_named
 from compute.protocols.base import run_round
 from compute.threshold import Parameters
+from tests.compute.test_selection_sum_specification import (
+    SECRET,
+    N,
+    Seal,
+    plus,
+    primes,
+    ternary,
+    unpacked,
+)
 
 SCHEMES = ["masked_sum", "he_sum"]
 
@@ -145,6 +155,28 @@ def test_thirty_two_participants(scheme: str) -> None:
     contributions = [contribution(shape, rng, 1000) for _ in range(32)]
     round_ = Round(scheme, 32, shape)
     assert round_.run(contributions) == expected(shape, round_.gate, contributions)
+
+
+def test_seal_with_the_sum_of_the_secrets_opens_the_sum_of_the_ciphertexts(tmp_path: Path) -> None:
+    """TenSEAL as the single-key oracle: whoever had all the secrets would read the totals, and no more."""
+    parameters = Parameters(N, primes(2), plain_bits=30, flood_bits=0)
+    ring, common, seeds = parameters.ring(), b"c" * 32, [bytes([i]) * 32 for i in range(3)]
+    parts = [[5, -7, 2**27], [1, 2, -(2**27)], [0, -9, 3]]
+    key = _native.threshold_add(
+        ring, [_native.ThresholdMember(ring, seed, common).key_share() for seed in seeds]
+    )
+    first = [
+        _native.threshold_first_halves(ring, 30, key, threshold.messages(parameters, part), seed)
+        for part, seed in zip(parts, seeds, strict=True)
+    ]
+    second = [_native.threshold_second_halves(ring, common, seed, 1) for seed in seeds]
+    c0, c1 = (
+        unpacked(_native.threshold_add(ring, halves), parameters.moduli, N) for halves in (first, second)
+    )
+    secrets = plus(*(ternary(seed, SECRET, 0, N) for seed in seeds))
+    holder = SimpleNamespace(primes=parameters.moduli, plain_bits=30, secret=lambda: secrets)
+    opened = Seal(holder, tmp_path).decrypt(c0, c1, parameters.moduli)
+    assert opened == [sum(words) % 2**30 for words in zip(*parts, strict=True)] + [0] * (N - 3)
 
 
 # --- a participant that vanishes -----------------------------------------------------------------------
