@@ -1,21 +1,29 @@
-"""The bundle of format version 1 that must verify for ever; its generator still writes the same bytes.
+"""Bundles that must verify for ever; their generators still write the same.
 
 The files are kept in tests/vectors/witness and never regenerated: a change that alters what is written here
-is a new format version. Ed25519 is deterministic and every salt, key and clock is fixed.
+is a new format version. Every salt, key and clock is fixed, and Ed25519 is deterministic. ML-DSA-44 is not:
+its signatures are taken from the file, where they hold.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 from pathlib import Path
 
-from witness import bundle, members, note, tlog_proof
+from tests.witness.conftest import key_of
+from witness import bundle, cosignature, dsse, members, note, record, tlog_proof, trust
 from witness.bundle import Item
+from witness.checks import Requirement
+from witness.keys import ML_DSA_44, SIGNATURE_SIZES, PrivateKey, PrivateKeys, SignatureInvalid
 from witness.log import Submission
+from witness.members import EvidenceKey
 from witness.merkle import leaf_hash
 from witness.record import Data, Dataset, Reveal, Sensitive, commit
 from witness.verify import verify_files
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "witness"
 BUNDLE, TRUST = VECTORS / "bundle-v1.json", VECTORS / "trust-v1.json"
+BOTH, BOTH_TRUST = VECTORS / "bundle-both-algorithms.json", VECTORS / "trust-both-algorithms.json"
 
 
 def salt_of(name):
@@ -92,3 +100,99 @@ def test_the_first_bundle_verifies_for_ever():
 def test_the_generator_still_writes_it(space, log):
     assert generate(space, log) == BUNDLE.read_bytes()
     assert space.trust.to_bytes() == TRUST.read_bytes()
+
+
+def with_both(space, name):
+    """The keys of a member that signs with both algorithms."""
+    return PrivateKeys([space.keys[name], key_of(name, ML_DSA_44)])
+
+
+def next_list(space, *, operator=(), claims=()):
+    """The member list that follows, where everybody has both keys."""
+    space.now += 1000
+    since = space.now - 2000
+    people = [
+        dataclasses.replace(
+            p, keys=tuple(EvidenceKey(k.public, since) for k in with_both(space, p.id).keys), claims=claims
+        )
+        if p.role == members.CONNECTOR
+        else p
+        for p in space.participants()
+    ]
+    named = [key.public for key in operator]
+    space.members = members.successor(space.members, space.members.space, people, space.now, named)
+    space.now += 1000
+    return members.sign(space.members, operator or [space.operator])
+
+
+def record_with_both(space, log, event, sequence, previous, roles):
+    """A record signed by these members with both keys, cosigned by one witness, with its COSE receipt."""
+    parties = [
+        record.Party(name, role, with_both(space, name).public.ids, "b" * 64, space.now)
+        for name, role in roles.items()
+    ]
+    sealed = space.seal(event, sequence, previous, parties=parties)
+    keys = [key for name in roles for key in with_both(space, name).keys]
+    item = space.item(log, sealed, dsse.sign(record.PAYLOAD_TYPE, sealed.payload, keys))
+    proof = tlog_proof.parse(item.proof)
+    city = [key_of("city"), key_of("city", ML_DSA_44)]
+    lines = [cosignature.sign(proof.checkpoint.text, k, "city.example/w", space.now // 1000) for k in city]
+    head = note.Note(proof.checkpoint.text, (*proof.checkpoint.signatures, *lines))
+    cosigned = dataclasses.replace(proof, checkpoint=head)
+    return sealed, dataclasses.replace(item, proof=str(cosigned), receipt=log.receipt(cosigned))
+
+
+def generate_both(space, open_log):
+    """An exchange over member lists of all three versions, and the trust of who demands everything."""
+    log = open_log(keys=PrivateKeys([space.log_key, key_of("log", ML_DSA_44)]))
+    operator = [space.operator, key_of("operator", ML_DSA_44)]
+    both = {"hk-bank": "consumer", "sz-trade": "provider"}
+    lists = [space.member_envelope, next_list(space, claims=("role:bank",))]
+    intent, first = record_with_both(space, log, "query.intent", 0, None, both)
+    lists.append(next_list(space, operator=operator))
+    since = space.members.issued_at
+    release, second = record_with_both(space, log, "query.release", 1, intent.digest, both)
+    _, third = record_with_both(space, log, "query.result", 2, release.digest, {"hk-bank": "consumer"})
+    city = [cosignature.cosigner_key("city.example/w", key_of("city", a)) for a in ("ed25519", ML_DSA_44)]
+    quorum = "\n".join(
+        [*(f"witness w{n} {key}" for n, key in enumerate(city)), "group g all w0 w1", "quorum g"]
+    )
+    trusted = trust.of_logs(
+        "gba",
+        [key.public for key in operator],
+        [str(key) for key in log.vkeys],
+        [Requirement(ML_DSA_44, intent.record.parties[0].clock)],
+        quorum,
+    )
+    trusted = dataclasses.replace(trusted, operator_since={operator[1].public: since})
+    return bundle.build([first, second, third], lists), trusted.to_bytes()
+
+
+def ml_dsa_signatures(data):
+    """Every ML-DSA-44 signature in a bundle."""
+    made, _ = bundle.parse(data)
+    for envelope in (*made.members, *(item.envelope for item in made.items)):
+        yield from (s.sig for s in envelope.signatures if len(s.sig) == SIGNATURE_SIZES[ML_DSA_44])
+    for item in made.items:
+        yield from (line.signature[8:] for line in tlog_proof.parse(item.proof).checkpoint.signatures)
+
+
+def test_the_bundle_signed_with_both_algorithms_verifies_for_ever():
+    verified = verify_files(BOTH.read_bytes(), BOTH_TRUST.read_bytes())
+    assert [m.format[-2:] for m in verified.members] == ["v1", "v2", "v3"]
+    assert [i.signers for i in verified.items] == [("hk-bank", "sz-trade")] * 2 + [("hk-bank",)]
+    assert all(set(i.included.cosigners) == {"w0", "w1"} and i.receipt for i in verified.items)
+
+
+def test_the_generator_still_writes_it_with_both(space, open_log, monkeypatch):
+    sign, made = PrivateKey.sign, list(ml_dsa_signatures(BOTH.read_bytes()))
+
+    def again(key, message):
+        for signature in made if key.public.algorithm == ML_DSA_44 else ():
+            with contextlib.suppress(SignatureInvalid):
+                key.public.verify(message, signature)
+                return signature
+        return sign(key, message)
+
+    monkeypatch.setattr(PrivateKey, "sign", again)
+    assert generate_both(space, open_log) == (BOTH.read_bytes(), BOTH_TRUST.read_bytes())
