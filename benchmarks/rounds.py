@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from math import isqrt
 from pathlib import Path
 
 import duckdb
@@ -107,8 +108,8 @@ def _running(parties: int, cells: int, protocol: str) -> Iterator[tuple[Loopback
 
 
 def _sides(cells: int) -> tuple[int, int]:
-    """How many labels each of two dimensions has."""
-    a = 10 ** ((len(str(cells)) - 1 + 1) // 2)
+    """How many labels each of two dimensions has: as near to each other as they multiply to the cells."""
+    a = max(d for d in range(1, isqrt(cells) + 1) if cells % d == 0)
     return a, cells // a
 
 

@@ -25,12 +25,12 @@ _WORDS: Mapping[str, Words] = {
         "protocol": "protocol {}, disclosure level {}; {}",
         "learns": "who learns what",
         "columns": "columns",
-        "of columns": "dataset, column, used, becomes known, verdict",
+        "of columns": "dataset; column; used; becomes known; verdict",
         "masked": "masked ({})",
         "plan": "plan",
         "of plan": "dataset; rows at most; keys padded to; groups by, or lists; measures",
         "federation": "federation",
-        "of federation": "participant, dataset, verdict, uses left",
+        "of federation": "participant; dataset; verdict; uses left",
         "together": "who learns what by working together",
         "not possible": "not possible: {} ({})",
         "chosen": "chosen, as the cheapest",
@@ -62,12 +62,12 @@ _WORDS: Mapping[str, Words] = {
         "protocol": "协议 {},披露级别 {};{}",
         "learns": "谁获知什么",
         "columns": "列",
-        "of columns": "数据集, 列, 用法, 由谁获知, 结论",
+        "of columns": "数据集; 列; 用法; 由谁获知; 结论",
         "masked": "脱敏({})",
         "plan": "计划",
         "of plan": "数据集; 最多行数; 键填充至; 分组或列出; 度量数",
         "federation": "联邦",
-        "of federation": "参与方, 数据集, 结论, 剩余次数",
+        "of federation": "参与方; 数据集; 结论; 剩余次数",
         "together": "合谋时谁获知什么",
         "not possible": "不可用:{}({})",
         "chosen": "选用(成本最低)",
@@ -149,7 +149,7 @@ def _reasons(console: Console, found: Mapping[str, Any], words: Words) -> None:
 def _columns(console: Console, found: Mapping[str, Any], words: Words) -> None:
     from rich.table import Table
 
-    drawn = Table(*words["of columns"].split(", "), title=words["columns"], title_justify="left")
+    drawn = Table(*words["of columns"].split("; "), title=words["columns"], title_justify="left")
     for row in found["columns"]:
         why = "; ".join(reason["code"] for reason in row["reasons"])
         used = [*row["uses"], *([words["masked"].format(row["mask"])] if row["mask"] else [])]
@@ -239,7 +239,7 @@ def _federation(console: Console, found: Mapping[str, Any], words: Words) -> Non
 def _participants(console: Console, found: Sequence[Mapping[str, Any]], words: Words) -> None:
     from rich.table import Table
 
-    drawn = Table(*words["of federation"].split(", "), title=words["federation"], title_justify="left")
+    drawn = Table(*words["of federation"].split("; "), title=words["federation"], title_justify="left")
     protected: dict[str, list[str]] = {}
     for part in found:
         left = part["budget"]["uses"]["left_after"]

@@ -5,10 +5,12 @@ The answer is made from the sum of all contributions, which is what either proto
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import duckdb
@@ -152,6 +154,57 @@ def test_every_figure_of_every_place_is_that_of_the_pooled_rows() -> None:
         if name != "地区" and not same(a[name], b[name])
     ]
     assert not wrong
+
+
+HALF = Fraction(1, 2 * 10**4)  # of a unit of rate's scale
+
+
+def with_rates(rates: Sequence[Sequence[float]]) -> list[pa.Table]:
+    """The banks' tables with these rates in place of theirs, one place only."""
+    made = []
+    for one, values in zip(TABLES, rates, strict=True):
+        filled = table(5, len(values), PLACES[:1])
+        at = filled.schema.get_field_index("rate")
+        made.append(filled.set_column(at, "rate", pa.array(list(values), pa.float64())))
+        assert made[-1].schema == one.schema
+    return made
+
+
+REALS = (
+    "SELECT sum(rate) AS s, avg(rate) AS a, stddev_pop(rate) AS d, var_pop(rate) AS v, "
+    "covar_pop(rate, overdue) AS c"
+)
+
+
+def test_floats_are_off_by_no_more_than_is_stated() -> None:
+    """docs/reference/sql.md, "How far rounded floats lead": in exact fractions, floats between the steps."""
+    draw = np.random.default_rng(11)
+    tables = with_rates([draw.uniform(-1, 1, rows).tolist() for rows in (90, 60, 0, 30)])
+    (found,) = asked(f"{REALS} FROM federation.loans", tables)
+    pooled = pa.concat_tables(tables).to_pylist()
+    x = [Fraction(row["rate"]) for row in pooled]
+    h, mean = HALF + Fraction(1, 2**53), sum(x) / len(x)
+    deviation = math.sqrt(sum((one - mean) ** 2 for one in x) / len(x))
+    pairs = [(Fraction(row["rate"]), row["overdue"]) for row in pooled if row["overdue"] is not None]
+    mx, my = (Fraction(sum(column)) / len(pairs) for column in zip(*pairs, strict=True))
+    covariance = sum((a - mx) * (b - my) for a, b in pairs) / len(pairs)
+    spread = math.sqrt(sum((b - my) ** 2 for _, b in pairs) / len(pairs))
+    for name, exact, most in (
+        ("s", sum(x), len(x) * h),
+        ("a", mean, h),
+        ("d", deviation, h),
+        ("v", deviation**2, h * (2 * deviation + h)),
+        ("c", covariance, h * spread),
+    ):
+        assert 0 < abs(found[name] - float(exact)) <= float(most) + 1e-12
+
+
+@pytest.mark.parametrize("rate", [0.12344999, -0.12345001])
+def test_floats_that_all_lie_half_a_unit_off_reach_the_bound(rate: float) -> None:
+    tables = with_rates([[rate] * rows for rows in (90, 60, 0, 30)])
+    (found,) = asked("SELECT sum(rate) AS s, avg(rate) AS a FROM federation.loans", tables)
+    assert 0.99 * 180 * float(HALF) < abs(found["s"] - 180 * rate) <= 180 * float(HALF)
+    assert 0.99 * float(HALF) < abs(found["a"] - rate) <= float(HALF)
 
 
 def test_a_figure_that_nobody_has_a_value_of_holds_its_cells_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import socket
 import threading
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from compute import federation
 from compute.errors import BayspaceError, PeerViolation, PolicyRefusal, QueryError, Unavailable
@@ -25,7 +27,9 @@ from compute.pooling import Part
 from compute.protocols import masked_sum
 from compute.protocols.base import Frame
 from connector import analyst, answering, config, connect, datasets, meeting, rounds, space
+from connector.alike import unlike
 from connector.api import Space
+from connector.cli.explained import render
 from connector.node import Node
 from connector.receipts import trust_file
 from connector.service import Server
@@ -318,14 +322,77 @@ def test_explain_says_who_learns_what_by_colluding_with_whom(shared: Federation)
         "hk-monitor and all participants but one",
     ]
     assert "sum of the two others" in found["federation"]["coalitions"][2]["learns"]
+    # counts are shown before the gate, so whoever takes the others' off has those of cells held back too
+    assert "in every cell, released or not" in found["federation"]["coalitions"][3]["learns"]
     assert found["federation"]["own"] is None
     assert found["federation"]["participants"][0]["protection"] == (
         "its part goes into totals with at least 2 participants; of at least 5 identities in all"
     )
     assert found["transfer"] == {}
     assert [part["transfer"] for part in found["federation"]["participants"]] == [{}] * len(BANKS)
-    assert "每个参与方" in json_of(shared.asker.explain(BY_REGION, PURPOSE, "zh")["learns"])
+    chinese = shared.asker.explain(BY_REGION, PURPOSE, "zh")
+    assert "每个参与方" in json_of(chinese["learns"])
+    assert "无论是否放行" in chinese["federation"]["coalitions"][3]["learns"]
+    page = printed(chinese)
+    assert [
+        word for word in ("准许", "合谋时谁获知什么", "各方连接器均遵守协议", "剩余次数") if word not in page
+    ] == []
     assert [shared.uses(bank) for bank in BANKS] == before
+
+
+def printed(found: dict[str, Any]) -> str:
+    written = io.StringIO()
+    render(Console(file=written, width=400), found)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ({"mo-bank.loans"}, "mo-bank.loans: there is no such column"),
+        ({f"{bank}.loans" for bank in BANKS}, "there is no such column"),
+    ],
+)
+def test_who_cannot_plan_a_question_that_others_can_is_named(
+    shared: Federation, monkeypatch: pytest.MonkeyPatch, lacking: set[str], said: str
+) -> None:
+    planned = rounds._prepared
+
+    def prepared(node: Node, name: str, sql: str, by: Any, *rest: Any) -> Any:
+        if by.full_name in lacking:
+            raise QueryError("query.unknown-column", "there is no such column")
+        return planned(node, name, sql, by, *rest)
+
+    monkeypatch.setattr(rounds, "_prepared", prepared)
+    with pytest.raises(QueryError) as error:
+        rounds.inquire(shared.nodes[ASKER], BY_REGION, PURPOSE)
+    assert (error.value.code, error.value.sentence) == ("query.unknown-column", said)
+
+
+@pytest.mark.parametrize(
+    ("described", "demanded", "said"),
+    [
+        ({}, {}, []),
+        ({"type": "int64"}, {}, ["type of amount"]),
+        ({"bounds": ("0", "7")}, {"bounds": {"amount": ("0", "7")}}, ["bounds of amount"]),
+        ({}, {"domains": {"region": ("深圳",)}}, ["domains of region"]),
+        ({}, {"identity": "region"}, ["identity"]),
+        ({"grade": 3}, {"minimum_identities": 9}, []),  # no part of a plan
+    ],
+)
+def test_what_two_parts_declare_differently_is_named(
+    shared: Federation, described: dict[str, Any], demanded: dict[str, Any], said: list[str]
+) -> None:
+    held = shared.nodes[ASKER].agreements_in_force()
+    one, other = held[0], held[1]
+    columns = tuple(replace(c, **described) if c.name == "amount" else c for c in other.dataset.columns)
+    analysis = other.policy.analysis.model_copy(update=demanded)
+    changed = replace(
+        other,
+        dataset=replace(other.dataset, columns=columns),
+        policy=other.policy.model_copy(update={"analysis": analysis}),
+    )
+    assert unlike({"*", "amount", "region"}, one, changed) == said
 
 
 def json_of(value: Any) -> str:
@@ -602,3 +669,4 @@ def test_a_federation_whose_parts_do_not_fit_is_refused(
     with running(tmp_path, **changes) as made, pytest.raises(QueryError) as error:
         made.asker.explain(BY_REGION, PURPOSE)
     assert error.value.code == code
+    assert code != "federation.differs" or "they differ in: bounds of amount." in error.value.sentence
