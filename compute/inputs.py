@@ -6,7 +6,7 @@ INVARIANT: keys are canonical, distinct and never NULL; every (key, group) pair 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,7 @@ class Cells:
     table: pa.Table
     suppressed: int  # non-empty cells that the owner's gate held back
     keys: int | None = None  # list queries: the matched keys, which is what the owner counts as released
+    masks: bytes | None = field(default=None, repr=False)  # opens the receiver's commitment to its mask totals
 
     @property
     def released(self) -> int:

@@ -13,7 +13,7 @@ way back, t the plaintext modulus, W the largest weight, C the number of ciphert
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -318,7 +318,22 @@ class Opening:
 
     masks: tuple[tuple[tuple[int, ...], ...], ...] = field(repr=False)  # receiver group, sender group, vector
     salt: bytes = field(repr=False)
-    commitment: bytes
+    totals: bytes = field(repr=False)  # the masks as the commitment holds them
+
+    @property
+    def commitment(self) -> bytes:
+        """What the sender gets before it answers."""
+        return commitment_to(self.revealed)
+
+    @property
+    def revealed(self) -> bytes:
+        """What opens the commitment: for an auditor, `recomputed`."""
+        return self.salt + self.totals
+
+
+def commitment_to(revealed: bytes) -> bytes:
+    """The commitment that a salt and mask totals open."""
+    return hashlib.sha256(b"bayspace mask totals v1" + revealed).digest()
 
 
 def sender(
@@ -401,6 +416,27 @@ def open_answers(
             cells[r, s] = CellSums(count, sums[0], weighted)
     view.end()
     return cells
+
+
+def recomputed(
+    stated: Mapping[str, Any], weight_columns: int, revealed: bytes, encoded: bytes
+) -> list[CellSums | None]:
+    """What `open_answers` gave, from the receiver's opened commitment: every cell in order, None if suppressed.
+
+    stated: `Parameters.canonical`, of which only the fields of an answer matter here. Raises PeerViolation.
+    """
+    widths, selected = tuple(stated["field_bits"]), stated["selected"]
+    parameters = Parameters(
+        selected, selected, None, 0, (), 0, (), 0, 0, stated["identity_bits"], widths, stated.get("valued", 0)
+    )
+    view = _Reader(revealed[_SALT_BYTES:])
+    vectors = [_width_bytes(parameters, counted=_counted(k)) for k in range(1 + 2 * weight_columns)]
+    count = (len(revealed) - _SALT_BYTES) // sum(vectors)
+    masks = tuple(tuple(view.integer(width) for width in vectors) for _ in range(count))
+    view.end()
+    shape = Shape(1, count, weight_columns)
+    cells = open_answers(parameters, shape, Opening((masks,), b"", b""), encoded)
+    return [cells.get((0, number)) for number in range(count)]
 
 
 def _runs(parameters: Parameters, shape: Shape) -> Iterator[tuple[int, int]]:
@@ -582,8 +618,7 @@ def _draw_masks(parameters: Parameters, shape: Shape, entropy: Entropy) -> Openi
         for cell in row
         for k, mask in enumerate(cell)
     )
-    salt = entropy(_SALT_BYTES)
-    return Opening(masks, salt, hashlib.sha256(b"bayspace mask totals v1" + salt + totals).digest())
+    return Opening(masks, entropy(_SALT_BYTES), totals)
 
 
 def _placed(parameters: Parameters, vector: int, mask: int) -> int:

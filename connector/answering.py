@@ -188,8 +188,8 @@ class Answering:
 
     def _side(self, participant: str, build: str, clock: int) -> Side:
         node = self._node
-        place = node.jurisdiction_of(participant)
-        return Side(participant, node.key_of(participant).ids, build, clock, place)
+        place, claims = node.jurisdiction_of(participant), node.claims_of(participant)
+        return Side(participant, node.key_of(participant).ids, build, clock, place, claims)
 
     def _decide(self, terms: Terms, prepared: Prepared) -> None:
         decision = self._decision(terms, prepared)

@@ -75,6 +75,7 @@ class Asking:
         self._sequence = 0
         self._previous: str | None = None
         self._stated: dict[str, int] = {}  # the release record's figures
+        self._opener: Opener | None = None
 
     def run(self) -> Role[Answer]:
         """The whole exchange; raises `PolicyRefusal` with the owner's reasons when it refuses."""
@@ -171,6 +172,7 @@ class Asking:
         role = protocol_named(plan.protocol).receiver(context, own)
         del own
         opener, opened, release = Opener(sid), deque[Frame](), None
+        self._opener = opener
         try:
             item = role.send(None)
             while True:
@@ -247,16 +249,23 @@ class Asking:
         if self._stated != {**self._stated, **terms.counts(cells.released)}:
             raise PeerViolation("peer.figures", "the owner released another number of cells than it stated")
         table = self._table(cells)
-        salt, body = node.entropy(32), arrow_bytes(table)
-        committed = commit("result", salt, body)
+        body = arrow_bytes(table)
+        shown = self._shown(body, cells)
+        openings = [Opening(name, node.entropy(32), value) for name, value in shown.items()]
+        committed = {o.name: commit(o.name, o.salt, o.value) for o in openings}
         sealed = terms.result(release.digest, committed, milliseconds(node.now())).seal(node.entropy)
         envelope = countersigned(sealed, node.key, None, None)
-        opening = Opening("result", salt, body)
         with node.store.atomic():
-            node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [opening])
+            node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", openings)
             self._note_answered(release, (cells.table.num_rows, cells.suppressed))
         told = terms.plan is not None and terms.plan.says_suppressed
         return Answer(body, cells.table.num_rows, cells.suppressed if told else None)
+
+    def _shown(self, body: bytes, cells: Cells) -> dict[str, bytes]:
+        """What we may open some day: the result, and what it can be recomputed from (`recomputing`)."""
+        answer = self._opener.answer if self._opener is not None else b""
+        inputs = {} if cells.masks is None else {"answer": answer, "masks": cells.masks}
+        return {"result": body, **inputs}
 
     def _note_answered(self, release: Sealed, counts: tuple[int, int]) -> None:
         """Remember that the question was answered, for when it is asked again. In a transaction."""

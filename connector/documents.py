@@ -60,6 +60,14 @@ def perhaps(config: Path | None) -> Iterator[Node | None]:
         yield node
 
 
+def check_size(document: bytes) -> None:
+    """Raise `ConfigError` unless the document fits into a carried file."""
+    try:
+        documents.check_size(document)
+    except FormatError as error:
+        raise ConfigError("document.size", str(error)) from error
+
+
 def commit(node: Node, digest: bytes, claims: Sensitive | None = None) -> Recorded:
     """Record this participant's commitment to the document with this SHA-256.
 

@@ -45,6 +45,8 @@ from witness.tlog_proof import parse as parse_proof
 _log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
+IDLE_SECONDS = 30.0
+"""Another process of this participant's, such as `document commit`, may have left something in the outbox."""
 MOST_ATTEMPTS_LOGGED = 3
 PASSING = frozenset({"members", "time"})
 """Reasons of a witness's refusal that may pass: its member list or its clock has to catch up."""
@@ -261,7 +263,7 @@ class Evidence:
             except Exception as error:  # noqa: BLE001  a full disk, say: without its courier nothing is delivered
                 _log.error("evidence cannot be delivered now: %s", type(error).__name__)
                 left = True
-            self._wake.wait(RETRY_SECONDS if left else None)
+            self._wake.wait(RETRY_SECONDS if left else IDLE_SECONDS)
 
     def _round(self) -> bool:
         """Try everything once; whether something is left to try again."""

@@ -257,13 +257,21 @@ def _terms(node: Node, inquiry: Inquiry, opening: Opening) -> Terms:
         opening=opening,
         agreement=inquiry.agreement,
         plan=inquiry.prepared.plan,
-        asker=Side(node.id, node.key.public.ids, node.build, opening.clock, node.jurisdiction_of(node.id)),
+        asker=Side(
+            node.id,
+            node.key.public.ids,
+            node.build,
+            opening.clock,
+            node.jurisdiction_of(node.id),
+            node.claims_of(node.id),
+        ),
         owner=Side(
             provider,
             node.key_of(provider).ids,
             "0" * 64,  # until the owner states its build
             opening.clock,
             node.jurisdiction_of(provider),
+            node.claims_of(provider),
         ),
     )
 

@@ -190,6 +190,11 @@ class Node:
             raise Unavailable("peer.unknown", f"the member list names no participant {participant!r}")
         return member.jurisdiction
 
+    def claims_of(self, participant: str) -> tuple[str, ...]:
+        """What the space's operator certifies of a member: `role:bank`, `claim:iso-27001`."""
+        member = self.members.participant(participant)
+        return () if member is None else member.claims
+
     def _witnesses(self) -> dict[str, Witness]:
         found, demanded = {}, demanded_quorum(self.config)
         for configured in self.config.witness:

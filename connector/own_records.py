@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from connector.records import DONE, Statement, countersigned
 from connector.terms import milliseconds
 from witness.bundle import Opening
-from witness.record import Data, Exchange, Outcome, Party, Sensitive
+from witness.record import Contract, Data, Exchange, Outcome, Party, Sensitive
 
 if TYPE_CHECKING:
     from connector.node import Node
@@ -25,6 +25,7 @@ def keep(
     outcome: Outcome = DONE,
     openings: Sequence[Opening] = (),
     sensitive: Sensitive | None = None,
+    contract: Contract | None = None,
 ) -> None:
     """Seal and keep the record, with the exchange that it is all of, in one transaction."""
     sealed = Statement(
@@ -35,7 +36,7 @@ def keep(
         parties=(Party(node.id, role, node.key.public.ids, node.build, milliseconds(node.now())),),
         outcome=outcome,
         data=data,
-        contract=None,
+        contract=contract,
         sensitive=sensitive or Sensitive(),
     ).seal(node.entropy)
     envelope = countersigned(sealed, node.key, None, None)

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import timedelta
 from http.client import HTTPException
 from urllib.request import Request, urlopen
 
@@ -18,10 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from compute.errors import ConfigError, Unavailable
 from connector.config import ConnectorConfig
+from connector.contract import Agreement, Proposal
 from connector.enrolment import load_members, operator_keys
 from connector.evidence import demanded_quorum
 from connector.space import GRACE
 from connector.storage import Store
+from policy_enforcer import odrl
 from witness import bundle, checkpoint, dsse, timestamp, tlog_proof
 from witness.bundle import Item, Opening
 from witness.checks import Requirement
@@ -33,7 +34,10 @@ from witness.record import Record
 from witness.schema import FormatError
 from witness.trust import NO_QUORUM, of_logs
 
+POLICY = "policy"
+"""What is shown by this name is no opening: the policies themselves, whose digests stand in the records."""
 TIMESTAMP_SECONDS = 30.0
+_GRACE_MS = int(GRACE.total_seconds() * 1000)
 Fetch = Callable[[bytes], bytes]
 """Sends an RFC 3161 query to an authority and returns its answer."""
 Receipts = Callable[[str, bytes], tuple[str, bytes]]
@@ -43,8 +47,10 @@ Receipts = Callable[[str, bytes], tuple[str, bytes]]
 def receipt(store: Store, exchange: str, show: Collection[str] = (), *, redacted: bool = False) -> bytes:
     """The bundle of an exchange.
 
-    show: names of commitments to open ("query", "plan", "result"); redacted: leave out the sensitive claims.
-    Raises `ConfigError` for an unknown exchange, `Unavailable` when a record is not witnessed yet.
+    show: names of commitments to open ("query", "plan", "result"), and "policy" for the policies in full;
+    redacted: leave out the sensitive claims.
+    Raises `ConfigError` for an unknown exchange or a name that nothing here opens, `Unavailable` when a
+    record is not witnessed yet.
     """
     return receipt_of([exchange], store, show, redacted=redacted)
 
@@ -62,7 +68,38 @@ def receipt_of(
         items += found
         lists |= named
     members = [dsse.parse(envelope) for digest, envelope in store.member_lists() if digest in lists]
-    return bundle.build(items, members)
+    policies = _policies(store, items) if POLICY in show else []
+    _check_shown(show, items, policies)
+    return bundle.build(items, members, policies=policies)
+
+
+def _check_shown(show: Collection[str], items: Sequence[Item], policies: Sequence[str]) -> None:
+    """Raise `ConfigError` for a name that opens nothing: who hands over a receipt must know what it shows."""
+    opened = {opening.name for item in items for opening in item.openings} | ({POLICY} if policies else set())
+    if missing := sorted(set(show) - opened):
+        raise ConfigError("evidence.show", f"nothing here opens {', '.join(missing)} of these records")
+
+
+def _policies(store: Store, items: Sequence[Item]) -> list[str]:
+    """The policies that records name, canonical, as far as they are kept here."""
+    records = [Record.parse(item.envelope.payload) for item in items]
+    named = {r.contract.policy: r for r in records if r.contract is not None}
+    found = (_policy(store, digest, record) for digest, record in named.items())
+    return [policy.decode() for policy in found if policy is not None]
+
+
+def _policy(store: Store, digest: str, record: Record) -> bytes | None:
+    """One policy: of an agreement, of an offer of ours, or of terms that were on the table."""
+    contract = record.contract
+    agreement = store.agreement(contract.agreement) if contract is not None and contract.agreement else None
+    if agreement is not None:
+        return odrl.canonical(Agreement.parse(agreement.document).policy)
+    if (offered := store.offered_policy(digest)) is not None:
+        return offered
+    for proposal in store.proposals(record.exchange.id):
+        if proposal.policy_digest == digest and proposal.document:
+            return odrl.canonical(Proposal.parse(proposal.document).policy)
+    return None
 
 
 def _items(
@@ -103,7 +140,7 @@ def extended(data: bytes, fetch: Fetch | None, receipts: Receipts | None) -> byt
     heads = dict.fromkeys(tlog_proof.parse(item.proof).checkpoint.text for item in items)
     kept = found.timestamps if receipts is None else ()  # fresh proofs are of other checkpoints
     tokens = kept if fetch is None else tuple(_stamp(head, fetch) for head in heads)
-    return bundle.build(items, found.members, tokens)
+    return bundle.build(items, found.members, tokens, found.policies)
 
 
 def _with_receipt(item: Item, receipts: Receipts) -> Item:
@@ -200,7 +237,7 @@ def _log_signs_from(witness: Participant, lists: Sequence[MemberList]) -> int | 
     found = [(m.issued_at, m.participant(witness.id)) for m in lists]
     announced = min(at for at, member in found if member is not None and keys.intersection(member.logs))
     alone = any(at < announced for at, member in found if member is not None and member.logs)
-    return announced + (int(GRACE.total_seconds() * 1000) if alone else 0)
+    return announced + (_GRACE_MS if alone else 0)
 
 
 def _operator_signs_from(lists: Sequence[MemberList]) -> dict[PublicKey, int]:
@@ -211,8 +248,7 @@ def _operator_signs_from(lists: Sequence[MemberList]) -> dict[PublicKey, int]:
     naming.sort(key=lambda m: m.version)
     first, newest = naming[0], naming[-1]
     # Records on a list before it, which we may never have seen, can wait in an outbox for a while.
-    waits = GRACE if first.previous is not None else timedelta()
-    since = first.issued_at + int(waits.total_seconds() * 1000)
+    since = first.issued_at + (_GRACE_MS if first.previous is not None else 0)
     return {key: since for key in newest.operator_keys if key.algorithm == ML_DSA_44}
 
 

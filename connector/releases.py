@@ -95,6 +95,7 @@ class Opener(_Envelope):
         super().__init__(sid)
         self._bodies: deque[bytes] = deque()
         self._room = MOST_SEALED
+        self.answer = b""  # salt and content, where we committed to masks: with them an auditor recomputes
 
     def collect(self, frame: Frame) -> None:
         """Keep one sealed frame. Raises `PeerViolation` when the answer outgrows every honest one."""
@@ -117,4 +118,7 @@ class Opener(_Envelope):
             raise PeerViolation("peer.release-key", "the key does not open the sealed answer") from None
         if commit("release", salt, plain.digest()) != committed:
             raise PeerViolation("peer.release", "the answer is not the one the receipt was signed for")
+        if "masks" in self._named:
+            framed = (len(frame.body).to_bytes(8, "big") + frame.body for frame in frames)
+            self.answer = salt + b"".join(framed)
         return frames

@@ -23,7 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from compute.errors import ConfigError, PeerViolation
-from connector import rotation
+from connector import offers, rotation
 from connector.analyst import Analyst
 from connector.answering import Answering
 from connector.door import Door, placed
@@ -159,9 +159,10 @@ class Server:
         self.port = self._bound(address)
 
     def start(self) -> None:
-        """Record the failures of a process that died, and new keys, then serve."""
+        """Record the failures of a process that died, new keys and what is offered, then serve."""
         self._node.recover()
         rotation.record(self._node)
+        offers.record(self._node)
         Negotiating(self._node).recover()
         self._node.evidence.start()
         self._door.start()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from compute.facts import bytes_at_most, rows_at_most
 from compute.federation import Entry
 from compute.inputs import WeightFigures
 from compute.plan import Plan
@@ -18,6 +19,8 @@ from connector.contract import Agreement
 from connector.opening import Acceptance, Opening
 from connector.records import DONE, Statement
 from policy_enforcer import disclosure as d
+from policy_enforcer.model import DeleteDuty
+from policy_enforcer.moments import later
 from policy_enforcer.privacy import rho
 from witness import bundle
 from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Reveal, Sensitive, commit
@@ -37,6 +40,7 @@ class Side:
     build: str
     clock: int
     jurisdiction: str
+    claims: tuple[str, ...] = ()  # what the space's operator certifies of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class Terms:
             reveals=self._reveals(),
         )
         sides = {"sender-keys-bound": plan.sender.keys_bound, "sender-rows-bound": plan.sender.rows_bound}
+        sides |= {"rows-at-most": rows_at_most(plan), "bytes-at-most": bytes_at_most(plan)}
         if plan.receiver is not None:
             sides["receiver-keys-bound"] = plan.receiver.keys_bound
         exchange = Exchange(self.opening.exchange, 0)
@@ -161,9 +166,9 @@ class Terms:
         exchange = Exchange(self.opening.exchange, 1, previous)
         return self._statement("query.release", exchange, DONE, data, figures=figures, spent=self._spent())
 
-    def result(self, previous: str, committed: str, clock: int) -> Statement:
-        """The asker's own assertion about the table it ended up with."""
-        data = Data(commitments={"result": committed})
+    def result(self, previous: str, committed: dict[str, str], clock: int) -> Statement:
+        """The asker's own assertion about the table it ended up with, and what it was computed from."""
+        data = Data(commitments=committed)
         exchange = Exchange(self.opening.exchange, 2, previous)
         statement = self._statement("query.result", exchange, DONE, data)
         mine = replace(self._parties()[1], clock=clock)
@@ -182,10 +187,22 @@ class Terms:
         statement = self._statement("query.failure", exchange, Outcome("failed", code), Data())
         return replace(statement, parties=self._parties(first=author))
 
-    def _spent(self) -> dict[str, str] | None:
-        """The privacy loss (zCDP) of the plan's noise, as it was charged; the same answer costs none."""
+    def _spent(self) -> dict[str, str]:
+        """What was charged: a use, and the zCDP of the plan's noise, of which the same answer costs none."""
         noise = self.plan.noise if self.plan is not None else None
-        return None if noise is None else {"rho": rho(0 if self.repeats else noise.loss)}
+        loss = {} if noise is None else {"rho": rho(0 if self.repeats else noise.loss)}
+        return {**loss, "uses": "1"}
+
+    def _data_categories(self) -> tuple[str, ...]:
+        """What the owner's columns are to the lists of the law, as its description declares them."""
+        return tuple(sorted({c.category for c in self.agreement.dataset.columns if c.category is not None}))
+
+    def _retained(self) -> str | None:
+        """The day (UTC) on which the result has to be gone, where the policy says when."""
+        duties = [duty for duty in self.agreement.policy.duties if isinstance(duty, DeleteDuty)]
+        return min(
+            (later(moment(self.owner.clock), d.after).date().isoformat() for d in duties), default=None
+        )
 
     def _repeated(self) -> dict[str, str]:
         return {"repeats": self.repeats} if self.repeats else {}
@@ -217,10 +234,13 @@ class Terms:
             sensitive=Sensitive(
                 correlation=self.trace_id,
                 purpose=(self.opening.purpose,) if self.opening.purpose else None,
+                data_categories=self._data_categories() or None,
+                recipient_categories=self.asker.claims or None,
                 source_jurisdictions=(self.owner.jurisdiction,),
                 destination_jurisdictions=(self.asker.jurisdiction,),
                 transfer_basis=self.agreement.transfer_basis,
                 filing_number=self.agreement.filing_number,
+                retain_until=self._retained() if outcome == DONE else None,
                 figures=figures or None,
                 budget=spent,
             ),

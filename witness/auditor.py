@@ -8,14 +8,15 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from witness import bundle as bundles
 from witness import bundle_text, document_text
 from witness import document as documents
 from witness.document_text import LANGUAGES
-from witness.encoding import format_time
+from witness.encoding import b64, format_time
 from witness.verify import VerificationFailed, Verified, VerifiedItem, verify_files
 
 DONE, USAGE, FAILED = 0, 2, 7
@@ -65,7 +66,7 @@ def _add_document(commands: Any) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     try:
-        bundle, trust = options.bundle.read_bytes(), options.trust.read_bytes()
+        bundle, trust = _read(options.bundle), _read(options.trust)
     except OSError as error:
         return fail(USAGE, f"cannot read {error.filename}")
     try:
@@ -74,20 +75,15 @@ def _verify(options: argparse.Namespace) -> int:
         if options.format == "json":
             return _report_failure(failure)
         return fail(FAILED, bundle_text.failed_text(failure, options.language))
-    as_json = options.format == "json"
-    text = (
-        json.dumps(to_json(verified), ensure_ascii=False)
-        if as_json
-        else bundle_text.to_text(verified, options.language)
-    )
-    sys.stdout.write(text + "\n")
-    return DONE
+    if options.format == "json":
+        return _say(json.dumps(to_json(verified), ensure_ascii=False))
+    return _say(bundle_text.to_text(verified, options.language))
 
 
 def _document(options: argparse.Namespace) -> int:
     try:
-        data, trust = options.carried.read_bytes(), options.trust.read_bytes()
-        newest = None if options.members is None else options.members.read_bytes()
+        data, trust = _read(options.carried), _read(options.trust)
+        newest = None if options.members is None else _read(options.members)
         beside = None if options.document is None else options.document.read_bytes()
         digest = None if beside is None else hashlib.sha256(beside).digest()
         verified = documents.verify_files(data, trust, digest=digest, issuer=options.issuer, newest=newest)
@@ -99,14 +95,9 @@ def _document(options: argparse.Namespace) -> int:
         if options.format == "json":
             return _report_failure(failure)
         return fail(FAILED, document_text.failed_text(failure, options.language))
-    as_json = options.format == "json"
-    text = (
-        json.dumps(document_text.to_json(verified), ensure_ascii=False)
-        if as_json
-        else document_text.to_text(verified, options.language)
-    )
-    sys.stdout.write(text + "\n")
-    return DONE
+    if options.format == "json":
+        return _say(json.dumps(document_text.to_json(verified), ensure_ascii=False))
+    return _say(document_text.to_text(verified, options.language))
 
 
 def _report_failure(failure: VerificationFailed) -> int:
@@ -117,14 +108,32 @@ def _report_failure(failure: VerificationFailed) -> int:
 
 def fail(code: int, sentence: str) -> int:
     """Says why on standard error; returns the code."""
-    sys.stderr.write(sentence + "\n")
+    _write(sys.stderr, sentence)
     return code
+
+
+def _say(text: str) -> int:
+    _write(sys.stdout, text)
+    return DONE
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Escapes what the stream's encoding lacks: a verdict must not end in a traceback on any terminal."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _read(file: Path) -> bytes:
+    """At most one byte more than any file of ours may have: what is larger is refused, not read."""
+    with file.open("rb") as opened:
+        return opened.read(bundles.LARGEST + 1)
 
 
 def to_json(verified: Verified) -> dict[str, Any]:
     """What was verified, as one JSON document."""
     return {
         "open_exchanges": list(bundle_text.open_exchanges(verified)),
+        "policies": {digest: bundle_text.policy_json(text) for digest, text in verified.policies.items()},
         "records": [_item_json(item) for item in verified.items],
         "unknown_timestamps": verified.unknown_timestamps,
         "verified": True,
@@ -144,7 +153,7 @@ def _item_json(item: VerifiedItem) -> dict[str, Any]:
         "index": item.included.index,
         "log": item.included.checkpoint.origin,
         "one_sided": item.one_sided,
-        "opened": {name: value.decode(errors="replace") for name, value in item.opened.items()},
+        **_opened_json(item.opened),
         "outcome": record.outcome.to_json(),
         "parties": [p.to_json() for p in record.parties],
         "protocol": record.data.protocol,
@@ -155,3 +164,14 @@ def _item_json(item: VerifiedItem) -> dict[str, Any]:
         "space": record.space,
         "timestamps": [{"at": format_time(t.at * 1000), "authority": t.authority} for t in item.timestamps],
     }
+
+
+def _opened_json(opened: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
+    """Text as text; what is none, such as a result, to the byte."""
+    texts, others = {}, {}
+    for name, value in opened.items():
+        try:
+            texts[name] = value.decode()
+        except UnicodeDecodeError:
+            others[name] = b64(value)
+    return {"opened": texts, "opened_base64": others}

@@ -6,7 +6,8 @@ canonical JSON; its last check is a checksum over everything, so that even a byt
 (a cosignature line of an unknown witness) cannot change unnoticed. Refuses unknown fields.
 
 Version 2 is version 1 with optional parts: per record a COSE receipt, per bundle RFC 3161 timestamps of its
-checkpoints. It is written only where there are such parts, and version 1 is read for ever.
+checkpoints. Version 3 is version 2 with the policies that its records name, in full. Each is written only
+where there are such parts, and version 1 is read for ever.
 """
 
 import hashlib
@@ -20,8 +21,8 @@ from witness.encoding import EncodingError, b64, unb64
 from witness.record import SALT_SIZE
 from witness.schema import NAME, Fields, FormatError, present
 
-FORMAT, FORMAT_2 = "bayspace-bundle/v1", "bayspace-bundle/v2"
-MOST_TIMESTAMPS = 64
+FORMAT, FORMAT_2, FORMAT_3 = "bayspace-bundle/v1", "bayspace-bundle/v2", "bayspace-bundle/v3"
+MOST_TIMESTAMPS = MOST_POLICIES = 64
 LARGEST = 64 * 1024 * 1024
 
 
@@ -89,10 +90,13 @@ class Bundle:
     items: tuple[Item, ...]
     members: tuple[Envelope, ...]
     timestamps: tuple[bytes, ...] = field(default=(), repr=False)
+    policies: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def format(self) -> str:
         """The oldest version that can say this."""
+        if self.policies:
+            return FORMAT_3
         more = self.timestamps or any(item.receipt is not None for item in self.items)
         return FORMAT_2 if more else FORMAT
 
@@ -107,14 +111,20 @@ class Bundle:
                 "format": self.format,
                 "items": [item.to_json() for item in self.items],
                 "members": [envelope.to_json() for envelope in self.members],
+                "policies": list(self.policies) or None,
                 "timestamps": [b64(token) for token in self.timestamps] or None,
             }
         )
 
 
-def build(items: Sequence[Item], members: Sequence[Envelope], timestamps: Sequence[bytes] = ()) -> bytes:
+def build(
+    items: Sequence[Item],
+    members: Sequence[Envelope],
+    timestamps: Sequence[bytes] = (),
+    policies: Sequence[str] = (),
+) -> bytes:
     """A bundle's bytes. Raises FormatError when they would not be read back."""
-    data = Bundle(tuple(items), tuple(members), tuple(timestamps)).to_bytes()
+    data = Bundle(tuple(items), tuple(members), tuple(timestamps), tuple(policies)).to_bytes()
     parse(data)
     return data
 
@@ -137,6 +147,7 @@ def parse(data: bytes) -> tuple[Bundle, bool]:
             items=tuple(Item.from_json(item) for item in f.items("items")),
             members=tuple(_envelope(e) for e in f.items("members")),
             timestamps=f.optional("timestamps", lambda name: _timestamps(f.items(name))) or (),
+            policies=f.optional("policies", lambda name: _policies(f.items(name))) or (),
         )
     if not bundle.items:
         raise FormatError("the bundle holds no record")
@@ -147,6 +158,12 @@ def parse(data: bytes) -> tuple[Bundle, bool]:
 
 def _checksum(body: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.serialise(body)).hexdigest()
+
+
+def _policies(texts: list[Any]) -> tuple[str, ...]:
+    if not 0 < len(texts) <= MOST_POLICIES:
+        raise FormatError(f"a bundle has 1 to {MOST_POLICIES} policies, or no such field")
+    return tuple(_string(text, "policies") for text in texts)
 
 
 def _timestamps(tokens: list[Any]) -> tuple[bytes, ...]:

@@ -6,12 +6,11 @@ show. So the text says where an exchange has no outcome in it.
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
+from witness import document_text
 from witness.checks import VerificationFailed
-from witness.document_text import chinese_of
 from witness.encoding import format_time
-from witness.evidence_words import learned, said
+from witness.evidence_words import learned, opened, plain, said, visible
 from witness.members import MemberList
 from witness.record import Record
 from witness.verify import Verified, VerifiedItem
@@ -26,8 +25,6 @@ _CHINESE = {
 _WORDS: Mapping[str, Mapping[str, str]] = {
     "en": {
         "verified": "VERIFIED",
-        "failed": "NOT VERIFIED",
-        "record": " (record {number})",
         "exchange": "exchange {id}, step {step}, space {space}",
         "signed": "signed by {who}",
         "one-sided": " — ONE-SIDED",
@@ -46,12 +43,11 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "disclosed": "disclosed {name}: {value}",
         "opened": "opened {name}: {value}",
         "unknown": "{count} timestamp(s) by authorities unknown to the trust file",
+        "policy": "policy {digest}, in full:",
         "open": "exchange {id}: this bundle does not show what came of it",
     },
     "zh": {
         "verified": "核验通过",
-        "failed": "核验未通过",
-        "record": "(第 {number} 条记录)",
         "exchange": "交换 {id},第 {step} 步,数据空间 {space}",
         "signed": "签名方 {who}",
         "one-sided": " — 仅单方签名",
@@ -70,6 +66,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
         "disclosed": "披露 {name}:{value}",
         "opened": "打开承诺 {name}:{value}",
         "unknown": "{count} 个时间戳的签发机构不在信任文件中,不予采信",
+        "policy": "策略 {digest} 全文:",
         "open": "交换 {id}:本文件未包含其结果",
     },
 }
@@ -84,6 +81,8 @@ def to_text(verified: Verified, language: str = "en") -> str:
     if verified.unknown_timestamps:
         lines.append(words["unknown"].format(count=verified.unknown_timestamps))
     lines += [words["open"].format(id=exchange) for exchange in open_exchanges(verified)]
+    for digest, text in verified.policies.items():
+        lines += [words["policy"].format(digest=digest), *_policy_lines(text)]
     return "\n".join(lines)
 
 
@@ -94,13 +93,22 @@ def open_exchanges(verified: Verified) -> tuple[str, ...]:
 
 
 def failed_text(failure: VerificationFailed, language: str = "en") -> str:
-    """Why a bundle is not verified, in one line; beside the Chinese sentence stands the English detail."""
-    words = _WORDS[language]
-    where = "" if failure.item is None else words["record"].format(number=failure.item + 1)
-    sentence = failure.sentence
-    if language == "zh":
-        sentence = f"{_CHINESE.get(failure.code) or chinese_of(failure.code)}({sentence})"
-    return f"{words['failed']} [{failure.code}]{where}: {sentence}"
+    """Why a bundle is not verified, in one line."""
+    return document_text.failed_text(failure, language, _CHINESE)
+
+
+def policy_json(text: str) -> object:
+    """A policy as parsed JSON, or its text where it is none: all that was verified is its digest."""
+    try:
+        found: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return found
+
+
+def _policy_lines(text: str) -> list[str]:
+    laid_out = json.dumps(policy_json(text), ensure_ascii=False, indent=1)
+    return [f"   | {visible(line)}" for line in laid_out.splitlines()]
 
 
 def _item_text(number: int, item: VerifiedItem, language: str, lists: Mapping[str, MemberList]) -> str:
@@ -121,10 +129,10 @@ def _item_text(number: int, item: VerifiedItem, language: str, lists: Mapping[st
         *_told(item, words, lists),
         *(words["learned"].format(who=r.party, what=learned(r.what, language)) for r in record.data.reveals),
         *(
-            words["disclosed"].format(name=said(n, language), value=_plain(v))
+            words["disclosed"].format(name=said(n, language), value=plain(v))
             for n, v in item.disclosed.claims().items()
         ),
-        *(words["opened"].format(name=n, value=_shown(v)) for n, v in item.opened.items()),
+        *(words["opened"].format(name=n, value=opened(v, language)) for n, v in item.opened.items()),
     ]
     event, status = said(record.event, language), said(record.outcome.status, language)
     return "\n   ".join([f"{number}. {event}: {status}{reason}", *lines])
@@ -158,14 +166,3 @@ def _told(item: VerifiedItem, words: Mapping[str, str], lists: Mapping[str, Memb
     who = ", ".join(p.id for p in found.participants)
     at = format_time(found.issued_at)
     return [words["list"].format(version=found.version, at=at, keys=keys, who=who)]
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _shown(value: bytes) -> str:
-    text = value.decode(errors="replace")
-    return text if text.isprintable() else value.hex()

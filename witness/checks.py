@@ -30,6 +30,7 @@ CODES = (
     "time",  # clocks that contradict the order of things
     "disclosure",  # a disclosed claim does not belong to the record
     "commitment",  # an opened value is not what the record committed to
+    "policy",  # a policy that no record in the bundle names
     "receipt",  # a COSE receipt is not the log's, or not of this record
     "timestamp",  # a timestamp is of another checkpoint, or does not hold
     "checksum",  # everything signed holds, but the file is not as it was written

@@ -98,10 +98,16 @@ def presented(data: bytes, digest: bytes | None) -> dict[str, bytes] | None:
     return None if found is None else {NAME: found, ISSUANCE: hashlib.sha256(payload).digest()}
 
 
+def check_size(document: bytes) -> None:
+    """Raises FormatError for a document that no carried file holds."""
+    if len(document) > LARGEST_DOCUMENT:
+        raise FormatError(f"a carried document is at most {LARGEST_DOCUMENT} bytes; let it travel beside")
+
+
 def build(item: Item, members: Sequence[Envelope], document: bytes | None) -> bytes:
     """A carried file's bytes. document: None to let it travel beside. Raises FormatError."""
-    if document is not None and len(document) > LARGEST_DOCUMENT:
-        raise FormatError(f"a carried document is at most {LARGEST_DOCUMENT} bytes; let it travel beside")
+    if document is not None:
+        check_size(document)
     body = _body(bundles.build([item], members), document)
     return canonical.serialise({**body, "checksum": _checksum(body)})
 

@@ -1,10 +1,12 @@
 """A verified carried document, or why it is not one, for people: English and Chinese, and as JSON."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from witness.checks import VerificationFailed
 from witness.document import VerifiedDocument
 from witness.encoding import format_time
+from witness.evidence_words import plain, said
 
 LANGUAGES = ("en", "zh")
 
@@ -22,6 +24,7 @@ _CHINESE = {
     "key": "签名密钥不属于签发方,或在记录时无效。",
     "members": "成员名单缺失、不是运营方签署的,或不是最新的。",
     "one-sided": "记录只有一方签名。",
+    "policy": "文件中的策略不是任何一条记录所指的策略。",
     "quorum": "联署的见证方不足。",
     "receipt": "COSE 回执不是该日志签发的,或属于另一条记录。",
     "revoked": "签发方或其密钥此后已被撤销。",
@@ -33,6 +36,7 @@ _WORDS = {
     "en": {
         "verified": "VERIFIED",
         "failed": "NOT VERIFIED",
+        "record": " (record {number})",
         "issued": "issued by {issuer}, of {space}",
         "recorded": "recorded {at} as entry {index} of {log}",
         "cosigned": "cosigned by {who}",
@@ -44,6 +48,7 @@ _WORDS = {
     "zh": {
         "verified": "核验通过",
         "failed": "核验未通过",
+        "record": "(第 {number} 条记录)",
         "issued": "签发方 {issuer},数据空间 {space}",
         "recorded": "记录时间 {at},日志 {log} 第 {index} 条",
         "cosigned": "联署见证方 {who}",
@@ -87,21 +92,21 @@ def to_text(verified: VerifiedDocument, language: str = "en") -> str:
         words["cosigned"].format(who=cosigners) if cosigners else words["alone"],
         words["document"].format(digest=verified.digest.hex()),
         words["unchecked" if verified.current is None else "stands"].format(version=verified.current),
-        *(f"{name}: {_plain(value)}" for name, value in issued.disclosed.claims().items()),
+        *(f"{said(name, language)}: {plain(value)}" for name, value in issued.disclosed.claims().items()),
     ]
     return "\n".join([words["verified"], *(f"   {line}" for line in lines)])
 
 
-def chinese_of(code: str) -> str:
-    """The Chinese sentence of a code, or nothing."""
-    return _CHINESE.get(code, "")
+def failed_text(
+    failure: VerificationFailed, language: str = "en", chinese: Mapping[str, str] = _CHINESE
+) -> str:
+    """Why a file is not verified, in one line; behind the Chinese sentence stands the English detail.
 
-
-def failed_text(failure: VerificationFailed, language: str = "en") -> str:
-    """Why a carried document is not verified, in one line."""
-    sentence = _CHINESE.get(failure.code, failure.sentence) if language == "zh" else failure.sentence
-    return f"{_WORDS[language]['failed']} [{failure.code}]: {sentence}"
-
-
-def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    chinese: sentences that fit another kind of file better.
+    """
+    words = _WORDS[language]
+    where = "" if failure.item is None else words["record"].format(number=failure.item + 1)
+    sentence = failure.sentence
+    if language == "zh":
+        sentence = f"{chinese.get(failure.code) or _CHINESE[failure.code]}({sentence})"
+    return f"{words['failed']} [{failure.code}]{where}: {sentence}"

@@ -1,10 +1,15 @@
 """What the codes in a record mean, for people: events, roles, claims, and what a party learned.
 
 A record holds codes, which never change; who verifies it years later must not need the connector's documents
-to read them. A code that is not here is shown as it stands.
+to read them. A code that is not here is shown as it stands. What parties wrote is shown so that it cannot
+pretend to be something else: nothing of it is invisible, and none of its lines begins like one of ours.
 """
 
+import hashlib
+import json
+import unicodedata
 from collections.abc import Mapping
+from typing import Any
 
 _SUFFIX = "+ungated"
 _UNGATED = {"en": ", before any gate", "zh": ",在任何放行检查之前"}
@@ -84,3 +89,39 @@ def learned(code: str, language: str) -> str:
     meaning = LEARNED[fact][language == "zh"]
     when = _UNGATED[language] if code.endswith(_SUFFIX) else ""
     return f"{code} ({meaning}{when})"
+
+
+def visible(text: str) -> str:
+    """The text with everything written out that a reader would not see, or that turns what is beside it."""
+    return "".join(char if _is_seen(char) else f"\\u{{{ord(char):04x}}}" for char in text)
+
+
+def plain(value: Any) -> str:
+    """A disclosed value: texts as they are, lists with commas, everything else as JSON."""
+    if isinstance(value, list):
+        return ", ".join(map(plain, value))
+    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def opened(value: bytes, language: str) -> str:
+    """An opened value: text, digests in hexadecimal, and of anything else its size and digest."""
+    try:
+        lines = value.decode().splitlines() or [""]
+    except UnicodeDecodeError:
+        digest = hashlib.sha256(value).hexdigest()
+        return (
+            value.hex()
+            if len(value) <= _LONGEST_HEX
+            else _BYTES[language].format(n=len(value), digest=digest)
+        )
+    return visible(lines[0]) if len(lines) == 1 else "".join(f"\n   | {visible(line)}" for line in lines)
+
+
+_LONGEST_HEX = 64
+_BYTES = {"en": "{n} bytes, SHA-256 {digest}", "zh": "{n} 字节,SHA-256 {digest}"}
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and a symbol that show nothing
+
+
+def _is_seen(char: str) -> bool:
+    kind = unicodedata.category(char)
+    return kind[0] != "C" and kind not in ("Zl", "Zp") and char not in _BLANK

@@ -4,9 +4,10 @@ Needs only the standard library and `cryptography`: no network, no account, no c
 trust file and nothing in the bundle. Each failure has its own code (checks.CODES) and sentence.
 """
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cryptography.x509 import load_der_x509_certificate
 
@@ -49,11 +50,13 @@ class Verified:
     """A bundle that holds: its records in order, and the member lists they stand on.
 
     unknown_timestamps: how many are by authorities that the trust file does not name; they say nothing.
+    policies: in full, by the digest that a record names.
     """
 
     items: tuple[VerifiedItem, ...]
     members: tuple[MemberList, ...]
     unknown_timestamps: int = 0
+    policies: Mapping[str, str] = field(default_factory=dict)
 
 
 def verify_files(bundle: bytes, trust: bytes, *, accept_one_sided: bool = False) -> Verified:
@@ -85,10 +88,12 @@ def verify(data: bytes, trust: Trust, *, accept_one_sided: bool = False) -> Veri
     _check_chains(items)
     # 6. The timestamps of authorities that are trusted hold, each for a checkpoint of this bundle.
     items, unknown = _check_timestamps(items, bundle, trust)
-    # 7. Not one byte has changed, even where no signature reaches.
+    # 7. Every policy is one that a record names.
+    policies = _check_policies(items, bundle)
+    # 8. Not one byte has changed, even where no signature reaches.
     if not intact:
         raise VerificationFailed("checksum", "The file was altered in a place that no signature covers.")
-    return Verified(items, tuple(lists), unknown)
+    return Verified(items, tuple(lists), unknown, policies)
 
 
 def _parse(data: bytes) -> tuple[Bundle, bool]:
@@ -226,6 +231,14 @@ def _check_timestamps(
                 "time", "The tree was timestamped before the log got the record.", number
             )
     return tuple(replace(i, timestamps=tuple(t)) for i, t in zip(items, stamped, strict=True)), unknown
+
+
+def _check_policies(items: Sequence[VerifiedItem], bundle: Bundle) -> Mapping[str, str]:
+    named = {item.record.contract.policy for item in items if item.record.contract is not None}
+    found = {hashlib.sha256(text.encode()).hexdigest(): text for text in bundle.policies}
+    if not named.issuperset(found) or len(found) != len(bundle.policies):
+        raise VerificationFailed("policy", "A policy in the bundle is none that its records name.")
+    return found
 
 
 def _check_trees(items: Sequence[VerifiedItem]) -> None:

@@ -195,7 +195,20 @@ def receive_sums(
     shown = {s: row for row, s in enumerate(sorted({s for _, s in cells}))}
     sender_labels = decode_table(rest, label_schema(plan.sender), len(shown))
     rows = {(r, shown[s]): sums for (r, s), sums in cells.items() if sums.count or _has_kept(plan)}
-    return Cells(_table(plan, labels, sender_labels, rows, sums or {}), suppressed + left_out)
+    table = _table(plan, labels, sender_labels, rows, sums or {})
+    return Cells(table, suppressed + left_out, masks=opening.revealed)
+
+
+def recomputed(plan: Mapping[str, Any], revealed: bytes, release: bytes) -> list[selection_sum.CellSums | None]:
+    """Every cell's sums, in the order of the protocol, from what the receiver opened and the release it got.
+
+    plan: its canonical form, as a record's opened `plan` has it. Raises PeerViolation, KeyError, ValueError.
+    """
+    if len(release) < _HEAD.size:
+        raise malformed()
+    _, length = _HEAD.unpack_from(release)
+    encoded = release[_HEAD.size : _HEAD.size + length]
+    return selection_sum.recomputed(plan["parameters"], len(plan["receiver"]["weights"]), revealed, encoded)
 
 
 def _codes(own: LocalInput, numbering: Indices, announced: Shape) -> Codes:

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from connector.cli.report import UNVERIFIED, Config, Json, configuration, note, print_json, say
+from connector.cli.report import (
+    UNVERIFIED,
+    Config,
+    Json,
+    Language,
+    configuration,
+    note,
+    print_json,
+    read_file,
+    say,
+    write_file,
+)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,7 +44,7 @@ def commit(
     json: Json = False,
 ) -> None:
     """Record a salted commitment to a document: the log learns nothing of it (签发:登记文件的加盐承诺)."""
-    from compute.errors import ConfigError
+    from compute.errors import BayspaceError, ConfigError
     from connector import documents
     from witness.record import Sensitive
     from witness.schema import FormatError
@@ -47,12 +58,20 @@ def commit(
         claims.claims()
     except FormatError as error:
         raise ConfigError("document.claim", str(error)) from error
-    content = _bytes(document)
+    content = read_file(document)
     digest = hashlib.sha256(content).digest()
+    if out is not None and not beside:
+        documents.check_size(content)  # before anything is on record
     with documents.opened(configuration(config)) as node:
         recorded = documents.commit(node, digest, claims)
-        if out is not None:
-            _write(out, documents.open_(node, recorded.exchange, content, beside=beside))
+        try:
+            if out is not None:
+                write_file(out, documents.open_(node, recorded.exchange, content, beside=beside))
+        except BayspaceError:
+            note(
+                f"on record all the same: bayspace document open {recorded.exchange} … makes the carried file"
+            )
+            raise
     if json:
         print_json({"exchange": recorded.exchange, "sha256": digest.hex(), "witnesses": recorded.witnesses})
         return
@@ -71,9 +90,9 @@ def open_(
     """Write the carried file: document, opening and proof, for its holder (为持有人生成携带文件)."""
     from connector import documents
 
-    content = _bytes(document)
+    content = read_file(document)
     with documents.opened(configuration(config)) as node:
-        _write(out, documents.open_(node, exchange, content, beside=beside))
+        write_file(out, documents.open_(node, exchange, content, beside=beside))
     say(f"carried file written to {out}")
 
 
@@ -97,20 +116,17 @@ def verify(
     record: Annotated[
         bool, typer.Option("--record", help="record that it was verified, and the outcome (登记核验结果)")
     ] = False,
-    language: Annotated[str, typer.Option(help="en or zh (语言)")] = "en",
+    language: Language = "en",
     config: Config = Path(),
     json: Json = False,
 ) -> None:
     """Verify a carried document, offline but for --record (核验携带文件)."""
-    from compute.errors import ConfigError
     from connector import documents
     from witness.checks import VerificationFailed
-    from witness.document_text import LANGUAGES, failed_text
+    from witness.document_text import failed_text
 
-    if language not in LANGUAGES:
-        raise ConfigError("document.language", "the languages are en and zh")
-    data = _bytes(carried)
-    content = None if document is None else _bytes(document)
+    data = read_file(carried)
+    content = None if document is None else read_file(document)
     digest = None if content is None else hashlib.sha256(content).digest()
     needs_node = record or trust is None
     failure: VerificationFailed | None = None
@@ -120,8 +136,8 @@ def verify(
             found = documents.verify(
                 data,
                 node,
-                trust=None if trust is None else _bytes(trust),
-                members=None if members is None else _bytes(members),
+                trust=None if trust is None else read_file(trust),
+                members=None if members is None else read_file(members),
                 digest=digest,
                 issuer=issuer,
             )
@@ -132,7 +148,7 @@ def verify(
     if failure is not None:
         _report_failure(failure, recorded, failed_text(failure, language), as_json=json)
     if out is not None:
-        _write(out, found.content or content or b"")
+        write_file(out, found.content or content or b"")
     _report(found, recorded, language, as_json=json)
 
 
@@ -155,21 +171,3 @@ def _report_failure(failure: Any, recorded: str | None, text: str, *, as_json: b
     if recorded is not None:
         note(f"   recorded as exchange {recorded}")
     raise typer.Exit(UNVERIFIED)
-
-
-def _write(path: Path, data: bytes) -> None:
-    from compute.errors import ConfigError
-
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise ConfigError("file.unwritable", f"{path} cannot be written") from error
-
-
-def _bytes(file: Path) -> bytes:
-    from compute.errors import ConfigError
-
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError("file.unreadable", f"{file} cannot be read") from error

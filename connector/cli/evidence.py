@@ -8,10 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
-from connector.cli.report import UNVERIFIED, Config, Json, configuration, note, print_json, say, show
+from connector.cli.report import (
+    UNVERIFIED,
+    Config,
+    Json,
+    Language,
+    configuration,
+    note,
+    print_json,
+    read_file,
+    say,
+    show,
+    write_file,
+)
 
 app = typer.Typer(no_args_is_help=True)
 witnesses = typer.Typer(no_args_is_help=True)
+_BESIDE = {
+    "en": "trusting {file}: if it came with the bundle, compare it with what the operator publishes",
+    "zh": "所用信任文件 {file}:若它与回执一同送来,请与运营方公布的内容核对",
+}
 
 
 # --- receipts -----------------------------------------------------------------------------------------
@@ -47,7 +63,11 @@ def export(
     config: Config = Path(),
     show_: Annotated[
         list[str] | None,
-        typer.Option("--show", help="open a commitment: query, plan, release, result, statement; repeatable"),
+        typer.Option(
+            "--show",
+            help="open a commitment: query, plan, release, result, masks, answer, statement, offer; "
+            "or the policy; repeatable",
+        ),
     ] = None,
     redacted: Annotated[
         bool, typer.Option("--redacted", help="without purpose, legal basis, sizes, trace id")
@@ -59,10 +79,10 @@ def export(
 
     with _store(config) as store:
         bundle = receipt(store, exchange, show_ or (), redacted=redacted)
-    out.write_bytes(bundle)
+    write_file(out, bundle)
     say(f"receipt of {exchange} written to {out} ({len(bundle)} bytes)")
     if trust is not None:
-        trust.write_bytes(_trust(config))
+        write_file(trust, _trust(config))
         say(f"trust file written to {trust}; an auditor compares it with what the operator publishes")
 
 
@@ -76,7 +96,7 @@ def trust_(
     ] = None,
 ) -> None:
     """Write what this participant trusts (operator key, witnesses' log keys) as a verifier's trust file."""
-    out.write_bytes(_trust(config, [_bytes(file) for file in timestamp_authority or ()]))
+    write_file(out, _trust(config, [read_file(file) for file in timestamp_authority or ()]))
     say(f"trust file written to {out}")
 
 
@@ -100,13 +120,13 @@ def extend(
     if not cose and timestamp is None:
         raise ConfigError("evidence.extend", "say what to add: --cose, --timestamp URL, or both")
     fetch = None if timestamp is None else asking(timestamp)
-    data = _bytes(receipt)
+    data = read_file(receipt)
     if cose:
         with opened(configuration(config)) as node:
             data = extended(data, fetch, node.evidence.receipt)
     else:
         data = extended(data, fetch, None)
-    out.write_bytes(data)
+    write_file(out, data)
     say(f"extended receipt written to {out} ({len(data)} bytes)")
 
 
@@ -118,7 +138,7 @@ def trace(
     from connector.tracing import traced
 
     with _store(config) as store:
-        found = traced(store, _bytes(receipt))
+        found = traced(store, read_file(receipt))
     if json:
         print_json(found)
         return
@@ -165,24 +185,22 @@ def verify(
         bool,
         typer.Option("--accept-one-sided", help="show records that one side never signed (接受单方签名)"),
     ] = False,
-    language: Annotated[str, typer.Option(help="en or zh (语言)")] = "en",
+    language: Language = "en",
     json: Json = False,
 ) -> None:
     """Verify a bundle offline: no server, no account, no connector (离线核验回执)."""
-    from compute.errors import ConfigError
     from witness.auditor import to_json
     from witness.bundle_text import failed_text, to_text
     from witness.checks import VerificationFailed
-    from witness.document_text import LANGUAGES
     from witness.verify import verify_files
 
-    if language not in LANGUAGES:
-        raise ConfigError("evidence.language", "the languages are en and zh")
-    trusted = trust or bundle.with_name("trust.json")
+    trusted = bundle.with_name("trust.json") if trust is None else trust
+    if trust is None:
+        note(_BESIDE[language].format(file=trusted))
     try:
-        verified = verify_files(_bytes(bundle), _bytes(trusted), accept_one_sided=accept_one_sided)
+        verified = verify_files(read_file(bundle), read_file(trusted), accept_one_sided=accept_one_sided)
     except VerificationFailed as failure:
-        if json or language == "en":
+        if json:
             raise
         note(failed_text(failure, language))
         raise typer.Exit(UNVERIFIED) from None
@@ -190,6 +208,30 @@ def verify(
         print_json(to_json(verified))
     else:
         say(to_text(verified, language))
+
+
+@app.command()
+def recompute(
+    receipt: Annotated[Path, typer.Argument(help="a receipt that opens plan, masks and answer")],
+    trust: Annotated[Path, typer.Option(help="what you trust independently of the receipt")],
+    json: Json = False,
+) -> None:
+    """Compute a joint result once more: the owner's masked answer, less the masks that the asker opens."""
+    from connector.recomputing import recomputed
+    from witness.evidence_words import visible
+    from witness.verify import verify_files
+
+    found = recomputed(verify_files(read_file(receipt), read_file(trust)))
+    if json:
+        print_json([query.as_json() for query in found])
+        return
+    for query in found:
+        cells = query.as_json()["cells"]
+        rows = [{"identities": cell["identities"], **cell["sums"]} for cell in cells]
+        show(rows, ["identities", *query.figures], as_json=False, title=f"recomputed: {query.exchange}")
+        if query.result is not None:
+            asserted = [{k: visible(str(v)) for k, v in row.items()} for row in query.result.to_pylist()]
+            show(asserted, query.result.column_names, as_json=False, title="as the asker asserts it")
 
 
 # --- the witness service ------------------------------------------------------------------------------
@@ -263,12 +305,3 @@ def _trust(config: Path, authorities: Sequence[bytes] = ()) -> bytes:
     from connector.receipts import trust_file
 
     return trust_file(configuration(config), authorities)
-
-
-def _bytes(file: Path) -> bytes:
-    from compute.errors import ConfigError
-
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigError("file.unreadable", f"{file} cannot be read") from error

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,7 @@ Config = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+Language = Annotated[Literal["en", "zh"], typer.Option(help="of the answer (语言)")]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -43,6 +44,26 @@ def configuration(path: Path) -> ConnectorConfig:
     from connector.config import load
 
     return load(path)
+
+
+def read_file(file: Path) -> bytes:
+    """A file's content. Raises `ConfigError`."""
+    from compute.errors import ConfigError
+
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError("file.unreadable", f"{file} cannot be read") from error
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Write a file. Raises `ConfigError`."""
+    from compute.errors import ConfigError
+
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise ConfigError("file.unwritable", f"{file} cannot be written") from error
 
 
 def show(

@@ -115,6 +115,13 @@ class Published(Database):
             self._kept_offers = kept
         return list(kept[1])
 
+    def offered_policy(self, digest: str) -> bytes | None:
+        """The canonical form of a policy that some version of an offer stood under."""
+        query = select(tables.offers.c.policy).where(tables.offers.c.policy_digest == digest).limit(1)
+        with self._reading() as connection:
+            found: bytes | None = connection.execute(query).scalar()
+            return found
+
     def withdraw_offer(self, name: str) -> None:
         """Stop offering `name`; agreements that exist keep their terms."""
         self._run(update(tables.offers).where(tables.offers.c.name == name).values(withdrawn=True))

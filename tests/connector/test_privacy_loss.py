@@ -153,7 +153,11 @@ def test_an_average_over_many_answers_stops_at_the_budget(space):
     after = space.asker.explain(asked[3], PURPOSE)["budget"]["privacy"]
     assert (after["spent_rho"], after["left_after_rho"], after["dataset_lifetime_rho"]) == ("0.3", "0", "0.3")
     verified = verify_files(answers[0].receipt.bundle, trust_file(space.nodes[ASKER].config))
-    assert [item.disclosed.budget for item in verified.items] == [{"rho": "0.1"}, {"rho": "0.1"}, None]
+    assert [item.disclosed.budget for item in verified.items] == [
+        {"rho": "0.1", "uses": "1"},
+        {"rho": "0.1", "uses": "1"},
+        None,
+    ]
 
 
 def test_the_same_question_gives_the_same_answer_and_costs_a_use_but_no_privacy(space, monkeypatch):
@@ -171,7 +175,7 @@ def test_the_same_question_gives_the_same_answer_and_costs_a_use_but_no_privacy(
     trust = trust_file(space.nodes[ASKER].config)
     original, repeat = (verify_files(a.receipt.bundle, trust).items for a in (first, again[0]))
     assert [item.record.data.digests.get("repeats") for item in repeat[:2]] == [original[1].digest] * 2
-    assert [item.disclosed.budget for item in repeat[:2]] == [{"rho": "0"}] * 2
+    assert [item.disclosed.budget for item in repeat[:2]] == [{"rho": "0", "uses": "1"}] * 2
 
 
 @pytest.mark.deep

@@ -1,6 +1,9 @@
 """The offline verifier: every way in which evidence can fail has its code, and no byte is without effect."""
 
+import base64
 import dataclasses
+import hashlib
+import io
 import json
 import random
 import re
@@ -15,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from policy_enforcer.disclosure import Fact
 from witness import __main__ as command
 from witness import (
+    auditor,
     bundle,
     bundle_text,
     canonical,
@@ -504,6 +508,27 @@ def test_commitment(space, log):
         fails("commitment", bundle_of(space, broken), space.trust, 0)
 
 
+def test_policy(space, log):
+    """A policy in full is one that a record names, once."""
+    text = '{"odrl:uid":"v3 \u202e深圳"}'
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    contract = record.Contract(digest, "v3", "a" * 64)
+    item = item_of(space, log, space.seal(contract=contract))
+    shown = bundle.build([item], [space.member_envelope], policies=[text])
+    assert b'"bayspace-bundle/v3"' in shown
+    verified = verify(shown, space.trust)
+    assert verified.policies == {digest: text}
+    said = bundle_text.to_text(verified)
+    assert f"policy {digest}, in full:\n   | {{\n   |  " in said
+    assert "v3 \\u{202e}深圳" in said
+    assert auditor.to_json(verified)["policies"] == {digest: json.loads(text)}
+    for wrong in ([text + " "], [text, text], [text, "{}"]):
+        fails("policy", bundle.build([item], [space.member_envelope], policies=wrong), space.trust)
+    fails("format", rebuilt(shown, lambda v: v.update(policies=[])), space.trust)
+    fails("format", rebuilt(shown, lambda v: v.update(policies=[1])), space.trust)
+    assert bundle_text.policy_json("[" * 100_000) == "[" * 100_000
+
+
 def test_payload_of_another_type(space, log):
     sealed = space.seal("query.result", parties=[space.party("hk-bank", "consumer")])
     envelope = dsse.sign("text/plain", sealed.payload, [space.keys["hk-bank"]])
@@ -627,5 +652,42 @@ def test_every_code_in_a_record_has_words():
 
 
 def test_what_is_disclosed_is_shown_as_json_and_not_as_python_writes_it():
-    shown = bundle_text._plain(["a", True, None, {"k": "深圳"}])
+    shown = evidence_words.plain(["a", True, None, {"k": "深圳"}])
     assert shown == 'a, true, null, {"k": "深圳"}'
+
+
+def test_nothing_that_is_shown_is_invisible_or_looks_like_a_line_of_ours():
+    assert evidence_words.plain("a\u061cb\u200d\u202e\U000e0041\u3164") == (
+        "a\\u{061c}b\\u{200d}\\u{202e}\\u{e0041}\\u{3164}"
+    )
+    assert evidence_words.plain("深圳　市 ①") == "深圳　市 ①"
+    forged = b"SELECT 1\n2. query.release: done\x1b[2K\r3."
+    lines = evidence_words.opened(forged, "en").split("\n")
+    assert lines == ["", "   | SELECT 1", "   | 2. query.release: done\\u{001b}[2K", "   | 3."]
+
+
+def test_what_is_no_text_is_opened_by_its_digest_and_to_the_byte_for_programs():
+    assert evidence_words.opened(b"\xff" * 32, "en") == "ff" * 32
+    large = b"\xff" * 1000
+    assert evidence_words.opened(large, "zh").startswith("1000 字节,SHA-256 ")
+    assert auditor._opened_json({"query": "一".encode(), "result": large}) == {
+        "opened": {"query": "一"},
+        "opened_base64": {"result": base64.b64encode(large).decode()},
+    }
+
+
+def test_a_terminal_that_lacks_characters_still_gets_the_verdict(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    files = [str(VECTORS / "bundle-v1.json"), "--trust", str(VECTORS / "trust-v1.json")]
+    assert command.main(["verify", *files, "--language", "zh"]) == 0
+    stream.flush()
+    assert stream.buffer.getvalue().startswith(b"\\u6838\\u9a8c\\u901a\\u8fc7\n1. ")
+
+
+def test_a_file_that_is_larger_than_any_bundle_is_not_read_whole(tmp_path, capsys):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 34)
+    trusted = ["--trust", str(VECTORS / "trust-v1.json")]
+    assert command.main(["verify", str(tmp_path / "large"), *trusted]) == 7
+    assert "at most" in capsys.readouterr().err
