@@ -260,8 +260,10 @@ def test_lists_are_csv_files_with_every_row(console, made) -> None:
 
 
 def test_a_cell_never_becomes_a_formula() -> None:
-    rows = [{"a": "=1+1", "b": "@x", "c": ["-2"], "d": None, "e": True}]
-    assert web.table(rows)[1] == ["'=1+1", "'@x", "-2", "", "yes"]
+    rows = [
+        {"a": "=1+1", "b": "@x", "c": ["-2"], "d": None, "e": True, "f": "x;=1", "g": "\uff1d1", "h": "a-1"}
+    ]
+    assert web.table(rows)[1] == ["'=1+1", "'@x", "'-2", "", "yes", "x;'=1", "'\uff1d1", "a-1"]
 
 
 def test_searching_and_filtering(console, made) -> None:

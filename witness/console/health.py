@@ -70,11 +70,14 @@ class Standing:
         return self._members[1]
 
     def _verified(self, lists: tuple[bytes, ...]) -> tuple[MemberList, ...]:
+        found: tuple[MemberList, ...] = ()
         try:
-            keys = self.config.operator_keys
-            return tuple(verify(dsse.parse(data), keys) for data in lists)
+            for data in lists:
+                settled = found[-1].operator_keys if found else ()
+                found = (*found, verify(dsse.parse(data), self.config.operator_keys, settled))
         except (ValueError, MembersInvalid):
             return ()
+        return found
 
     def log_keys(self) -> tuple[VerifierKey, ...]:
         """The log's verifier keys, as the newest member list names them."""

@@ -203,7 +203,7 @@ class Index:
     def totals(self) -> dict[str, int]:
         """Figures over everything."""
         query = """SELECT count(*) AS records, count(DISTINCT exchange) AS exchanges,
-            count(DISTINCT agreement) AS contracts, total(event IS NULL) AS erased,
+            count(DISTINCT agreement) AS contracts, total(NOT held) AS erased,
             total(one_sided) AS one_sided, total(status = 'refused') AS refused,
             total(status = 'failed') AS failed FROM records"""
         return {name: int(value) for name, value in dict(self._all(query)[0]).items()}
@@ -253,7 +253,7 @@ def _plain(row: sqlite3.Row) -> dict[str, Any]:
     values["digest"] = values["digest"].hex()
     values["parties"] = json.loads(values["parties"] or "[]")
     values["one_sided"] = bool(values["one_sided"])
-    values["erased"] = values["event"] is None
+    values["erased"] = not values.pop("held")
     return values
 
 

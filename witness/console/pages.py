@@ -30,6 +30,9 @@ HOUR = 60 * 60 * 1000
 _HEX16, _HEX32 = re.compile(r"[0-9a-f]{32}"), re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _EVENT = re.compile(r"[a-z][a-z.-]{0,63}")
+# What a spreadsheet takes for a formula at the beginning of a cell, also after what ends one elsewhere in the
+# world. No value of ours begins so, and a member's could.
+_FORMULA = re.compile(r"(^|[;,\t\r\n])(?=[-=+@\t\r\uff0b\uff0d\uff1d\uff20])")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,14}")
 
 
@@ -175,13 +178,14 @@ class Pages:
         if not entries:
             raise NotFound
         _, digest, entry = entries[0]
-        leaf = parse_leaf(entry)
+        leaf, held = parse_leaf(entry), self._database.contents(index, index + 1).get(digest)
         data = {
             "index": index,
             "digest": digest.hex(),
             "received_at": format_time(leaf.received_at),
             "tag": leaf.tag.hex(),
-            "record": _content(self._database.contents(index, index + 1).get(digest)),
+            "record": _content(held),
+            "erased": held is None,
             "proof": self._proof(index),
         }
         return Page("record.html", data)
@@ -381,14 +385,12 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return " ".join(str(v["id"]) if isinstance(v, dict) else str(v) for v in value)
-    text = str(value)
-    # A spreadsheet takes these for a formula; no value of ours begins so, and a member's could.
-    return "'" + text if text[:1] in "=+-@\t\r" else text
+        value = " ".join(str(v["id"]) if isinstance(v, dict) else str(v) for v in value)
+    return _FORMULA.sub(r"\1'", str(value))
 
 
 def _content(data: bytes | None) -> dict[str, Any] | None:
-    """What the record in an envelope says; nothing when it is erased or damaged."""
+    """What the record in an envelope says; nothing when it is erased, damaged or of a later version."""
     if data is None:
         return None
     try:

@@ -57,6 +57,11 @@ _WORDS: Mapping[str, tuple[str, str]] = {
         "The content of this record has been erased. Its entry and every proof stay.",
         "该记录的内容已被删除;条目与全部证明仍然有效。",
     ),
+    "unreadable": ("unreadable", "无法读取"),
+    "unreadable_note": (
+        "The content of this record is kept and cannot be read here: it is damaged, or of a later version.",
+        "该记录的内容仍在保存,但此处无法读取:已损坏,或版本较新。",
+    ),
     "contents": ("Contents kept", "保存的内容"),
     "commitments": ("Commitments", "承诺"),
     "digests": ("Digests", "摘要"),
