@@ -300,7 +300,7 @@ class Node:
         return [_agreement(record.document) for record in records]
 
     def standing(self, record: AgreementRecord) -> str:
-        """active, suspended or terminated; expired, where it was not terminated and its policy's time is over."""
+        """active, suspended or terminated; or expired: not terminated, but its policy's time is over."""
         ends = _agreement(record.document).ends
         over = ends is not None and ends <= self.now()
         return "expired" if over and record.state != "terminated" else record.state
@@ -425,8 +425,7 @@ class Node:
         most = self.config.limits.uncharged_queries_per_day
         if self.store.lost(*self._uncharged(peer)) >= most:
             sentence = (
-                f"{most} queries of {peer} were refused or broke off here today (UTC), which is as many as are "
-                "put on record"
+                f"{most} queries of {peer} were refused or broke off here today (UTC): no more are taken"
             )
             raise Unavailable("query.too-many", sentence)
 

@@ -215,9 +215,12 @@ def test_opening_and_ending_in_turn_has_an_end(fresh, owner, asker):
     allow(2)
     for _ in range(2):
         asker.terminate(asker.request(OWNER, "matched").id, "contract.terminated")
-    with closing(Store.open(node.config.state_url)) as other, other.atomic():  # whose turn to write it is
-        with pytest.raises(Unavailable) as refused:
-            asker.request(OWNER, "matched")
+    with (
+        closing(Store.open(node.config.state_url)) as other,
+        other.atomic(),  # whose turn to write it is
+        pytest.raises(Unavailable) as refused,
+    ):
+        asker.request(OWNER, "matched")
     assert refused.value.code == "contract.too-many"
     last = json.loads(node.config.spans_path.read_text().splitlines()[-1])
     assert (last["name"], last["attributes"]["error"]) == ("negotiation", "contract.too-many")

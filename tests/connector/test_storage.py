@@ -445,10 +445,14 @@ def test_a_server_that_is_away_is_told_without_its_address():
 @pytest.mark.skipif(POSTGRES not in os.environ, reason=f"{POSTGRES} does not name a PostgreSQL database")
 def test_a_connection_that_is_cut_keeps_nothing_and_another_one_is_made():
     with closing(Store.open(os.environ[POSTGRES].replace("postgresql:", "postgresql+psycopg:"))) as store:
-        with pytest.raises(Unavailable) as cut, store.atomic():
-            store.charge("cut", "p", 9)
-            with store._writing() as connection:
-                connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+        def charge_and_die() -> None:
+            with store.atomic():
+                store.charge("cut", "p", 9)
+                store._run(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+        with pytest.raises(Unavailable) as cut:
+            charge_and_die()
         assert cut.value.code == "state.unreachable"
         assert store.used("cut", "p") == 0
         assert store.charge("cut", "p", 9)

@@ -1,4 +1,4 @@
-"""Queries that end before they are charged: how many an owner puts on record, and what it never could write."""
+"""Queries that end uncharged: how many are put on record; and ends that could not be written at once."""
 
 from __future__ import annotations
 
