@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -35,7 +36,7 @@ _CHINESE: Mapping[Fact, str] = MappingProxyType(
     {
         Fact.RELEASED_CELLS: "{to} 获知结果中的单元格({gate})",
         Fact.SUPPRESSED_CELLS: "{to} 获知 {of} 隐去了多少个结果单元格({gate})",
-        Fact.TOTAL_COUNTS: "{to} 的连接器获知各参与方在每个单元格中的标识总数与参与方数({gate})",
+        Fact.TOTAL_COUNTS: "{to} 的连接器获知各参与方在每个单元格中的主体总数与参与方数({gate})",
         Fact.STEP_TOTALS: (
             "{to} 的连接器在拟合的每一步获知当前系数,以及用于计算下一步系数的全体参与方合计({gate})"
         ),
@@ -61,4 +62,12 @@ def sentence(disclosure: Disclosure, names: Mapping[Party, str], lang: Language 
     sentences = _ENGLISH if lang == "en" else _CHINESE
     other = Party.SENDER if disclosure.to is Party.RECEIVER else Party.RECEIVER
     gate = _GATES[lang][disclosure.gated]
-    return sentences[disclosure.fact].format(to=names[disclosure.to], of=names[other], gate=gate)
+    return spaced(sentences[disclosure.fact].format(to=names[disclosure.to], of=names[other], gate=gate))
+
+
+def spaced(text: str) -> str:
+    """Without the spaces between Chinese characters, for names in Latin letters need them."""
+    return _BETWEEN.sub("", text)
+
+
+_BETWEEN = re.compile(r"(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from policy_enforcer.decide import least_level
 from policy_enforcer.describe import MatrixRow, matrix
 from policy_enforcer.disclosure import Disclosure, Fact, Level, Party
-from policy_enforcer.explain import Language, sentence
+from policy_enforcer.explain import Language, sentence, spaced
 from policy_enforcer.model import (
     ANY,
     Analysis,
@@ -38,7 +38,7 @@ def described(
     """The policy in paragraphs. `grades`: by column of the dataset; None where it has none."""
 
     def say(key: str, *values: object) -> str:
-        return SENTENCES[key][lang == "zh"].format(*values)
+        return spaced(SENTENCES[key][lang == "zh"].format(*values))
 
     found = (
         ("who", [*_who(policy, lang, say)]),
@@ -99,7 +99,7 @@ def _columns(policy: Policy, grades: Mapping[str, int | None], lang: Language, s
         else:
             column = say("rows of the data") if row.column == "*" else row.column
             parties = ", ".join(say("anyone") if (who,) == ANY else who for who in row.parties)
-            yield say("column", column, parties, "; ".join(_uses(row, lang, say)) or say("unused"))
+            yield say("column", column, parties, say("and").join(_uses(row, lang, say)) or say("unused"))
 
 
 def _uses(row: MatrixRow, lang: Language, say: Say) -> Iterator[str]:
@@ -196,10 +196,13 @@ def _learns(policy: Policy, lang: Language) -> Iterator[str]:
     if set(ANY) & obligations(policy).matches_hidden_from:
         tolerated = min(tolerated, Level.CARDINALITY)
     names = {Party.RECEIVER: _ASKER[lang == "zh"], Party.SENDER: policy.owner}
-    for fact in Fact if join is not None else ():
-        level = least_level(fact)
+    # of lists alone the owner's gate decides before anything is learnt
+    lists_alone = "aggregate" not in policy.analysis.kinds
+    facts = (Fact.OWN_MATCHES, Fact.MATCHED_ROWS) if lists_alone else Fact
+    for fact in facts if join is not None else ():
+        level, gated = least_level(fact), lists_alone or fact is Fact.MATCHED_ROWS
         if Level.HIDDEN < level <= tolerated and fact is not Fact.WEIGHT_FIGURES:  # those are the owner's
-            yield sentence(Disclosure(Party.RECEIVER, fact, gated=fact is Fact.MATCHED_ROWS), names, lang)
+            yield sentence(Disclosure(Party.RECEIVER, fact, gated), names, lang)
 
 
 def _unmatched(policy: Policy, say: Say) -> Iterator[str]:

@@ -128,6 +128,7 @@ SENTENCES: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "connectors": ("only from these connectors: {}", "仅限这些连接器:{}"),
         "rows of the data": ("rows", "行"),
+        "and": ("; ", ";"),
         "anyone": ("anybody", "任何参与方"),
         "column": ("{0}, by {1}: {2}", "{0}({1}):{2}"),
         "joined": ("join key, never shown", "连接键,从不输出"),

@@ -193,10 +193,22 @@ def test_what_no_grade_and_what_a_list_mean(invoices_text: str) -> None:
     found = sentences(listed, amount=1, note=1, industry=1)
     assert "nothing is listed where fewer than 10 distinct company_id match" in found
     assert not any("groups with fewer" in text for text in found)
+    assert [text for text in found if text.startswith("the asker")] == [
+        "the asker's connector learns which of its own keys sz-trade also has, after the owner's thresholds",
+        "the asker learns the agreed columns of sz-trade's matched rows, after the owner's thresholds",
+    ]
+    assert (
+        sum(text.startswith("the asker") for text in sentences(listed.replace("[list]", "[aggregate, list]")))
+        > 1
+    )
     # groups and figures are of aggregates, which this policy does not know
     assert "amount, by hk-bank: compared (equal to a value, above or below a value)" in found
     assert "industry, by hk-bank: compared (equal to a value, one of several values, missing or not)" in found
     assert "rows, by hk-bank: nothing" in found
+
+
+def test_no_space_stands_between_chinese_words() -> None:
+    assert [text for text in said(ALL, "zh") if re.search(r"[\u4e00-\u9fff] [\u4e00-\u9fff]", text)] == []
 
 
 def test_what_is_left_open_is_said(invoices_text: str) -> None:
