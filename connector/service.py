@@ -46,7 +46,7 @@ from connector.v1 import (
     query_pb2,
     query_pb2_grpc,
 )
-from witness.door import Places
+from witness.door import Places, connection_limits
 
 _log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Server:
         self._server = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="call"),
             interceptors=[Firewall(self._door, {_ANALYST: self._analysts})],
-            options=_OPTIONS,
+            options=(*_OPTIONS, *connection_limits()),
             maximum_concurrent_rpcs=4 * THREADS,
         )
         self._health = health.HealthServicer()

@@ -10,6 +10,7 @@ sentence; whatever else goes wrong leaves as an opaque reference.
 from __future__ import annotations
 
 import logging
+import resource
 import secrets
 import threading
 import time
@@ -157,6 +158,24 @@ def _cut_off(context: grpc.ServicerContext) -> None:
         context.cancel()
     except Exception as error:  # noqa: BLE001  one call must not end the watch over all others
         _log.error("a call without its message cannot be ended: %s", type(error).__name__)
+
+
+HANDSHAKE_SECONDS = 10
+MOST_CONNECTIONS = 2**16
+
+
+def connection_limits() -> tuple[tuple[str, int], ...]:
+    """Options of a gRPC server: strangers' connections neither stay nor take the descriptors of files.
+
+    Anybody can connect, before any certificate is seen. Half of the process's descriptors are left alone:
+    who is connected goes on, and what it sends can be written.
+    """
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    half = MOST_CONNECTIONS if descriptors == resource.RLIM_INFINITY else descriptors // 2
+    return (
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+        ("grpc.max_allowed_incoming_connections", min(half, MOST_CONNECTIONS)),
+    )
 
 
 class Doorkeeper(grpc.ServerInterceptor):

@@ -28,7 +28,14 @@ from witness import policy as policies
 from witness.cosignature import cosigner_key
 from witness.cosigner import Cosigner
 from witness.database import SchemaTooNew
-from witness.door import Doorkeeper, Messages, PeerIdentity, Places, certificate_identity
+from witness.door import (
+    Doorkeeper,
+    Messages,
+    PeerIdentity,
+    Places,
+    certificate_identity,
+    connection_limits,
+)
 from witness.encoding import EncodingError, b64, system_clock, system_entropy, unb64
 from witness.files import Folder
 from witness.keys import ED25519, ML_DSA_44, KeyInvalid, PrivateKey, PrivateKeys, PublicKey, PublicKeys
@@ -467,6 +474,7 @@ def _grpc_server(
         options=[
             ("grpc.max_receive_message_length", LARGEST_MESSAGE),
             ("grpc.so_reuseport", 0),  # two witnesses on one port must fail, not share
+            *connection_limits(),
         ],
     )
     name = witness_pb2.DESCRIPTOR.services_by_name["Witness"].full_name

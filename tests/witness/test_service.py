@@ -4,6 +4,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import http.client
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from grpc_status import rpc_status
 from witness import __main__ as command
 from witness import (
     checkpoint,
+    door,
     dsse,
     encoding,
     leaf,
@@ -393,6 +395,29 @@ def test_who_keeps_its_messages_back_loses_its_calls(running, monkeypatch):
         with pytest.raises(grpc.RpcError) as caught:
             next(many)
         assert caught.value.code() == grpc.StatusCode.CANCELLED
+
+
+def test_strangers_who_connect_and_say_nothing_stop_nobody(running, space, monkeypatch):
+    """Neither for ever, nor by taking the descriptors that the log needs for its files."""
+    running.stop()
+    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 1)
+    monkeypatch.setattr(door.resource, "getrlimit", lambda _: (6, 6))
+    running.start()
+    with running.client() as client, contextlib.ExitStack() as opened:
+        assert client.submit([(signed(space), TAG)])[0].index == 0
+        address = ("127.0.0.1", running.grpc_port)
+        strangers = [opened.enter_context(socket.create_connection(address)) for _ in range(5)]
+        strangers[-1].settimeout(0.7)
+        assert ended(strangers[-1])  # there is room for two
+        assert client.submit([(signed(space), TAG)])[0].index == 1
+        strangers[0].settimeout(5)
+        assert ended(strangers[0])
+
+
+def ended(connection):
+    with contextlib.suppress(ConnectionResetError):
+        return connection.recv(1) == b""
+    return True
 
 
 def test_too_many_records_to_check_are_refused_as_busy(running, space, monkeypatch):
