@@ -26,7 +26,7 @@ import grpc
 
 from benchmarks.measure import Result, cpu_of, cpu_of_self, peak_of
 from connector.enrolment import load_members
-from connector.identity import channel_credentials, channel_options, load_evidence_keys, utc_now
+from connector.identity import channel_credentials, channel_options, load_signing_keys, utc_now
 from connector.loopback import WITNESS, Loopback
 from connector.records import DONE, Statement
 from connector.terms import milliseconds
@@ -233,7 +233,7 @@ class _Maker:
     def __init__(self, space: Loopback) -> None:
         self._space = space
         self._members = load_members(space.settings(OWNER).trust)
-        self._keys = {name: load_evidence_keys(space.settings(name).evidence_key_path) for name in MEMBERS}
+        self._keys = {name: load_signing_keys(space.settings(name).evidence_key_path) for name in MEMBERS}
         witness = self._members.participant(WITNESS)
         if witness is None:
             raise AssertionError("the space has a witness")

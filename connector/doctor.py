@@ -27,7 +27,7 @@ from connector.identity import (
     channel_credentials,
     channel_options,
     load_certificate,
-    load_evidence_keys,
+    load_signing_keys,
     load_tls_key,
     same_key,
     split_address,
@@ -90,7 +90,7 @@ def examine(config: ConnectorConfig, now: datetime | None = None) -> list[Findin
 
 def _keys(config: ConnectorConfig, _now: datetime) -> Iterator[Finding]:
     key = load_tls_key(config.tls.key)
-    evidence = load_evidence_keys(config.evidence_key_path)
+    evidence = load_signing_keys(config.evidence_key_path)
     ids = ", ".join(f"{key.public.algorithm} {key.public.id[:16]}…" for key in evidence.keys)
     alone = len(evidence.keys) == 1
     remedy = "`bayspace connector rotate` adds an ML-DSA-44 key" if alone else ""
@@ -132,7 +132,7 @@ def _members(config: ConnectorConfig, now: datetime) -> Iterator[Finding]:
         raise ConfigError(
             "members.certificate", "the member list holds another certificate than this connector's"
         )
-    ours = load_evidence_keys(config.evidence_key_path).public
+    ours = load_signing_keys(config.evidence_key_path).public
     listed = [members.key(us.id, id_) for id_ in ours.ids]
     if not all(key is not None and key.valid_at(int(now.timestamp() * 1000)) for key in listed):
         raise ConfigError(

@@ -25,9 +25,9 @@ from connector.identity import (
     Role,
     TlsPaths,
     checked_name,
-    load_evidence_keys,
+    load_signing_keys,
     load_tls_key,
-    new_evidence_keys,
+    new_signing_keys,
     new_tls_key,
     same_key,
     signing_request,
@@ -143,12 +143,12 @@ class Admission:
 def create_keys(seat: Seat) -> None:
     """Make the seat's private keys. Refuses to replace one."""
     write_private(seat.tls.key, tls_key_pem(new_tls_key()))
-    write_private(seat.evidence_key, new_evidence_keys().pem())
+    write_private(seat.evidence_key, new_signing_keys().pem())
 
 
 def write_request(seat: Seat) -> Path:
     """Write the enrolment request for the seat's present keys; returns its path."""
-    return _write_request(seat, seat.tls.key, load_evidence_keys(seat.evidence_key))
+    return _write_request(seat, seat.tls.key, load_signing_keys(seat.evidence_key))
 
 
 def rotate(seat: Seat) -> Path:
@@ -157,10 +157,10 @@ def rotate(seat: Seat) -> Path:
     A participant of Ed25519 alone thereby gets its ML-DSA-44 key.
     """
     key, evidence = _next(seat.tls.key), _next(seat.evidence_key)
-    for path, pem in ((key, tls_key_pem(new_tls_key())), (evidence, new_evidence_keys().pem())):
+    for path, pem in ((key, tls_key_pem(new_tls_key())), (evidence, new_signing_keys().pem())):
         path.unlink(missing_ok=True)  # a rotation that was never answered is replaced
         write_private(path, pem)
-    return _write_request(seat, key, load_evidence_keys(evidence), load_evidence_keys(seat.evidence_key).keys)
+    return _write_request(seat, key, load_signing_keys(evidence), load_signing_keys(seat.evidence_key).keys)
 
 
 def _write_request(
@@ -267,9 +267,7 @@ def install(seat: Seat, data: bytes, now: datetime, operator_key_id: str | None 
     listed = {key.id for key in entry.keys} if entry else set()
     if entry is None or entry.certificate != named.fingerprint:
         raise ConfigError("enrolment.members", "the member list does not hold the admission's certificate")
-    evidence = _the_one(
-        seat.evidence_key, lambda path: listed.issuperset(load_evidence_keys(path).public.ids)
-    )
+    evidence = _the_one(seat.evidence_key, lambda path: listed.issuperset(load_signing_keys(path).public.ids))
     replace_file(seat.trust.operator_key, operator.pem())
     replace_file(seat.tls.authority, admission.authority)
     replace_file(seat.tls.certificate, admission.certificate)

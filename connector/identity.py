@@ -178,14 +178,9 @@ def load_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def new_evidence_keys() -> PrivateKeys:
-    """Fresh keys for signing evidence, Ed25519 and ML-DSA-44."""
+def new_signing_keys() -> PrivateKeys:
+    """Fresh keys of a signer, Ed25519 and ML-DSA-44: a participant's for its evidence, or the operator's."""
     return PrivateKeys.generate(system_entropy)
-
-
-def load_evidence_keys(path: Path) -> PrivateKeys:
-    """The evidence keys in a file that only its owner can read, one or both. Raises ConfigError."""
-    return load_signing_keys(path)
 
 
 def load_signing_keys(path: Path) -> PrivateKeys:

@@ -38,7 +38,7 @@ from connector.evidence import Evidence, Witness, checked_quorum, demanded_quoru
 from connector.identity import (
     channel_credentials,
     channel_options,
-    load_evidence_keys,
+    load_signing_keys,
     peer_participant,
     utc_now,
 )
@@ -107,7 +107,7 @@ class Node:
     def __init__(self, config: ConnectorConfig) -> None:
         self.config = config
         self.space, self.id = config.space, config.participant
-        self.key: PrivateKeys = load_evidence_keys(config.evidence_key_path)
+        self.key: PrivateKeys = load_signing_keys(config.evidence_key_path)
         self.build = build_digest()
         self.store = Store.open(config.state_url)
         self.entropy: Entropy = system_entropy
@@ -424,9 +424,7 @@ class Node:
         """
         most = self.config.limits.uncharged_queries_per_day
         if self.store.lost(*self._uncharged(peer)) >= most:
-            sentence = (
-                f"{most} queries of {peer} were refused or broke off here today (UTC): no more are taken"
-            )
+            sentence = f"{most} queries of {peer} were refused or broke off here today (UTC): no more today"
             raise Unavailable("query.too-many", sentence)
 
     def note_uncharged(self, peer: str) -> None:

@@ -40,6 +40,7 @@ from connector.identity import (
     load_signing_keys,
     load_tls_key,
     new_authority,
+    new_signing_keys,
     tls_key_pem,
     utc_now,
     write_private,
@@ -81,7 +82,7 @@ def init(folder: Path, name: str, now: datetime | None = None) -> Space:
     if _members_file(folder).exists():
         raise ConfigError("space.exists", f"{folder} holds a data space already")
     authority = new_authority(checked_name(name, "space name"), now)
-    operator = PrivateKeys.generate(system_entropy)
+    operator = new_signing_keys()
     for path in (folder, folder / "keys", folder / "history"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(folder / "keys" / "ca.key", tls_key_pem(authority.key))

@@ -34,11 +34,11 @@ def sign(
 ) -> None:
     """As issuer: sign a list with this participant's evidence keys; prints how a policy names it."""
     from connector import transfer_lists
-    from connector.identity import load_evidence_keys, utc_now
+    from connector.identity import load_signing_keys, utc_now
 
     settings = configuration(config)
     made = transfer_lists.draft(_read(draft))
-    keys = load_evidence_keys(settings.evidence_key_path)
+    keys = load_signing_keys(settings.evidence_key_path)
     text = transfer_lists.sign(made, settings.participant, keys, int(utc_now().timestamp() * 1000))
     out.write_bytes(text.encode())
     say(transfer_lists.reference_of(text))

@@ -85,9 +85,7 @@ def _passes(error: OperationalError | PoolTimeout) -> tuple[str, str, str] | Non
         why = "a connector's disk is full: it kept nothing of this; its operator makes room, then ask again"
         return "state.full", "has a full disk: make room; nothing is lost", why
     if code in _AWAY or str(code).startswith("08"):
-        why = (
-            "a connector does not reach its state and kept nothing of this: its operator mends it; ask again"
-        )
+        why = "a connector does not reach its state: it kept nothing of this; its operator sees to it"
         return "state.unreachable", "does not answer", why
     return None
 

@@ -153,7 +153,7 @@ def test_what_policies_name(made):
     file.parent.mkdir()
     text = "list: l\nkind: whitelist\ntitle: x\njurisdiction: HK\nfrom: 2026-01-01\nuntil: 2026-12-31\n"
     draft = transfer_lists.draft(text + "categories: [c]\n")
-    keys = identity.load_evidence_keys(bank.evidence_key_path)
+    keys = identity.load_signing_keys(bank.evidence_key_path)
     signed = transfer_lists.sign(draft, "hk-bank", keys, int(utc_now().timestamp() * 1000))
     transfer = f"transfer: {{whitelist: {transfer_lists.reference_of(signed)}}}\nanalysis:"
     policy.write_text(POLICY.replace("analysis:", transfer))
@@ -250,7 +250,7 @@ def _keep_record(bank, clocks, at):
         "query.refusal", "gba", "0" * 64, Exchange("0" * 32, 0), parties, outcome, data, None, Sensitive()
     )
     payload = statement.seal(system_entropy).payload
-    envelope = dsse.sign(PAYLOAD_TYPE, payload, identity.load_evidence_keys(bank.evidence_key_path).keys)
+    envelope = dsse.sign(PAYLOAD_TYPE, payload, identity.load_signing_keys(bank.evidence_key_path).keys)
     store = Store.open(bank.state_url, clock=lambda: at)
     store.open_exchange("0" * 32, None, "sz-trade", "provider", "query", "0" * 32, bytes(32))
     store.add_evidence("0" * 32, 0, "query.refusal", "0" * 64, envelope.to_bytes(), b"[]", ["witness-a"])

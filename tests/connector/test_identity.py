@@ -73,14 +73,14 @@ def test_private_keys_are_0600_and_never_replaced(tmp_path):
 def test_an_evidence_key_is_no_tls_key_and_the_reverse(tmp_path):
     tls, evidence = tmp_path / "tls.key", tmp_path / "evidence.key"
     identity.write_private(tls, identity.tls_key_pem(identity.new_tls_key()))
-    identity.write_private(evidence, identity.new_evidence_keys().pem())
+    identity.write_private(evidence, identity.new_signing_keys().pem())
     with pytest.raises(ConfigError):
         identity.load_tls_key(evidence)
     with pytest.raises(ConfigError):
-        identity.load_evidence_keys(tls)
+        identity.load_signing_keys(tls)
     with pytest.raises(ConfigError):
-        identity.load_evidence_keys(tmp_path / "none")
-    assert "PRIVATE" not in repr(identity.load_evidence_keys(evidence))
+        identity.load_signing_keys(tmp_path / "none")
+    assert "PRIVATE" not in repr(identity.load_signing_keys(evidence))
 
 
 def _issue(authority, participant="hk-bank", role="connector", addresses=("192.0.2.7:7443",), key=None):

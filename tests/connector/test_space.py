@@ -49,7 +49,7 @@ def test_two_hosts_with_carried_files(operator, make, tmp_path):
         "192.0.2.7:7443",
         "HK-1",
     )
-    assert {k.id for k in member.keys} == set(identity.load_evidence_keys(seat.evidence_key).public.ids)
+    assert {k.id for k in member.keys} == set(identity.load_signing_keys(seat.evidence_key).public.ids)
     assert enrolment.Members(seat.trust).current() == space.listing(operator) == members
     assert b"PRIVATE" not in admission.read_bytes() + carried.read_bytes()
 
@@ -76,11 +76,11 @@ def test_a_folder_holds_one_space_and_one_connector(operator, make):
 def test_rotation_keeps_the_history_of_keys(operator, make):
     seat = make("hk-bank")
     space.enrol_local(operator, seat)
-    before = identity.load_evidence_keys(seat.evidence_key).public.ids
+    before = identity.load_signing_keys(seat.evidence_key).public.ids
     enrolment.rotate(seat)
     now = utc_now()
     members = space.enrol_local(operator, seat, now=now)
-    after = identity.load_evidence_keys(seat.evidence_key).public.ids
+    after = identity.load_signing_keys(seat.evidence_key).public.ids
     old, new = members.participant("hk-bank").keys[:2], members.participant("hk-bank").keys[2:]
     assert [tuple(sorted(key.id for key in keys)) for keys in (old, new)] == [before, after]
     assert {key.public.algorithm for key in new} == {"ed25519", "ml-dsa-44"}
