@@ -39,39 +39,40 @@ class Joining:
     """One question's datasets, keys and conditions."""
 
     def __init__(self, statement: Statement, scope: Scope, asker: str) -> None:
-        self._statement, self._asker, self._join_kind = statement, asker, statement.join
-        self._left, self._right = scope.infos[0], scope.infos[-1]
+        self.statement, self.kind = statement, statement.join
+        self.left, self.right = scope.infos[0], scope.infos[-1]
         # Rows of the asker are counted here, wherever its dataset is the one whose rows are kept.
-        self._own_rows = self._join_kind != "inner" and self._left.participant == asker
-        self._both = scope  # what ON may name
-        self._scope = {
+        self.own_rows = self.kind != "inner" and self.left.participant == asker
+        self.both = scope  # what ON may name
+        self.scope = {
             "inner": scope,
             "semi": replace(scope, first=0),
             "anti": replace(scope, first=0),
             "left": replace(scope, optional=1),
         }[statement.join]
-        self._notes = Notes()
-        self._sender, self._receiver = _roles(scope.infos, asker)
-        self._keys: list[tuple[str, str]] = []  # (receiver's column, sender's column)
-        self._filters: dict[str, list[str]] = {info.full_name: [] for info in scope.infos}
+        self.notes = Notes()
+        self.sender, self.receiver = _roles(scope.infos, asker)
+        self.keys: list[tuple[str, str]] = []  # (receiver's column, sender's column)
+        self.filters: dict[str, list[str]] = {info.full_name: [] for info in scope.infos}
 
-    def _conditions(self) -> None:
-        for name in self._statement.using:
+    def bind(self) -> None:
+        """Bind what joins and filters, clause by clause. Raises `QueryError`."""
+        for name in self.statement.using:
             self._using(name.name)
-        for outer, inner in self._statement.pairs:
+        for outer, inner in self.statement.pairs:
             self._membership(outer, inner)
-        for node in self._statement.on:
+        for node in self.statement.on:
             with refusing_in("ON"):
-                self._matching_condition(node, self._both, "ON")
-        for node in self._statement.within:
+                self._matching_condition(node, self.both, "ON")
+        for node in self.statement.within:
             with refusing_in("the subquery"):
-                self._matching_condition(node, replace(self._both, first=1), "the subquery")
-        for info, nodes in zip(self._both.infos, self._statement.given, strict=False):
-            self._filters[info.full_name] += [self._given(node) for node in nodes]
-        for node in self._statement.where:
+                self._matching_condition(node, replace(self.both, first=1), "the subquery")
+        for info, nodes in zip(self.both.infos, self.statement.given, strict=False):
+            self.filters[info.full_name] += [self._given(node) for node in nodes]
+        for node in self.statement.where:
             with refusing_in("WHERE"):
                 self._condition(node, "WHERE")
-        if self._receiver is not None and not self._keys:
+        if self.receiver is not None and not self.keys:
             raise QueryError(
                 "query.no-join-key", "two datasets are joined on at least one pair of keys: ON a.key = b.key"
             )
@@ -82,40 +83,40 @@ class Joining:
         if pair is not None:
             self._join(*pair)
             return
-        bound = Scalar(self._leaf(scope), self._notes, part).predicate(node)
-        side = next(iter(bound.sides), self._right.full_name)
-        if side == self._left.full_name and self._join_kind in ("anti", "left"):
+        bound = Scalar(self._leaf(scope), self.notes, part).predicate(node)
+        side = next(iter(bound.sides), self.right.full_name)
+        if side == self.left.full_name and self.kind in ("anti", "left"):
             raise QueryError(
                 "query.outer-condition",
                 f"in {part}: a condition on {side} alone would turn its rows into rows without a match; "
                 "put it into WHERE, outside the join or subquery",
             )
-        self._filters[side].append(bound.sql)
+        self.filters[side].append(bound.sql)
 
     def _given(self, node: exp.Expr) -> str:
         """A condition of a query of WITH or FROM over one dataset: which rows there are to join."""
-        return Scalar(self._leaf(self._both), self._notes, "a query of WITH or FROM").predicate(node).sql
+        return Scalar(self._leaf(self.both), self.notes, "a query of WITH or FROM").predicate(node).sql
 
     def _condition(self, node: exp.Expr, part: str) -> None:
         """A condition of WHERE: it decides which rows there are."""
-        pair = self._key_pair(node, self._scope) if self._join_kind == "inner" else None
+        pair = self._key_pair(node, self.scope) if self.kind == "inner" else None
         if pair is not None:
             self._join(*pair)
             return
-        if self._join_kind == "left" and self._says_unmatched(node):
-            self._join_kind = "anti"
+        if self.kind == "left" and self._says_unmatched(node):
+            self.kind = "anti"
             return
-        bound = self._rows(part).predicate(node)
+        bound = self.rows(part).predicate(node)
         # What no row can change concerns the rows that are kept: elsewhere it would only undo matches.
-        side = next(iter(bound.sides), self._left.full_name)
-        self._visible(bound.sides, part)
-        if self._join_kind == "left" and side == self._right.full_name and bound.sides:
+        side = next(iter(bound.sides), self.left.full_name)
+        self.check_visible(bound.sides, part)
+        if self.kind == "left" and side == self.right.full_name and bound.sides:
             raise QueryError(
                 "query.outer-condition",
                 f"in {part}: a condition on {side} reads NULLs wherever LEFT JOIN found no match; put it "
                 "into ON, or write JOIN to keep matching rows only",
             )
-        self._filters[side].append(bound.sql)
+        self.filters[side].append(bound.sql)
 
     def _says_unmatched(self, node: exp.Expr) -> bool:
         """`b.key IS NULL` after `a LEFT JOIN b`: an anti join in other words."""
@@ -125,33 +126,33 @@ class Joining:
         column = unwrapped(node.this)
         if not isinstance(column, exp.Column):
             return False
-        info, found = self._scope.column(column)
-        place = 0 if info is self._receiver else 1
-        return info is self._right and found.name in {pair[place] for pair in self._keys}
+        info, found = self.scope.column(column)
+        place = 0 if info is self.receiver else 1
+        return info is self.right and found.name in {pair[place] for pair in self.keys}
 
     def _membership(self, outer: exp.Expr, inner: exp.Expr) -> None:
         """`outer IN (SELECT inner …)`: one pair of keys."""
         left, right = (
-            self._scope.column(cast(exp.Column, outer)),
-            replace(self._both, first=1).column(cast(exp.Column, inner)),
+            self.scope.column(cast(exp.Column, outer)),
+            replace(self.both, first=1).column(cast(exp.Column, inner)),
         )
-        if left[0] is not self._left or right[0] is not self._right:
+        if left[0] is not self.left or right[0] is not self.right:
             raise QueryError(
                 "query.subquery",
                 "IN (SELECT …) compares a key of the dataset in FROM with a key of the one in the subquery",
             )
-        if self._statement.not_in and (left[1].nullable or right[1].nullable):
+        if self.statement.not_in and (left[1].nullable or right[1].nullable):
             raise QueryError(
                 "query.not-in",
                 "NOT IN answers nothing at all as soon as one key in the subquery is NULL, and no protocol "
                 "may tell whether there is one; write NOT EXISTS (SELECT 1 FROM b WHERE b.key = a.key), or "
                 "have the owners declare both keys without NULLs",
             )
-        self._join(*((left, right) if self._left is self._receiver else (right, left)))
+        self._join(*((left, right) if self.left is self.receiver else (right, left)))
 
-    def _visible(self, sides: Iterable[str], part: str) -> None:
+    def check_visible(self, sides: Iterable[str], part: str) -> None:
         """After SEMI and ANTI JOIN the right dataset's columns are gone, as in SQL."""
-        if self._join_kind in ("semi", "anti") and self._right.full_name in sides:
+        if self.kind in ("semi", "anti") and self.right.full_name in sides:
             raise QueryError(
                 "query.semi-join",
                 f"in {part}: only ON, or the subquery, may name columns of the dataset that rows are looked "
@@ -160,20 +161,18 @@ class Joining:
 
     def _key_pair(self, node: exp.Expr, scope: Scope) -> tuple[tuple[DatasetInfo, Column], ...] | None:
         """The two columns of `a.key = b.key` across the parties, receiver's first."""
-        if self._receiver is None or not isinstance(node, exp.EQ):
+        if self.receiver is None or not isinstance(node, exp.EQ):
             return None
         sides = [unwrapped(node.this), unwrapped(node.expression)]
         named = [scope.column(side) for side in sides if isinstance(side, exp.Column)]
         found = {info.full_name: (info, column) for info, column in named}
         return (
-            tuple(found[info.full_name] for info in (self._receiver, self._sender))
-            if len(found) == 2
-            else None
+            tuple(found[info.full_name] for info in (self.receiver, self.sender)) if len(found) == 2 else None
         )
 
     def _using(self, name: str) -> None:
-        assert self._receiver is not None
-        pair = [(info, named_column(info, name)) for info in (self._receiver, self._sender)]
+        assert self.receiver is not None
+        pair = [(info, named_column(info, name)) for info in (self.receiver, self.sender)]
         if any(column is None for _, column in pair):
             raise QueryError(
                 "query.unknown-column", "USING names a column that is not in both datasets; use ON"
@@ -195,29 +194,32 @@ class Joining:
                 f"{a.full_name}.{x.name} and {b.full_name}.{y.name} are declared with different types or "
                 "normalisers, so their keys never match; agree on one declaration",
             )
-        self._notes.marked({(a.full_name, x.name), (b.full_name, y.name)}, "joined")
-        if (x.name, y.name) not in self._keys:
-            self._keys.append((x.name, y.name))
+        self.notes.marked({(a.full_name, x.name), (b.full_name, y.name)}, "joined")
+        if (x.name, y.name) not in self.keys:
+            self.keys.append((x.name, y.name))
 
-    def _sides(self) -> tuple[DatasetInfo, DatasetInfo]:
-        assert self._receiver is not None
-        return self._receiver, self._sender
+    def sides(self) -> tuple[DatasetInfo, DatasetInfo]:
+        """Of a join: the asker's dataset, and the one that is asked about."""
+        assert self.receiver is not None
+        return self.receiver, self.sender
 
-    def _key_side(self, bound: Bound) -> DatasetInfo | None:
+    def key_side(self, bound: Bound) -> DatasetInfo | None:
         """Whose join key this is, if it is one by itself."""
-        if self._receiver is None:
+        if self.receiver is None:
             return None
-        for place, info in enumerate((self._receiver, self._sender)):
-            keys = {(info.full_name, pair[place]) for pair in self._keys}
+        for place, info in enumerate((self.receiver, self.sender)):
+            keys = {(info.full_name, pair[place]) for pair in self.keys}
             if any(bound.columns == {ref} and bound.sql == quoted(ref[1]) for ref in keys):
                 return info
         return None
 
-    def _rows(self, part: str) -> Scalar:
-        return Scalar(self._row_leaf, self._notes, part)
+    def rows(self, part: str) -> Scalar:
+        """Binds expressions over the rows of the join."""
+        return Scalar(self.row_leaf, self.notes, part)
 
-    def _row_leaf(self, node: exp.Expr) -> Bound | None:
-        return self._leaf(self._scope)(node)
+    def row_leaf(self, node: exp.Expr) -> Bound | None:
+        """A column of the join; None for anything else."""
+        return self._leaf(self.scope)(node)
 
     def _leaf(self, scope: Scope) -> Leaf:
         return lambda node: self._column_leaf(node, scope)
@@ -227,13 +229,13 @@ class Joining:
             return None
         info, column = scope.column(node)
         ref = (info.full_name, column.name)
-        list(self._notes.seen({ref}))
+        list(self.notes.seen({ref}))
         return Bound(
             quoted(column.name),
             parse_type(column.type),
             frozenset({info.full_name}),
             frozenset({ref}),
-            column.nullable or (self._join_kind == "left" and info is self._right),
+            column.nullable or (self.kind == "left" and info is self.right),
         )
 
 

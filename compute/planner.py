@@ -5,7 +5,7 @@ declarations: no clock, no data, no negotiation. It refuses what cannot be answe
 part that is at fault and what would work. Which side is the sender follows from who asks: the sender
 is the participant whose data is asked about.
 
-Three layers, each a class on top of the one before: what matches (compute/joining.py), what is summed
+Three layers, each with the one before: what matches (compute/joining.py), what is summed
 (compute/aggregates.py), and here the clauses of the question, the answer's columns and the plan.
 """
 
@@ -19,7 +19,7 @@ from types import MappingProxyType
 from sqlglot import exp
 
 from compute import listing, masking, pooling
-from compute.aggregates import AGGREGATES, Aggregates, aggregates_in, has_aggregate
+from compute.aggregates import AGGREGATES, Aggregates, aggregates_in, has_aggregate, quantile_column
 from compute.choice import JOINT_CELLS, choose
 from compute.dataset import DatasetInfo
 from compute.demands import demanded, hiding
@@ -28,7 +28,7 @@ from compute.expressions import RELEASED, Bound, Scalar
 from compute.facts import Notes, Prepared
 from compute.histograms import bucket, numbers, quantile_buckets
 from compute.inlining import inlined
-from compute.joining import refusing_in
+from compute.joining import Joining, refusing_in
 from compute.logistic import NOISY_STEPS
 from compute.plan import Dimension, Histogram, Logistic, Output, Plan, Side
 from compute.pooling import Part
@@ -106,7 +106,7 @@ def _seen(info: DatasetInfo, asker: str, demands: Mapping[str, Obligations]) -> 
     return replace(masked, disclosure=min(info.disclosure, Level.CARDINALITY))
 
 
-class _Planner(Aggregates):
+class _Planner:
     """One question on its way to a plan: its clauses, in the order in which they mean something."""
 
     def __init__(
@@ -119,22 +119,23 @@ class _Planner(Aggregates):
         repeats: bool,
         parts: Sequence[Part] = (),
     ) -> None:
-        super().__init__(statement, scope, asker, repeats=repeats, parts=parts)
-        self._demands = demands.get(self._sender.full_name, NOTHING_DEMANDED)
+        self._asker, self._join = asker, Joining(statement, scope, asker)
+        self._sums = Aggregates(self._join, repeats=repeats, parts=parts)
+        self._demands = demands.get(self._join.sender.full_name, NOTHING_DEMANDED)
         self._dimensions: list[tuple[Bound, Dimension]] = []
         self._histogram: Histogram | None = None
         self._bucketed: dict[str, tuple[int, ...]] = {}  # the numbers of a dimension's buckets
 
     def prepared(self, protocols: Sequence[Protocol]) -> Prepared:
         """Bind every clause and choose a protocol."""
-        self._conditions()
-        if self._receiver is not None and listing.asked(self._statement, has_aggregate):
+        self._join.bind()
+        if self._join.receiver is not None and listing.asked(self._join.statement, has_aggregate):
             return self._listed(protocols)
-        if self._statement.unrepeated:
+        if self._join.statement.unrepeated:
             raise QueryError(
                 "query.construct", "DISTINCT is for lists of rows; GROUP BY shows each group once"
             )
-        self._multiplicities()
+        self._sums.multiplicities()
         for number, node in enumerate(self._grouping(), 1):
             with refusing_in(part := f"GROUP BY item {number}"):
                 self._dimension(node, part)
@@ -142,86 +143,92 @@ class _Planner(Aggregates):
         self._left_join_answers()
         outputs = self._shown()
         having = self._having()
-        if not self._dimensions and not self._partials.figures:
+        if not self._dimensions and not self._sums.partials.figures:
             raise QueryError("query.not-grouped", self._ungrouped())
-        order = [self._ordering(i, outputs) for i in range(len(self._statement.order))]
+        order = [self._ordering(i, outputs) for i in range(len(self._join.statement.order))]
         draft = self._draft(outputs, having, order)
-        if self._parts:
-            draft = pooling.planned(draft, self._sender, self._demands, self._parts, self._bucketed)
+        if self._sums.parts:
+            draft = pooling.planned(draft, self._join.sender, self._demands, self._sums.parts, self._bucketed)
         else:
-            draft = demanded(draft, self._sender, self._demands, self._bucketed)
-        chosen, final = choose(draft, self._scope.infos, protocols)
+            draft = demanded(draft, self._join.sender, self._demands, self._bucketed)
+        chosen, final = choose(draft, self._join.scope.infos, protocols)
         final = hiding(final, self._demands)
         self._note_weights()
-        uses = {info.full_name: self._notes.uses(info.full_name) for info in self._scope.infos}
-        return Prepared(final, chosen, self._scope.infos, uses, self._notes.literals_on_total)
+        uses = {info.full_name: self._join.notes.uses(info.full_name) for info in self._join.scope.infos}
+        return Prepared(final, chosen, self._join.scope.infos, uses, self._join.notes.literals_on_total)
 
     def _left_join_answers(self) -> None:
         """What a LEFT JOIN can be grouped by: only one party can tell which rows have no match."""
-        if self._join_kind != "left":
+        if self._join.kind != "left":
             return
         sides = frozenset[str]().union(*(bound.sides for bound, _ in self._dimensions))
-        if self._own_rows and self._sender.full_name in sides:
+        if self._join.own_rows and self._join.sender.full_name in sides:
             raise QueryError(
                 "query.left-join",
                 "a LEFT JOIN that keeps your rows is grouped by your columns only; write JOIN to group by "
-                f"those of {self._sender.full_name}, and ask an ANTI JOIN for your rows without a match",
+                f"those of {self._join.sender.full_name}, and ask an ANTI JOIN for your rows without a match",
             )
-        if not self._own_rows and self._right.full_name not in sides:
+        if not self._join.own_rows and self._join.right.full_name not in sides:
             raise QueryError(
                 "query.left-join",
                 "without a column of yours in GROUP BY this LEFT JOIN changes nothing about "
-                f"{self._left.full_name}: ask without the join, group by columns of yours, or write JOIN or "
-                "ANTI JOIN",
+                f"{self._join.left.full_name}: ask without the join, group by columns of yours, or write "
+                "JOIN or ANTI JOIN",
             )
 
     def _note_weights(self) -> None:
         """All measures of a sum under weights are weighted: the asker's connector learns each of them."""
-        for info in self._scope.infos if self._weights() else ():
-            columns = [use.column for use in self._notes.uses(info.full_name) if use.aggregated]
-            self._notes.marked([(info.full_name, column) for column in columns], "weighted")
+        for info in self._join.scope.infos if self._weights() else ():
+            columns = [use.column for use in self._join.notes.uses(info.full_name) if use.aggregated]
+            self._join.notes.marked([(info.full_name, column) for column in columns], "weighted")
 
     def _weights(self) -> tuple[str, ...]:
         """The receiver's partials that enter the sums: the others need nothing but which rows matched."""
-        sender_groups = any(self._sender.full_name in bound.sides for bound, _ in self._dimensions)
-        names = [partial.name for partial in self._own.partials.values()]
-        return tuple(name for name in names if sender_groups or name in self._products.weights)
+        sender_groups = any(self._join.sender.full_name in bound.sides for bound, _ in self._dimensions)
+        names = [partial.name for partial in self._sums.own.partials.values()]
+        return tuple(name for name in names if sender_groups or name in self._sums.products.weights)
 
     def _listed(self, protocols: Sequence[Protocol]) -> Prepared:
         """A list query: every clause bound, and the protocol for lists."""
-        assert self._receiver is not None
-        if self._join_kind in ("anti", "left"):
+        assert self._join.receiver is not None
+        if self._join.kind in ("anti", "left"):
             raise QueryError("query.join", "rows without a match cannot be listed; write JOIN or SEMI JOIN")
-        found = listing.Listing(self._statement, self._sender, self._listed_row, self._notes)
-        outputs = [found.output(i, item.node, item.name) for i, item in enumerate(self._statement.select, 1)]
-        order = [self._ordering(i, outputs, found) for i in range(len(self._statement.order))]
+        found = listing.Listing(self._join.statement, self._join.sender, self._listed_row, self._join.notes)
+        outputs = [
+            found.output(i, item.node, item.name) for i, item in enumerate(self._join.statement.select, 1)
+        ]
+        order = [self._ordering(i, outputs, found) for i in range(len(self._join.statement.order))]
         self._dimensions = found.dimensions
-        wanted = self._join_kind == "semi" and self._right is self._receiver
-        draft = listing.planned(self._draft(outputs, None, order), self._statement, wanted)
-        chosen, final = choose(draft, self._scope.infos, protocols)
+        wanted = self._join.kind == "semi" and self._join.right is self._join.receiver
+        draft = listing.planned(self._draft(outputs, None, order), self._join.statement, wanted)
+        chosen, final = choose(draft, self._join.scope.infos, protocols)
         final = hiding(final, self._demands)
-        uses = {info.full_name: self._notes.uses(info.full_name) for info in self._scope.infos}
-        return Prepared(final, chosen, self._scope.infos, uses, self._notes.literals_on_total)
+        uses = {info.full_name: self._join.notes.uses(info.full_name) for info in self._join.scope.infos}
+        return Prepared(final, chosen, self._join.scope.infos, uses, self._join.notes.literals_on_total)
 
     def _listed_row(self, node: exp.Expr, part: str) -> Bound:
         """An expression over the rows of one side; a key that USING made one column is the asker's."""
-        place = next(i for i, info in enumerate(self._both.infos) if info is self._receiver)
-        alias = self._both.sources[place].alias
-        node = listing.own_column(node, self._statement.using, alias) if self._join_kind == "inner" else node
-        bound = self._rows(part).bound(node)
-        self._visible(bound.sides, part)
-        listing.not_a_key(bound, self._sender, [theirs for _, theirs in self._keys], part)
+        place = next(i for i, info in enumerate(self._join.both.infos) if info is self._join.receiver)
+        alias = self._join.both.sources[place].alias
+        node = (
+            listing.own_column(node, self._join.statement.using, alias)
+            if self._join.kind == "inner"
+            else node
+        )
+        bound = self._join.rows(part).bound(node)
+        self._join.check_visible(bound.sides, part)
+        listing.not_a_key(bound, self._join.sender, [theirs for _, theirs in self._join.keys], part)
         return bound
 
     def _grouping(self) -> list[exp.Expr]:
-        if self._statement.group is None:
-            plain = [i.node for i in self._statement.select if not has_aggregate(i.node)]
+        if self._join.statement.group is None:
+            plain = [i.node for i in self._join.statement.select if not has_aggregate(i.node)]
             return [node for node in plain if node.find(exp.Column) is not None]
-        return [self._group_item(node) for node in self._statement.group]
+        return [self._group_item(node) for node in self._join.statement.group]
 
     def _group_item(self, node: exp.Expr) -> exp.Expr:
         """Ordinals and aliases stand for SELECT items; a real column wins over an alias."""
-        select = self._statement.select
+        select = self._join.statement.select
         if isinstance(node, exp.Literal):
             place = (
                 int(node.this) if not node.is_string and node.this.isdecimal() and len(node.this) < 4 else 0
@@ -236,10 +243,10 @@ class _Planner(Aggregates):
     def _aliased(self, node: exp.Expr) -> exp.Expr | None:
         if not isinstance(node, exp.Column) or node.table:
             return None
-        if any(named_column(info, node.name) for info in self._scope.infos):
+        if any(named_column(info, node.name) for info in self._join.scope.infos):
             return None
         return next(
-            (i.node for i in self._statement.select if i.name.casefold() == node.name.casefold()), None
+            (i.node for i in self._join.statement.select if i.name.casefold() == node.name.casefold()), None
         )
 
     def _dimension(self, node: exp.Expr, part: str) -> None:
@@ -247,25 +254,25 @@ class _Planner(Aggregates):
             raise QueryError(
                 "query.group", f"in {part}: an aggregate cannot be grouped by; filter it in HAVING"
             )
-        bound = _grouped_by(self._rows(part), node)
+        bound = _grouped_by(self._join.rows(part), node)
         if not bound.columns:
             raise QueryError("query.group", f"in {part}: GROUP BY takes columns, not literals")
-        self._visible(bound.sides, part)
+        self._join.check_visible(bound.sides, part)
         if isinstance(node.unnest(), exp.WidthBucket):
-            self._notes.aggregated(bound.columns, "histogram")
+            self._join.notes.aggregated(bound.columns, "histogram")
         else:
-            self._notes.marked(bound.columns, "grouped")
+            self._join.notes.marked(bound.columns, "grouped")
         sql = f"({bound.sql} + 0.0e0)" if bound.type == FLOAT64 else bound.sql  # -0.0 and 0.0 are one group
         if all(known.sql != bound.sql or known.sides != bound.sides for known, _ in self._dimensions):
             dimension = Dimension(f"d{len(self._dimensions)}", sql, str(bound.type))
             self._dimensions.append((bound, dimension))
             inner = node.unnest()
             if isinstance(inner, exp.WidthBucket):
-                self._bucketed[dimension.name] = numbers(self._rows(part), inner)
+                self._bucketed[dimension.name] = numbers(self._join.rows(part), inner)
 
     def _shown(self) -> list[tuple[Output, Bound]]:
         taken: dict[str, int] = {}
-        items = enumerate(self._statement.select, 1)
+        items = enumerate(self._join.statement.select, 1)
         found = [output for i, item in items for output in self._outputs(i, item)]
         return [(replace(output, name=unique(output.name, taken)), bound) for output, bound in found]
 
@@ -278,24 +285,24 @@ class _Planner(Aggregates):
         condition = node.expression.this if isinstance(node, exp.Filter) else None
         node = node.this if isinstance(node, exp.Filter) else node
         if regressing(node):
-            return self._regression(item.name, node, condition, part)
+            return self._sums.regression(item.name, node, condition, part)
         bound = self._answer(part).bound(item.node)
         return [(Output(item.name, bound.sql, str(bound.type)), bound)]
 
     def _having(self) -> str | None:
-        node = self._statement.having
+        node = self._join.statement.having
         with refusing_in("HAVING"):
             written = self._answer("HAVING", aliases=True).predicate(node).sql if node is not None else None
-        if not self._own_rows or self._join_kind != "anti" or not self._dimensions:
+        if not self._join.own_rows or self._join.kind != "anti" or not self._dimensions:
             return written
         # The asker has a cell for each of its groups; in SQL one whose rows all match is no group.
-        rows = f"({self._count_rows([]).sql} > 0)"
+        rows = f"({self._sums.count_rows([]).sql} > 0)"
         return rows if written is None else f"({written} AND {rows})"
 
     def _ordering(
         self, place: int, outputs: Sequence[tuple[Output, Bound]], rows: listing.Listing | None = None
     ) -> str:
-        order = self._statement.order[place]
+        order = self._join.statement.order[place]
         with refusing_in(part := f"ORDER BY item {place + 1}"):
             named = _named_output(order.node, outputs, part)
             if named is None and rows is not None:
@@ -310,14 +317,14 @@ class _Planner(Aggregates):
         def leaf(node: exp.Expr) -> Bound | None:
             return self._answer_leaf(node, part, aliases=aliases)
 
-        return Scalar(leaf, self._notes, part, released=True)
+        return Scalar(leaf, self._join.notes, part, released=True)
 
     def _answer_leaf(self, node: exp.Expr, part: str, *, aliases: bool) -> Bound | None:
         """Aggregates become figures, grouped expressions dimensions; the rest is computed from them."""
         if isinstance(node, exp.Filter) and not regressing(node.this):
-            return self._aggregate(node.this, node.expression.this, part)
+            return self._sums.aggregate(node.this, node.expression.this, part)
         if isinstance(node, AGGREGATES):
-            return self._aggregate(node, None, part)
+            return self._sums.aggregate(node, None, part)
         if regressing(node):
             raise QueryError(
                 "query.regression", f"in {part}: {node.name} is several columns: a SELECT item of its own"
@@ -332,20 +339,20 @@ class _Planner(Aggregates):
         return dimension
 
     def _ungrouped(self) -> str:
-        if any(has_aggregate(i.node) for i in self._statement.select) or self._dimensions:
+        if any(has_aggregate(i.node) for i in self._join.statement.select) or self._dimensions:
             return "a column is neither aggregated nor in GROUP BY; add it to GROUP BY or aggregate it"
         return "rows cannot be listed, only aggregates are answered; use COUNT, SUM or AVG with GROUP BY"
 
     def _matching(self, node: exp.Expr, part: str) -> Bound | None:
         """The dimension that this expression repeats."""
         try:
-            bound = _grouped_by(Scalar(self._row_leaf, Notes(), part), node)
+            bound = _grouped_by(Scalar(self._join.row_leaf, Notes(), part), node)
         except QueryError:
             if isinstance(node, exp.Column):
                 raise
             return None
         if isinstance(node, exp.Column):
-            self._row_leaf(node)
+            self._join.row_leaf(node)
         for known, dimension in self._dimensions:
             if known.sql == bound.sql and known.sides == bound.sides:
                 return Bound(dimension.name, known.type, frozenset({RELEASED}), frozenset(), known.nullable)
@@ -353,24 +360,26 @@ class _Planner(Aggregates):
 
     def _buckets(self) -> None:
         """Where quantiles are asked, the buckets of their column are one more dimension, not shown."""
-        trees = [item.node for item in self._statement.select] + [o.node for o in self._statement.order]
-        trees += [self._statement.having] if self._statement.having is not None else []
+        trees = [item.node for item in self._join.statement.select] + [
+            o.node for o in self._join.statement.order
+        ]
+        trees += [self._join.statement.having] if self._join.statement.having is not None else []
         asked = [node for tree in trees for node in aggregates_in(tree)]
         quantiles = [node for node in asked if isinstance(node, exp.ApproxQuantile)]
         if not quantiles:
             return
-        columns = {self._quantile_column(node).sql() for node in quantiles}
+        columns = {quantile_column(node).sql() for node in quantiles}
         if len(columns) > 1 or len(quantiles) < len(asked):
             raise QueryError(
                 "query.quantile",
                 "quantiles are read off the buckets of one column; ask other aggregates, and quantiles of "
                 "other columns, in a question of their own",
             )
-        node = self._quantile_column(quantiles[0])
-        scalar, (info, column) = self._rows("approx_quantile"), self._scope.column(node)
+        node = quantile_column(quantiles[0])
+        scalar, (info, column) = self._join.rows("approx_quantile"), self._join.scope.column(node)
         bound, histogram = quantile_buckets(scalar, scalar.bound(node), info, column)
-        self._visible(bound.sides, "approx_quantile")
-        self._notes.aggregated(bound.columns, "histogram")
+        self._join.check_visible(bound.sides, "approx_quantile")
+        self._join.notes.aggregated(bound.columns, "histogram")
         self._histogram = replace(histogram, dimension=f"d{len(self._dimensions)}")
         self._bucketed[self._histogram.dimension] = tuple(range(histogram.buckets))
         dimension = Dimension(self._histogram.dimension, bound.sql, str(bound.type))
@@ -382,36 +391,40 @@ class _Planner(Aggregates):
         self, outputs: Sequence[tuple[Output, Bound]], having: str | None, order: Sequence[str]
     ) -> Plan:
         """The plan without a protocol."""
-        joint = self._receiver is not None
-        most = POOLED_CELLS if self._parts else OWN_CELLS
+        joint = self._join.receiver is not None
+        most = POOLED_CELLS if self._sums.parts else OWN_CELLS
         cells = (JOINT_CELLS[0] if joint else most) if self._dimensions else 1
         return Plan(
             protocol="",
             protocol_version=0,
             level=Level.HIDDEN,
             asker=self._asker,
-            owner=self._sender.participant,
-            receiver=self._side(self._receiver) if self._receiver is not None else None,
-            sender=self._side(self._sender),
+            owner=self._join.sender.participant,
+            receiver=self._side(self._join.receiver) if self._join.receiver is not None else None,
+            sender=self._side(self._join.sender),
             outputs=tuple(output for output, _ in outputs),
             having=having,
             order_by=tuple(order),
-            limit=self._statement.limit,
+            limit=self._join.statement.limit,
             maximum_cells=cells,
             parameters={},
             reveals=(),
-            figures=tuple(self._partials.figures.values()),
-            join=self._join_kind,
+            figures=tuple(self._sums.partials.figures.values()),
+            join=self._join.kind,
             histogram=self._histogram,
             logistic=self._stepped(),
         )
 
     def _stepped(self) -> Logistic | None:
         """The logistic regression, which is asked alone. Under noise it takes fewer steps, always as many."""
-        found = self._logistic
+        found = self._sums.logistic
         if found is None:
             return None
-        if self._dimensions or self._statement.having is not None or len(self._statement.select) > 1:
+        if (
+            self._dimensions
+            or self._join.statement.having is not None
+            or len(self._join.statement.select) > 1
+        ):
             raise QueryError(
                 "query.logistic",
                 f"{LOGISTIC} is asked alone, without GROUP BY, HAVING and other SELECT items: ask for one "
@@ -422,16 +435,16 @@ class _Planner(Aggregates):
         return replace(found, steps=NOISY_STEPS, identities=0)
 
     def _side(self, info: DatasetInfo) -> Side:
-        sender = info is self._sender
-        partials = tuple((self._partials if sender else self._own).partials.values())
-        keys = tuple(pair[1 if sender else 0] for pair in self._keys)
+        sender = info is self._join.sender
+        partials = tuple((self._sums.partials if sender else self._sums.own).partials.values())
+        keys = tuple(pair[1 if sender else 0] for pair in self._join.keys)
         weights = () if sender else self._weights()
-        bounds = [p.row_bound * self._own.rows_bound for p in partials if p.name in weights]
-        left = info is self._left and self._join_kind in ("left", "anti")
+        bounds = [p.row_bound * self._sums.own.rows_bound for p in partials if p.name in weights]
+        left = info is self._join.left and self._join.kind in ("left", "anti")
         return Side(
             dataset=info.full_name,
             keys=keys,
-            filters=tuple(self._filters[info.full_name]),
+            filters=tuple(self._join.filters[info.full_name]),
             dimensions=tuple(d for bound, d in self._dimensions if bound.sides == {info.full_name}),
             partials=partials,
             keys_bound=info.keys_bound + (left and sender),  # one place more: for the rows without a key
@@ -439,20 +452,20 @@ class _Planner(Aggregates):
             distinct=self._counts_once(info),
             weights=weights,
             weight_bound=max(1, *bounds) if bounds else None,
-            repeats=not sender and self._products.repeats,
+            repeats=not sender and self._sums.products.repeats,
             unique=any(column.unique for name in keys if (column := info.column(name)) is not None),
             kept=left and sender,
             totals=left and not sender,
-            optional=not sender and not left and self._join_kind == "left",
+            optional=not sender and not left and self._join.kind == "left",
         )
 
     def _counts_once(self, info: DatasetInfo) -> bool:
         """Does it make no difference how many rows of this side share a key?"""
-        if info is self._sender or self._own.partials:
+        if info is self._join.sender or self._sums.own.partials:
             return False
-        if self._join_kind in ("semi", "anti"):
-            return info is self._right or not self._counts_own
-        return not self._partials.partials and not self._counts_own
+        if self._join.kind in ("semi", "anti"):
+            return info is self._join.right or not self._sums.counts_own
+        return not self._sums.partials.partials and not self._sums.counts_own
 
 
 def _grouped_by(scalar: Scalar, node: exp.Expr) -> Bound:
