@@ -20,6 +20,7 @@ from witness.encoding import b64, format_time
 from witness.verify import VerificationFailed, Verified, VerifiedItem, verify_files
 
 DONE, USAGE, FAILED = 0, 2, 7
+_CANNOT = {"en": "cannot read or write {file}", "zh": "无法读取或写入 {file}"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +69,7 @@ def _verify(options: argparse.Namespace) -> int:
     try:
         bundle, trust = _read(options.bundle), _read(options.trust)
     except OSError as error:
-        return fail(USAGE, f"cannot read {error.filename}")
+        return fail(USAGE, _CANNOT[options.language].format(file=error.filename))
     try:
         verified = verify_files(bundle, trust, accept_one_sided=options.accept_one_sided)
     except VerificationFailed as failure:
@@ -90,7 +91,7 @@ def _document(options: argparse.Namespace) -> int:
         if options.out is not None:
             options.out.write_bytes(verified.content or beside or b"")
     except OSError as error:
-        return fail(USAGE, f"cannot read or write {error.filename}")
+        return fail(USAGE, _CANNOT[options.language].format(file=error.filename))
     except VerificationFailed as failure:
         if options.format == "json":
             return _report_failure(failure)

@@ -139,7 +139,7 @@ def parse(data: bytes) -> tuple[Bundle, bool]:
     try:
         value = canonical.parse(data)
     except canonical.CanonicalError as error:
-        raise FormatError(f"the bundle is {error}") from error
+        raise FormatError(str(error)) from error
     with Fields(value, "the bundle") as f:
         version = f.take("format")
         checksum = f.take("checksum")

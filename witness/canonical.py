@@ -62,7 +62,9 @@ def _load(data: bytes) -> Any:
         )
     except CanonicalError:
         raise
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise CanonicalError("nested too deeply") from error
+    except ValueError as error:
         raise CanonicalError("not JSON") from error
     _check(value, DEEPEST)
     return value

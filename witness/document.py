@@ -119,7 +119,7 @@ def parse(data: bytes) -> Carried:
     try:
         value = canonical.parse(data)
     except canonical.CanonicalError as error:
-        raise FormatError(f"the carried file is {error}") from error
+        raise FormatError(str(error)) from error
     with Fields(value, "the carried file") as f:
         f.literal("format", FORMAT)
         checksum, bundle = f.take("checksum"), f.take("bundle")

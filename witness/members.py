@@ -223,7 +223,7 @@ class MemberList:
         try:
             value = canonical.parse(payload)
         except canonical.CanonicalError as error:
-            raise FormatError(f"the member list is {error}") from error
+            raise FormatError(str(error)) from error
         with Fields(value, "member list") as f:
             version = f.take("format")
             members = cls(

@@ -442,7 +442,7 @@ class Record:
         try:
             value = canonical.parse(payload)
         except canonical.CanonicalError as error:
-            raise FormatError(f"the record is {error}") from error
+            raise FormatError(str(error)) from error
         record = _read(value)
         _check(record)
         return record

@@ -7,6 +7,7 @@ on logs and parties must sign with an algorithm too; what was recorded before ve
 ever. People may edit the file, so spacing is free; unknown fields are still refused.
 """
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from witness.schema import ID, Fields, FormatError, items, utc
 from witness.sm2 import SM2
 
 FORMAT = "bayspace-trust/v1"
+LARGEST = 16 * 1024 * 1024
 NO_QUORUM = "quorum none"
 
 
@@ -85,8 +87,11 @@ def of_logs(
 
 def parse(data: bytes) -> Trust:
     """The trust file with this content. Raises FormatError."""
+    if len(data) > LARGEST:
+        raise FormatError(f"the trust file: it has more than {LARGEST} bytes")
     try:
-        with Fields(canonical.parse_strict(data), "the trust file") as f:
+        # Some editors put a byte order mark before what people write.
+        with Fields(canonical.parse_strict(data.removeprefix(codecs.BOM_UTF8)), "the trust file") as f:
             f.literal("format", FORMAT)
             keys = [_key(k) for k in f.items("operator_keys")]
             trust = Trust(

@@ -620,7 +620,24 @@ def test_the_command(tmp_path, capsys):
     assert "NOT VERIFIED [checksum]" in capsys.readouterr().err
     assert command.main(["verify", str(bad), *paths[1:], "--format", "json"]) == 7
     assert json.loads(capsys.readouterr().out)["code"] == "checksum"
-    assert command.main(["verify", str(tmp_path / "none"), *paths[1:]]) == 2
+    assert command.main(["verify", str(tmp_path / "none"), *paths[1:], "--language", "zh"]) == 2
+    assert capsys.readouterr().err.startswith("无法读取")
+
+
+def test_a_trust_file_may_have_a_byte_order_mark_and_not_every_size():
+    assert trust.parse(b"\xef\xbb\xbf" + TRUST) == trust.parse(TRUST)
+    with pytest.raises(FormatError, match="more than"):
+        trust.parse(TRUST + b" " * trust.LARGEST)
+
+
+def test_malformed_files_are_called_what_they_are():
+    for data, said in (
+        (b"[" * 100_000, "nested too deeply"),
+        (b"{", "not JSON"),
+        (b'{"a":1,"a":1}', "repeats"),
+    ):
+        with pytest.raises(VerificationFailed, match=f"^The bundle is malformed: [a-zA-Z ]*{said}"):
+            verify_files(data, TRUST)
 
 
 def test_an_auditor_needs_only_the_standard_library_and_cryptography():
