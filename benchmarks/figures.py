@@ -172,6 +172,7 @@ def measured(command: str, runs: int, peers: str | None) -> dict[str, Any]:
     if done.returncode != 0:
         print(f"{command} failed:\n{done.stderr}", file=sys.stderr, flush=True)
         return _failed(*command.split())
+    print(done.stdout, end="", file=sys.stderr, flush=True)  # what a run that is broken off has found
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
