@@ -146,8 +146,8 @@ class Scalar:
             raise self.refuse(
                 "both-sides",
                 "one expression reads columns of both parties; only `a.key = b.key` may, which matches after "
-                "declared normalisers. Write an expression over each party's columns by itself; what "
-                "both are grouped by can be compared in HAVING",
+                "declared normalisers. Write an expression over each party's columns by itself; what is "
+                "grouped by can be put together in SELECT and compared in HAVING",
             )
         columns = frozenset[ColumnRef]().union(*(b.columns for b in bounds))
         null = any(b.nullable for b in bounds) if nullable is None else nullable
@@ -343,7 +343,7 @@ def _typed(constant: Constant, scalar: Scalar) -> Bound:
     """A constant by itself, in its natural type."""
     natural = _natural(constant)
     if natural is None:
-        raise scalar.refuse("literal", "NULL cannot stand alone here")
+        raise scalar.refuse("literal", "NULL has no type by itself; write a value, or leave it out")
     kind = INT64 if _short(natural) else natural
     return Bound(scalar.literal(constant, kind), kind, frozenset(), frozenset(), nullable=False)
 

@@ -118,7 +118,9 @@ def not_a_key(bound: Bound, sender: DatasetInfo, keys: Sequence[str], part: str)
     """Refuse the owner's spelling of a key: the asker's own says which row it is."""
     if bound.columns & {(sender.full_name, key) for key in keys}:
         raise QueryError(
-            "query.list-key", f"in {part}: a list shows the asker's own key, never {sender.participant}'s"
+            "query.list-key",
+            f"in {part}: a list shows the asker's own key, never {sender.participant}'s; name the column of "
+            "your own dataset",
         )
 
 

@@ -263,6 +263,9 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "PercentileCont": ("an exact quantile", "approx_quantile(column, q)"),
     "PercentileDisc": ("an exact quantile", "approx_quantile(column, q)"),
     "Command": ("this statement", "a SELECT"),
+    **dict.fromkeys(
+        ("RawString", "ByteString", "National"), ("this kind of text", "it in single quotes: 'text'")
+    ),
 }
 
 
@@ -517,7 +520,9 @@ def _name(node: exp.Expr) -> str:
         return "count_star()"
     if isinstance(node, exp.Func) and not isinstance(node, exp.Case | exp.Cast | exp.Anonymous):
         inner = node.find(exp.Column)
-        return f"{node.sql_names()[0].lower()}({inner.name if inner else ''})"
+        word = "var_pop" if isinstance(node, exp.VariancePop) else node.sql_names()[0].lower()
+        distinct = "DISTINCT " if isinstance(node.this, exp.Distinct) else ""
+        return f"{word}({distinct}{inner.name if inner else ''})"
     return "expression"
 
 
@@ -548,6 +553,10 @@ def _order(select: exp.Select) -> tuple[Ordering, ...]:
     order = select.args.get("order")
     nodes = order.expressions if order is not None else []
     for node in nodes:
+        if isinstance(node.this, exp.Var):
+            raise QueryError(
+                "query.construct", "ORDER BY ALL is not available; write the items: ORDER BY 1, 2"
+            )
         _check_named(node.this, select.expressions)
     return tuple(
         Ordering(node.this, bool(node.args.get("desc")), bool(node.args.get("nulls_first"))) for node in nodes

@@ -207,6 +207,10 @@ ADVICE = {
     "SELECT count(i.days, c.score) FROM {join}": "one column",
     "SELECT i.paid AS x, c.active AS x, count(*) FROM {join} GROUP BY ALL ORDER BY x": "alias",
     "SELECT sum(i.days) % 7 FROM {join}": "floor(",
+    "SELECT count(*) FROM {join} WHERE i.industry = $$x$$": "single quotes",
+    "SELECT i.paid, count(*) FROM {join} GROUP BY 1 ORDER BY ALL": "ORDER BY 1, 2",
+    "SELECT NULL AS x, count(*) FROM {join}": "write a value",
+    "SELECT coalesce(i.industry, c.grade) AS x, count(*) FROM {join} GROUP BY 1": "put together in SELECT",
     "SELECT sum(i.amount) * sum(i.amount) * sum(i.amount) * sum(i.amount) FROM {join}": "AS DOUBLE",
     "SELECT count(*)\nFROM {join}\nWHERE (i.days": "near line 3, column",
     "SELECT count(*) FROM {join} WHERE i.industry = 'x": "has no end",
@@ -284,4 +288,6 @@ def test_names_of_answers_are_unique_and_readable():
     ).select
     names = [item.name for item in items]
     assert names[:4] == ["行业", "count_star()", "count_star()_1", "sum(b)"]
+    others = parse("SELECT count(DISTINCT a), count(a), var_pop(b), stddev(b) FROM p.d").select
+    assert [item.name for item in others] == ["count(DISTINCT a)", "count(a)", "var_pop(b)", "stddev(b)"]
     assert len(set(names)) == len(names)
