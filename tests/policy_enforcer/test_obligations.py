@@ -1,5 +1,6 @@
 """Every demand of a policy reaches the runtime; what a policy does not demand is not demanded."""
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -93,3 +94,11 @@ def test_noise_is_shared_by_all_but_one_of_those_who_are_honest(honest, shares):
     noise = demanded(identity="k", noise=words, federation=federation).noise
     assert noise is not None
     assert noise.shares == shares
+
+
+def test_matches_are_hidden_from_who_is_named_and_from_everybody_where_anybody_is():
+    named = replace(NOTHING_DEMANDED, matches_hidden_from=frozenset({"us-fund"}))
+    anybody = replace(NOTHING_DEMANDED, matches_hidden_from=frozenset({"any"}))
+    assert [named.hides_matches_from(who) for who in ("us-fund", "hk-bank")] == [True, False]
+    assert anybody.hides_matches_from("hk-bank")
+    assert not NOTHING_DEMANDED.hides_matches_from("hk-bank")
