@@ -212,6 +212,9 @@ def test_every_page_reads_in_both_languages(console, made) -> None:
         assert "Witness console" in english.text
         assert "见证控制台" in chinese.text
         assert 'lang="zh-Hans"' in chinese.text
+    chinese = ask(console, "/records/0", accept_language="zh").text
+    assert '<span title="query.intent">查询意向</span>' in chinese
+    assert '<span title="consumer">消费方</span>' in chinese
 
 
 INLINE = re.compile(r"<style|\sstyle=|\son[a-z]+=|<script(?! src=\"/static/htmx)|(src|href)=\"http")

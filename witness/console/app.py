@@ -240,6 +240,7 @@ def _templates(clock: Callable[[], int]) -> jinja2.Environment:
     made.filters["short"] = lambda text, n=8: f"{text[:n]}…" if text and len(text) > n + 1 else text or ""
     made.filters["grouped"] = lambda number: f"{number:,}".replace(",", "\u202f")
     made.filters["learned"] = learned
+    made.filters["said"] = lambda code, w: w.get(f"said_{code}", code)
     made.globals["ago"] = lambda text, w: _ago(text, w, clock())
     made.globals["link"] = _link
     return made

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from witness.evidence_words import CHINESE
+
 LANGUAGES = ("en", "zh")
 
 _WORDS: Mapping[str, tuple[str, str]] = {
@@ -217,9 +219,11 @@ _WORDS: Mapping[str, tuple[str, str]] = {
 
 
 def words(language: str) -> dict[str, str]:
-    """Every word in one language."""
+    """Every word in one language; in Chinese also what the codes of records mean, as `said_<code>`."""
     at = LANGUAGES.index(language)
-    return {name: both[at] for name, both in _WORDS.items()}
+    found = {name: both[at] for name, both in _WORDS.items()}
+    said = CHINESE if language == "zh" else {}
+    return {**found, **{f"said_{code}": meaning for code, meaning in said.items()}}
 
 
 def preferred(accept_language: str) -> str:
