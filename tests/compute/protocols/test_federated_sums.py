@@ -362,6 +362,25 @@ def test_a_point_of_small_order_is_refused() -> None:
     assert error.value.code == "peer.round-key"
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_our_own_key_comes_back_unchanged_and_nobody_else_has_it(same: bool) -> None:
+    """Also where another key carries our signature, as one of another connection under our name would."""
+    round_ = Round("masked_sum", 2, Shape(1, 1))
+    role = round_.participant(0, Contribution((1,), ((1,),)))
+    next(role)
+    own = role.send(Frame("roster", round_.roster.canonical())).body
+    role.send(None)
+    key = f.split(own)[0] if same else b"\x09".ljust(32, b"\0")
+    i = 1 if same else 0
+    forged = f.signed_key(round_.member(i), masked_sum.SCHEME, round_.roster, key)
+    other = f.signed_key(round_.member(1), masked_sum.SCHEME, round_.roster, b"\x02".ljust(32, b"\0"))
+    bodies = f.joined([own, forged] if same else [forged, other])
+    role.send(Frame("round-keys-length", len(bodies).to_bytes(8, "big")))
+    with pytest.raises(PeerViolation) as error:
+        role.send(Frame("round-keys", bodies))
+    assert error.value.code == "peer.round-key"
+
+
 @pytest.mark.parametrize("totals", [[-1, 1], [0, 1], [5, 0], [5, 99]])
 def test_totals_of_no_round_are_refused(totals: list[int]) -> None:
     with pytest.raises(PeerViolation):
