@@ -13,7 +13,7 @@ from connector.node import Node
 from connector.references import transfer_of
 from connector.state.rows import AgreementRecord, NegotiationRecord
 from connector.terms import moment
-from connector.transitions import NEGOTIATION, Message, State
+from connector.transitions import NEGOTIATION, PROVIDER, Message, State
 from policy_enforcer.describe import declared
 from witness import dsse
 from witness.keys import SignatureInvalid
@@ -29,6 +29,8 @@ _COMMANDS = {
     Message.TERMINATION: "terminate",
 }
 """What our people say so that the message is sent."""
+_PAUSING = {"active": "suspend", "suspended": "resume"}
+"""And what an owner's people may do with an agreement, by where it stands."""
 
 
 def shown(node: Node, record: NegotiationRecord) -> dict[str, Any]:
@@ -40,12 +42,14 @@ def shown(node: Node, record: NegotiationRecord) -> dict[str, Any]:
 
 def summary(node: Node, record: NegotiationRecord) -> dict[str, Any]:
     """Where one contract stands, and what our people may do next."""
-    unsent = node.store.unsent(record.id)
+    unsent, found = node.store.unsent(record.id), node.contract_json(record)
     due = [] if unsent else NEGOTIATION.open_to(State(record.state), record.role)
+    commands = ["resend", "terminate"] if unsent else [_COMMANDS[message] for message in due]
+    pausing = _PAUSING.get(found["agreement_state"]) if record.role == PROVIDER else None
     return {
-        **node.contract_json(record),
+        **found,
         "unsent": unsent[0].method if unsent else None,
-        "you_can": ["resend", "terminate"] if unsent else [_COMMANDS[message] for message in due],
+        "you_can": [pausing, *commands] if pausing else commands,
     }
 
 

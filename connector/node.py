@@ -280,11 +280,9 @@ class Node:
 
         A renewal that was signed ahead of its time does not replace what runs until then.
         """
-        found = [
-            _agreement(record.document)
-            for record in self.store.agreements(role="consumer", state="active")
-            if (record.peer, record.offer) == (participant, offer)
-        ]
+        found = [_agreement(record.document) for record in self._held(participant, offer, "active")]
+        if not found and self._held(participant, offer, "suspended"):
+            raise _not_in_force("suspended")
         if not found:
             raise _refused(
                 "agreement.none",
@@ -293,6 +291,10 @@ class Node:
             )
         now = self.now()
         return next((a for a in reversed(found) if a.runs_at(now)), found[-1])
+
+    def _held(self, participant: str, offer: str, state: str) -> list[AgreementRecord]:
+        held = self.store.agreements(role="consumer", state=state)
+        return [record for record in held if (record.peer, record.offer) == (participant, offer)]
 
     def agreements_in_force(self) -> list[Agreement]:
         """Those under which we may ask, from the oldest."""

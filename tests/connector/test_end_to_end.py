@@ -208,9 +208,13 @@ def test_without_an_agreement_nothing_is_asked(fresh):
 def test_a_suspended_agreement_answers_nothing_until_it_is_resumed(fresh):
     agreement = fresh.agree("matched")
     sql = asked(QUESTIONS["total"], "matched")
-    fresh.owner.contract("suspend", agreement=agreement)
-    with pytest.raises(PolicyRefusal):
+    assert fresh.owner.contract("list")[0]["you_can"] == ["suspend", "terminate"]
+    (suspended,) = fresh.owner.contract("suspend", agreement=agreement)
+    assert (suspended["agreement_state"], suspended["you_can"]) == ("suspended", ["resume", "terminate"])
+    assert fresh.asker.contract("list")[0]["you_can"] == ["terminate"]
+    with pytest.raises(PolicyRefusal) as refused:
         fresh.asker.query(sql, PURPOSE)
+    assert refused.value.code == "agreement.suspended"
     fresh.owner.contract("resume", agreement=agreement)
     assert fresh.asker.query(sql, PURPOSE).table.num_rows == 1
     fresh.asker.contract("terminate", agreement=agreement)
