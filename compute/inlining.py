@@ -19,6 +19,7 @@ from sqlglot import exp
 from compute.dataset import DatasetInfo
 from compute.derived import Layer
 from compute.errors import QueryError
+from compute.joining import refusing_in
 from compute.scope import named_column
 from compute.sql import Ordering, Source, Statement, check_nodes, regressing
 
@@ -34,6 +35,9 @@ def inlined(statement: Statement, infos: Sequence[DatasetInfo]) -> Statement:
     if not statement.layers and not any(source.layers for source in statement.sources):
         return statement
     return _Inlining(statement, infos).written()
+
+
+_BETWEEN, _SUBQUERY = "a query of WITH or FROM", "the subquery"
 
 
 class _Names(Protocol):
@@ -192,7 +196,7 @@ class _Inlining:
         names: _Names = dataset
         given: list[exp.Expr] = []
         for layer in dataset.source.layers:
-            given += self._all(layer.where, names)
+            given += self._all(layer.where, names, _BETWEEN)
             names = _View(layer, names, self._written)
         self._given.append(tuple(given))
         return names
@@ -213,25 +217,31 @@ class _Inlining:
         asked, kept = self._asked, 0 if self._asked.join in ("semi", "anti") else None
         core = _Joined(self._members, self._merged, kept)
         looked_up = replace(core, first=1)
-        where, top = self._all(asked.where, core), self._optional(core)
+        where = self._all(asked.where, core, _BETWEEN if asked.layers else "WHERE")
+        top = self._optional(core)
         for layer in asked.layers:
-            where += self._all(layer.where, top)
+            where += self._all(layer.where, top, _BETWEEN)
             top = _View(layer, top, self._written)
-        where += self._all(asked.above, top)
-        select = tuple(replace(item, node=self._one(item.node, top)) for item in asked.select)
+        where += self._all(asked.above, top, "WHERE")
+        select = tuple(
+            replace(item, node=self._one(item.node, top, f"SELECT item {number}"))
+            for number, item in enumerate(asked.select, 1)
+        )
         aliases = {item.name.casefold(): item.node for item in reversed(select)}
         named = _Aliased(top, aliases)
         statement = replace(
             asked,
             sources=tuple(replace(d.source, alias=d.alias, layers=()) for d in self._datasets),
             using=tuple(self._using),
-            on=(*self._matched, *self._all(asked.on, core)),
-            within=tuple(self._all(asked.within, looked_up)),
-            pairs=tuple((self._one(a, core), self._one(b, looked_up)) for a, b in asked.pairs),
+            on=(*self._matched, *self._all(asked.on, core, "ON")),
+            within=tuple(self._all(asked.within, looked_up, _SUBQUERY)),
+            pairs=tuple(
+                (self._one(a, core, "WHERE"), self._one(b, looked_up, _SUBQUERY)) for a, b in asked.pairs
+            ),
             where=tuple(where),
             select=select,
-            group=None if asked.group is None else tuple(self._all(asked.group, named)),
-            having=None if asked.having is None else self._one(asked.having, named),
+            group=None if asked.group is None else tuple(self._all(asked.group, named, "GROUP BY")),
+            having=None if asked.having is None else self._one(asked.having, named, "HAVING"),
             order=tuple(self._ordering(order, named) for order in asked.order),
             layers=(),
             above=(),
@@ -254,13 +264,14 @@ class _Inlining:
         several = any(regressing(item.node.unnest()) for item in self._asked.select)
         if isinstance(node, exp.Column) and not node.table and (node.name.casefold() in shown or several):
             return order
-        return replace(order, node=self._one(node, named))
+        return replace(order, node=self._one(node, named, "ORDER BY"))
 
-    def _one(self, node: exp.Expr, names: _Names) -> exp.Expr:
-        return self._written.out(node, lambda column: resolved(names, column))
+    def _one(self, node: exp.Expr, names: _Names, part: str) -> exp.Expr:
+        with refusing_in(part):
+            return self._written.out(node, lambda column: resolved(names, column))
 
-    def _all(self, nodes: Iterable[exp.Expr], names: _Names) -> list[exp.Expr]:
-        return [self._one(node, names) for node in nodes]
+    def _all(self, nodes: Iterable[exp.Expr], names: _Names, part: str) -> list[exp.Expr]:
+        return [self._one(node, names, part) for node in nodes]
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,8 @@ class Joining:
             with refusing_in("the subquery"):
                 self._matching_condition(node, replace(self.both, first=1), "the subquery")
         for info, nodes in zip(self.both.infos, self.statement.given, strict=False):
-            self.filters[info.full_name] += [self._given(node) for node in nodes]
+            with refusing_in("a query of WITH or FROM"):
+                self.filters[info.full_name] += [self._given(node) for node in nodes]
         for node in self.statement.where:
             with refusing_in("WHERE"):
                 self._condition(node, "WHERE")

@@ -106,6 +106,24 @@ def test_what_a_query_in_between_cannot_do_is_refused_by_name(question, catalogu
     assert refused.value.code.startswith(REFUSED[question])
 
 
+@pytest.mark.parametrize(
+    ("question", "part"),
+    [
+        (f"SELECT sum(nothing) FROM (SELECT days FROM {T})", "SELECT item 1"),
+        (f"SELECT count(*) FROM (SELECT days FROM {T} WHERE nothing > 1)", "a query of WITH or FROM"),
+        (f"SELECT count(*) FROM (SELECT days FROM {T}) WHERE nothing > 1", "WHERE"),
+        (f"SELECT count(*) FROM (SELECT days FROM {T}) HAVING max(nothing) > 1", "HAVING"),
+        (
+            f"WITH x AS (SELECT company FROM {C} WHERE grade > 1) SELECT count(*) FROM x JOIN {T} USING (company)",
+            "a query of WITH or FROM",
+        ),
+    ],
+)
+def test_a_refusal_says_where(question, part, catalogue):
+    with pytest.raises(QueryError, match=f"^in {part}: "):
+        prepare(question, "hk-bank", catalogue)
+
+
 def test_a_condition_no_row_can_change_is_noted_inside_a_query_too(catalogue):
     asked = f"WITH x AS (SELECT days FROM {T} WHERE 1 = 1) SELECT sum(days) FROM x"
     assert prepare(asked, "hk-bank", catalogue).literals_on_total
