@@ -46,7 +46,13 @@ TARGETS = (
     "yamltree",
     "references",
     "disclosure",
+    "facts",
+    "describe",
+    "diff",
+    "examples",
+    "write",
 )
+"""Whatever decides, and what tells people what is decided, allowed or changed."""
 FILES = (
     "test_decisions",
     "test_load",
@@ -59,6 +65,7 @@ FILES = (
     "test_shared_noise",
     "test_odrl",
     "test_texts",
+    "test_examples",
 )
 SLOW = {"test_every_rule_is_needed", "test_every_column_rule_is_needed"}
 """They take rules out themselves, one after another."""
@@ -138,6 +145,11 @@ _SUSPECT = {
     "references": "test_texts",
     "disclosure": "test_texts",
     "known": "test_decisions",
+    "facts": "test_values",
+    "describe": "test_describe",
+    "diff": "test_describe",
+    "examples": "test_examples",
+    "write": "test_odrl",
 }
 
 

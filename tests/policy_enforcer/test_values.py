@@ -2,10 +2,12 @@
 """The limits of single values: the last that a policy may say and the first that it may not."""
 
 from copy import deepcopy
+from dataclasses import MISSING, fields
 
 import pytest
 from pydantic import ValidationError
 
+from policy_enforcer.facts import ColumnUse, Decision, FederationUse, LedgerView, Request, TransferList
 from policy_enforcer.model import Policy, json_schema
 
 WHOLE = {
@@ -170,3 +172,10 @@ def test_the_schema_is_of_the_yaml_form():
     schema = json_schema()
     assert schema["$schema"].endswith("2020-12/schema")
     assert "from" in schema["$defs"]["When"]["properties"]
+
+
+@pytest.mark.parametrize("kind", [ColumnUse, FederationUse, TransferList, Request, LedgerView, Decision])
+def test_what_facts_do_not_say_is_nothing(kind):
+    for field in fields(kind):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        assert default is MISSING or not default, field.name
