@@ -224,8 +224,7 @@ def _own(plan: Plan, table: pa.Table, gate: Gate, entropy: Entropy) -> Part:
     identities = len(table["who"].drop_null().unique())
     if plan.noise is not None:
         noisy = plan.noise.identities
-        drawn = Scale.parse(plan.noise.mechanism, noisy).draw(entropy) if noisy else 0
-        identities = identities + drawn if noisy else 1
+        identities = identities + Scale.parse(plan.noise.mechanism, noisy).draw(entropy) if noisy else 1
     # under noise a participant without anybody is like any other
     judged = identities if plan.noise is None else max(identities, 1)
     kept = judged > 0 and bool(gate(np.array([[judged]], np.int64))[0, 0])
