@@ -1,4 +1,4 @@
-"""`policy describe` leaves nothing out: every word of a policy changes what is said, or is listed here."""
+"""No word of a policy is left out: each changes what `describe` says, the digest, the diff."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from policy_enforcer import odrl
+from policy_enforcer.diff import diff
 from policy_enforcer.load import load
 from policy_enforcer.model import Analysis, FilterKind, Measure, Policy
 from policy_enforcer.moments import Period
+from policy_enforcer.odrl import digest
 from policy_enforcer.prose import described
 from policy_enforcer.wording import mask, span, spoken
+from policy_enforcer.write import to_yaml
 from policy_enforcer.yamltree import parse
 
 GRADES = {"k": 1, "g": 1, "amount": 2, "note": 1, "year": 1}
@@ -115,6 +119,18 @@ def said(policy: Policy, lang: Any) -> list[Any]:
 def test_every_word_is_said(place: str, lang: str) -> None:
     without = replaced(ALL, place.split("."), PLACES[place])
     assert (said(without, lang) == said(ALL, lang)) == (place in SILENT)
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
+def test_every_word_is_signed_and_compared(place: str) -> None:
+    without = replaced(ALL, place.split("."), PLACES[place])
+    assert digest(without) != digest(ALL)
+    assert diff(ALL, without).empty == diff(without, ALL).empty == (place == "policy")
+
+
+def test_no_word_is_lost_between_the_forms() -> None:
+    assert Policy.model_validate(odrl._data_of(odrl.to_odrl(ALL))) == ALL
+    assert Policy.model_validate(parse(to_yaml(ALL)).data) == ALL
 
 
 NAMES = {
