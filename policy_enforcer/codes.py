@@ -35,7 +35,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "protocol.level": "the protocol discloses more about the join keys than the policy tolerates",
         "protocol.disclosure-unknown": "the protocol discloses something the policy language has no word for",
         "federation.not-allowed": "the dataset takes no part in a federation of this name",
-        "federation.too-few": "the federation has fewer participants than the policy demands behind a cell",
+        "federation.too-few": "too few participants behind a cell; alone or in a join there is one",
         "federation.participant-not-allowed": "somebody takes part whom `participants` does not name",
         "template.not-matched": "the query is not an instance of a reviewed template",
         "dimension.not-allowed": "this column may not group",

@@ -413,6 +413,10 @@ def _gated(reveals: Collection[Disclosure]) -> bool:
 def _federation(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     asked, allowed = request.federation, policy.analysis.federation
     if asked is None:
+        if allowed is not None:
+            sentence = "nobody else's rows are summed with this dataset's, whose own figures are not shown"
+            rule = "analysis.federation.minimum_participants"
+            yield Reason("federation.too-few", rule, sentence, allowed=f"federation.{allowed.name}")
         return
     if allowed is None or allowed.name != asked.name:
         sentence = f"this dataset takes no part in the federation {asked.name}"

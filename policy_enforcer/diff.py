@@ -119,6 +119,8 @@ def _grants(policy: Policy, columns: Collection[str]) -> Iterator[str]:
     yield from (f"join conditions combined with {word}" for word in operators)
     if analysis.federation is not None:
         yield f"taking part in the federation {analysis.federation.name}"
+    else:
+        yield "questions over this dataset without a federation"
     # grades and recipients are limits of their own, below
     alike = analysis.model_copy(update={"column_disclosure": {}})
     ungraded = policy.model_copy(update={"transfer": None, "analysis": alike})

@@ -221,6 +221,7 @@ def _federation(analysis: Analysis, lang: Language, say: Say) -> Iterator[str]:
         return
     named = ", ".join(federation.participants or ())
     yield say("beside", federation.name, named) if named else say("beside anybody", federation.name)
+    yield say("sums alone")
     names = dict.fromkeys(Party, _OTHERS[lang == "zh"])
     yield sentence(Disclosure(Party.SENDER, Fact.TOTAL_COUNTS), names, lang)
     if any("logistic" in measures for measures in analysis.measures.values()):

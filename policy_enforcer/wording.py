@@ -184,6 +184,10 @@ SENTENCES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "federation": ("Summed with other participants' data", "与其他参与方的数据求和"),
         "beside": ("in the federation {}, beside these alone: {}", "在联合 {} 中,仅与以下参与方同轮:{}"),
         "beside anybody": ("in the federation {}, beside any member", "在联合 {} 中,与任何成员同轮"),
+        "sums alone": (
+            "in such sums alone: questions over this dataset by itself, and joins with it, are refused",
+            "仅限此类求和:仅针对本数据集的提问及与其连接的提问均被拒绝",
+        ),
         "dominance": (
             "groups in which one {} holds more than {} of a figure are not shown",
             "单个 {} 占某项数值超过 {} 的分组不予显示",

@@ -395,6 +395,16 @@ def test_what_two_parts_declare_differently_is_named(
     assert unlike({"*", "amount", "region"}, one, changed) == said
 
 
+def test_a_bank_of_a_federation_is_not_asked_alone(shared: Federation) -> None:
+    """Its own figures would be what the federation is there to hide."""
+    before = shared.uses("hk-bank")
+    with pytest.raises(PolicyRefusal) as error:
+        shared.asker.query("SELECT region, sum(amount) AS s FROM hk-bank.loans GROUP BY region", PURPOSE)
+    assert [reason.code for reason in error.value.decision.because] == ["federation.too-few"]
+    assert error.value.decision.because[0].allowed == "federation.loans"
+    assert shared.uses("hk-bank") == before
+
+
 def json_of(value: Any) -> str:
     import json
 

@@ -334,8 +334,9 @@ def test_diff_of_who_stands_beside_in_a_federation(invoices):
     assert diff(one, two).allowed == ["standing beside it in a federation: b"]
     assert diff(two, one).forbidden == ["standing beside it in a federation: b"]
     assert not any(found.other for found in (diff(anybody, two), diff(one, two)))
-    assert diff(invoices, one).allowed == ["taking part in the federation loans"]
-    assert diff(one, invoices).forbidden == ["taking part in the federation loans"]
+    joined, left = diff(invoices, one), diff(one, invoices)
+    assert joined.allowed == left.forbidden == ["taking part in the federation loans"]
+    assert joined.forbidden == left.allowed == ["questions over this dataset without a federation"]
 
 
 def test_diff_of_federations(invoices):

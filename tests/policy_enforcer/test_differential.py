@@ -265,7 +265,7 @@ def differencing_fits(a, q):
 def federation_fits(a, q):
     """`federation`: the name asked for, enough participants, a gate that counts them, no word it lacks."""
     if q.federation is None:
-        return True
+        return "federation" not in a  # its own figures have one participant behind them
     own = a.get("federation", {"name": None, "minimum_participants": 2})
     return (
         own["name"] == q.federation.name
@@ -803,7 +803,8 @@ TIGHTEN = {
         and p["analysis"].update(differencing={"minimum_difference": 2})
     ),
     "suppressions": lambda p: p["analysis"].update(suppressions={"complementary": True}),
-    "no federation": lambda p: p["analysis"].pop("federation", None),
+    # without one its dataset may be asked about alone: taking it away permits that
+    "another federation": lambda p: p["analysis"].get("federation", {}).update(name="elsewhere"),
     "more participants": lambda p: p["analysis"].get("federation", {}).update(minimum_participants=4),
     "beside one alone": lambda p: p["analysis"].get("federation", {}).update(participants=["role:bank"]),
     "companions": lambda p: p["analysis"].get("federation", {}).update(participants=["other", "third"]),
