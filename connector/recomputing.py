@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -34,7 +35,7 @@ class Recomputed:
     """One query's cells in the protocol's order (None: held back), the names of their sums, and its table."""
 
     exchange: str
-    figures: tuple[str, ...]
+    figures: tuple[tuple[str, int], ...]  # name, and decimal digits behind the point
     cells: tuple[CellSums | None, ...]
     result: pa.Table | None  # as the asker asserts it; None where the receipt does not open it
 
@@ -46,7 +47,8 @@ class Recomputed:
         }
 
     def _cell(self, cell: CellSums) -> dict[str, Any]:
-        sums = dict(zip(self.figures, map(str, cell.measures), strict=True))
+        pairs = zip(self.figures, cell.measures, strict=True)
+        sums = {name: format(Decimal(f"{total}e-{scale}"), "f") for (name, scale), total in pairs}
         weighted = [list(map(str, column)) for column in cell.weighted]
         return {"identities": cell.count, "sums": sums, **({"weighted": weighted} if weighted else {})}
 
@@ -87,7 +89,7 @@ def _query(exchange: str, records: dict[str, tuple[int, VerifiedItem]]) -> Recom
     try:
         plan = json.loads(intent.opened["plan"])
         cells = _aggregate.recomputed(plan, masks, _unframed(framed))
-        figures = tuple(partial["name"] for partial in plan["sender"]["partials"])
+        figures = tuple((str(p["name"]), _scale(p["scale"])) for p in plan["sender"]["partials"])
     except (PeerViolation, KeyError, ValueError, TypeError, RecursionError) as error:
         raise VerificationFailed(
             "commitment", "Plan, masks and answer do not fit together.", number
@@ -104,6 +106,12 @@ def _table(body: bytes | None, number: int) -> pa.Table | None:
     except (pa.ArrowInvalid, OSError) as error:
         raise VerificationFailed("commitment", "The opened result is no table.", number) from error
     return table
+
+
+def _scale(value: int) -> int:
+    if value not in range(39):  # a sum has 38 digits at most
+        raise ValueError("no scale of a sum")
+    return value
 
 
 def _unframed(framed: bytes) -> bytes:

@@ -228,7 +228,7 @@ def recompute(
     for query in found:
         cells = query.as_json()["cells"]
         rows = [{"identities": cell["identities"], **cell["sums"]} for cell in cells]
-        show(rows, ["identities", *query.figures], as_json=False, title=f"recomputed: {query.exchange}")
+        show(rows, ["identities", *dict(query.figures)], as_json=False, title=f"recomputed: {query.exchange}")
         if query.result is not None:
             asserted = [{k: visible(str(v)) for k, v in row.items()} for row in query.result.to_pylist()]
             show(asserted, query.result.column_names, as_json=False, title="as the asker asserts it")
