@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pyarrow as pa
@@ -213,6 +215,49 @@ def test_what_leaves_64_bits_is_an_error_and_never_null(rest, answer):
     with pytest.raises(QueryError, match="AS DOUBLE") as caught:
         answer(f"SELECT {rest}".replace("FROM T", INVOICED), WIDEST)
     assert caught.value.code == "query.overflow"
+
+
+Known = dict[str, Fraction | None]
+WHOLE = ["sum(days)", "sum(amount)", "sum(big)", "count(*)", "count(days)", "3", "0.25", "123456789012"]
+
+
+def _calculated(r: random.Random, depth: int) -> tuple[str, Callable[[Known], Fraction | None]]:
+    """Random arithmetic over figures, and what it is in whole numbers of any size."""
+    if not depth:
+        leaf = r.choice(WHOLE)
+        return leaf, lambda known: known[leaf] if leaf in known else Fraction(leaf)
+    (a, f), (b, g), sign = _calculated(r, depth - 1), _calculated(r, r.randrange(depth)), r.choice("+-*")
+
+    def both(known: Known) -> Fraction | None:
+        x, y = f(known), g(known)
+        return None if x is None or y is None else {"+": x + y, "-": x - y, "*": x * y}[sign]
+
+    def first(known: Known) -> Fraction | None:
+        x = f(known)
+        return Fraction(15, 2) if x is None else -abs(x)
+
+    return r.choice([(f"({a} {sign} {b})", both), (f"coalesce(-abs({a}), 7.5)", first)])
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("seed", range(40))
+def test_random_arithmetic_over_figures_is_exact_or_refused(seed, answer):
+    r = random.Random(seed)
+    sql, exactly = _calculated(r, 3)
+    largest = {"days": 1000, "amount": Decimal(10**6), "big": 2**63 - 1, "lines": 0}
+    rows = [{k: v * r.choice([-1, 1, 1]) for k, v in largest.items()} for _ in range(r.choice([0, 1, 40]))]
+    known: Known = {f"sum({k})": sum((Fraction(row[k]) for row in rows), Fraction(0)) for k in largest}
+    known |= dict.fromkeys(("count(*)", "count(days)"), Fraction(len(rows)))
+    known = known if rows else {k: None if "sum" in k else Fraction(0) for k in known}
+    data = {"sz-trade.invoices": pa.Table.from_pylist(rows, INVOICES)}
+    try:
+        found = answer(f"SELECT {sql} AS x, count(*) AS n {INVOICED}", data).column("x").to_pylist()
+    except QueryError as refused:
+        found = refused.sentence
+    if isinstance(found, str):
+        assert found.startswith("in SELECT item 1: this arithmetic over figures can leave")
+    else:
+        assert [None if x is None else Fraction(x) for x in found] == [exactly(known)]
 
 
 def test_arithmetic_is_compared_at_full_size(answer):
