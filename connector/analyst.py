@@ -19,11 +19,12 @@ import grpc
 from compute import engine
 from compute.errors import BayspaceError, ConfigError, PeerViolation, Unavailable
 from connector import agreements
+from connector.coalitions import explanation
 from connector.inquiry import Inquiry
 from connector.negotiating import Negotiating
 from connector.node import Node
 from connector.receipts import receipt_of
-from connector.rounds import Asked, Round, ask, explanation, inquire, kept
+from connector.rounds import Asked, Round, ask, inquire, kept
 from connector.statements import Statements
 from connector.stopping import Stop
 from connector.transfers import transfer, transfers

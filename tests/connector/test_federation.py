@@ -356,14 +356,14 @@ def printed(found: dict[str, Any]) -> str:
 def test_who_cannot_plan_a_question_that_others_can_is_named(
     shared: Federation, monkeypatch: pytest.MonkeyPatch, lacking: set[str], said: str
 ) -> None:
-    planned = rounds._prepared
+    planned = rounds.prepared_by
 
     def prepared(node: Node, name: str, sql: str, by: Any, *rest: Any) -> Any:
         if by.full_name in lacking:
             raise QueryError("query.unknown-column", "there is no such column")
         return planned(node, name, sql, by, *rest)
 
-    monkeypatch.setattr(rounds, "_prepared", prepared)
+    monkeypatch.setattr(rounds, "prepared_by", prepared)
     with pytest.raises(QueryError) as error:
         rounds.inquire(shared.nodes[ASKER], BY_REGION, PURPOSE)
     assert (error.value.code, error.value.sentence) == ("query.unknown-column", said)

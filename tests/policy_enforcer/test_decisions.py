@@ -195,6 +195,7 @@ WAYS_OUT = {
     "a computation farther away than the white list": ["CN, HK"],
     "a negative list named as a white list": ["transfer.negative_list"],
     "a policy without a federation": ["queries over this dataset alone"],
+    "the dataset alone although it is offered to a federation": ["federation.loans"],
     "another federation": ["federation.loans"],
     "a list with a label compared alone": ["amount, due, note, paid, year"],
     "a list with a label compared beside another payload": ["amount, due, note, paid, region, year"],
