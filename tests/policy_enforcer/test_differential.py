@@ -354,7 +354,8 @@ def lists_fit(transfer, q):
         return True
     for name in {use.column for use in q.columns} - {"*"}:
         category = q.categories.get(name)
-        if category is None or category in says.get("negative_list", ()):
+        held_back = {one.upper() for one in says.get("negative_list", ())}
+        if category is None or category.upper() in held_back:
             return False
         if "whitelist" in says and category not in says["whitelist"] | says.get("low_risk", set()):
             return False
@@ -644,6 +645,7 @@ ODDITIES = [
     ("origin", ""),
     ("categories", {}),
     ("categories", {**CATEGORIES, "amount": "d", "industry": "c"}),
+    ("categories", {**CATEGORIES, "amount": "D", "industry": "A"}),
     ("lists", {}),
     ("lists", {**LISTED, WHITE: "list.signature"}),
     ("lists", {**LISTED, WHITE: listed("whitelist", "a", "b", "c", "d")}),

@@ -182,8 +182,7 @@ def removed(words):
     for number, line in enumerate(words):
         ((word, value),) = line.items()
         rest = [*words[:number], *words[number + 1 :]]
-        if word not in {"kinds", "federation", "domains"}:
-            yield rest
+        yield rest
         if word in {"measures", "filters"} and len(value) > 1:
             yield from ([*rest, {word: {k: v for k, v in value.items() if k != key}}] for key in value)
         if word in {"scalar_functions", "dimensions"} and len(value) > 1:
