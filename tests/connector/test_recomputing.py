@@ -21,7 +21,7 @@ SQL = (
 )
 
 
-@pytest.fixture(scope="module", params=["matched", "invoices"])
+@pytest.fixture(scope="module", params=["matched", pytest.param("invoices", marks=pytest.mark.deep)])
 def asked(shared, request):
     """An answer, and its exchange at the asker, recorded; under either level of disclosure."""
     answer = shared.asker.query(SQL.format(offer=request.param), PURPOSE)
