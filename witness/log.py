@@ -320,17 +320,15 @@ class Log:
             for i, s in enumerate(fresh)
         ]
         grown = self._edge.grow([leaf_hash(row.leaf) for row in rows])
-        staged = Staged(first, grown[0].size, str(self._sign(grown[0], now)))
+        head = Checkpoint(self.origin, grown[0].size, grown[0].root)
+        staged = Staged(first, head.size, str(self._sign(head, now)))
         self._database.stage(rows, staged, str(self._head))
-        self._promised = Checkpoint(self.origin, grown[0].size, grown[0].root)
+        self._promised = head
         self._step("locked")
         self._publish(staged, [row.leaf for row in rows], *grown)
         return {row.digest: row.index for row in rows}
 
-    def _sign(self, edge: tiles.Edge, now: int) -> Note:
-        return self._sign_head(Checkpoint(self.origin, edge.size, edge.root), now)
-
-    def _sign_head(self, head: Checkpoint, now: int) -> Note:
+    def _sign(self, head: Checkpoint, now: int) -> Note:
         self._check_not_refused()
         return checkpoints.sign(head, *self._signing, timestamp=now // 1000)
 
@@ -388,7 +386,7 @@ class Log:
         if locked is None:
             if published is not None or self._database.count():
                 raise LogRefused("the database has lost the tree head that is published: a rollback")
-            locked = str(self._sign(tiles.Edge(), self._clock()))
+            locked = str(self._sign(Checkpoint(self.origin, 0, merkle.EMPTY_ROOT), self._clock()))
             self._database.create(locked)
             self._step("created")
         if published is None:
@@ -464,7 +462,7 @@ class Log:
             self._publish_head(locked)
         if all(self._head.by(key) for key in self.vkeys):
             return
-        head = self._sign_head(self._own(str(self._head)), self._clock())
+        head = self._sign(self._own(str(self._head)), self._clock())
         self._database.advance(str(self._head), str(head))
         self._step("signed again")
         self._publish_head(head)
