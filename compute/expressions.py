@@ -116,6 +116,12 @@ class Scalar:
             "they count and add up; write CAST(… AS DOUBLE) around one of the figures",
         )
 
+    def floating(self, number: Constant) -> Operand:
+        """CAST(2 AS DOUBLE): beside figures a float; over rows exact, as every number is."""
+        if not self._released:
+            return number
+        return Bound(self.literal(number, FLOAT64), FLOAT64, frozenset(), frozenset(), nullable=False)
+
     def applied(self, name: str, bound: Bound) -> Bound:
         """Note a scalar function over what it reads."""
         self._notes.applied(bound.columns, name)
@@ -384,7 +390,8 @@ def _cast(scalar: Scalar, node: exp.Expr) -> Operand:
             raise scalar.refuse("literal", "a date is written 'YYYY-MM-DD'")
         return Constant(moment)
     if target in _NUMBER_NAMES and isinstance(text, str | int | Decimal) and not isinstance(text, bool):
-        return Constant(_parse_number(scalar, str(text).strip()))
+        number = Constant(_parse_number(scalar, str(text).strip()))
+        return scalar.floating(number) if target in _FLOAT_NAMES else number
     raise scalar.refuse(
         "cast",
         "literals are cast to DATE, TIMESTAMP, BIGINT or DECIMAL; timestamps have no zone, as in the dataset",

@@ -192,7 +192,7 @@ FIGURES = [
     f"SELECT c.grade, sum(i.days) * sum(i.lines) AS a, coalesce(sum(i.amount), 0) * 3 - count(*) AS b, -count(*) + 1 AS c, abs(sum(i.days)) * 2 AS d {FROM} GROUP BY 1",
     f"SELECT (sum(i.amount) + 0.5) * (count(*) - 2) AS a, floor(sum(i.amount)) * 10 AS b, CASE WHEN count(*) > 3 THEN sum(i.days) ELSE 7 END * 2 AS c, nullif(count(*), 0) * 2 AS d {FROM}",
     f"SELECT year(i.day) * 100 + month(i.day) AS ym, count(*) n {FROM} GROUP BY year(i.day), month(i.day)",
-    'SELECT CAST(max(big) AS DOUBLE) - min(big) AS span, max(days) - min(days) AS small, CAST(sum(big) AS DOUBLE) * sum(big) AS s FROM "sz-trade".invoices',
+    'SELECT CAST(max(big) AS DOUBLE) - min(big) AS span, max(days) - min(days) AS small, CAST(sum(big) AS DOUBLE) * sum(big) AS s, sum(big) * CAST(1e30 AS DOUBLE) AS t FROM "sz-trade".invoices',
 ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from compute.errors import PolicyRefusal
+from compute.errors import PolicyRefusal, QueryError
 
 pytestmark = pytest.mark.deep  # the same shapes run in memory in tests/compute/test_shapes.py
 
@@ -152,6 +152,16 @@ def test_buckets_need_their_permission_only(two, plaintext):
     with pytest.raises(PolicyRefusal) as refused:
         two.asker.query(sql.format("l.quantity", f"{OWNER}.lines", f"{ASKER}.orders"), PURPOSE)
     assert [reason.code for reason in refused.value.decision.because] == ["dimension.not-allowed"]
+
+
+def test_arithmetic_over_groups_that_leaves_64_bits_fails_by_its_code_and_on_record(two):
+    sql = f"SELECT year(o.orderdate) * 999999999999999999 AS x, count(*) AS n FROM {ASKER}.orders o JOIN {OWNER}.lines l ON l.orderkey = o.orderkey GROUP BY year(o.orderdate)"
+    with pytest.raises(QueryError, match="AS DOUBLE") as refused:
+        two.asker.query(sql, PURPOSE)
+    assert refused.value.code == "query.overflow"
+    assert two.evidence(ASKER)[-1][-1] == "query.failure"
+    answer = two.asker.query(sql.replace("* 9", "* CAST(9").replace(" AS x", " AS DOUBLE) AS x"), PURPOSE)
+    assert answer.table.num_rows > 5
 
 
 @pytest.mark.parametrize("sql", [QUESTIONS[2], QUESTIONS[3]])
