@@ -46,7 +46,7 @@ from connector.telemetry import Span
 from connector.terms import Side, Terms, milliseconds
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
-from policy_enforcer.facts import Decision
+from policy_enforcer.facts import Decision, Request
 from policy_enforcer.obligations import obligations
 from witness.dsse import Envelope
 from witness.keys import KeyInvalid, SignatureInvalid
@@ -201,14 +201,17 @@ class Answering:
         """Raise `PolicyRefusal` once the agreement has been ended or suspended, or its time is over."""
         terms = admitted.terms
         self._node.agreement(terms.agreement.digest, role="provider", peer=self._asker)
-        decision = self._decision(terms, admitted.prepared)
-        late = tuple(reason for reason in decision.because if reason.code.startswith("time."))
+        late = self._node.untimely(self._request(terms, admitted.prepared), terms.agreement)
         if late:
             raise PolicyRefusal(Decision(late))
 
     def _decision(self, terms: Terms, prepared: Prepared) -> Decision:
+        request, answered = self._request(terms, prepared), self._kept is not None
+        return self._node.decide(terms.agreement.policy, request, terms.agreement, answered=answered)
+
+    def _request(self, terms: Terms, prepared: Prepared) -> Request:
         others = {self._node.jurisdiction_of(part.participant) for part in terms.opening.federation}
-        request = prepared.requests(
+        return prepared.requests(
             recipients=frozenset({self._asker}),
             purpose=terms.opening.purpose or None,
             at=self._node.now(),
@@ -218,8 +221,6 @@ class Answering:
             query_template=template_of(terms.agreement, terms.opening.sql, self._asker),
             part=terms.agreement.full_name if others else None,
         )[terms.agreement.full_name]
-        answered = self._kept is not None
-        return self._node.decide(terms.agreement.policy, request, terms.agreement, answered=answered)
 
     def _refuse(self, refusal: PolicyRefusal) -> Role[None]:
         terms = self._terms

@@ -373,6 +373,11 @@ class Node:
             )
         return decide(policy, request, view)
 
+    def untimely(self, request: Request, agreement: Agreement) -> tuple[Reason, ...]:
+        """Why the agreement's time is over, or has not begun. Asked at every frame: no ledger is read."""
+        judged = decide(agreement.policy, request, LedgerView(agreed=moment(agreement.agreed_at)))
+        return tuple(reason for reason in judged.because if reason.code.startswith("time."))
+
     def uses_of(self, agreement: Agreement) -> int:
         """Uses of an agreement in the current period: what was charged; as asker, what we signed for."""
         if agreement.provider == self.id:
