@@ -47,6 +47,19 @@ def test_a_grade_above_the_maximum_or_unknown_forbids_everything(invoices):
     assert [name for name, row in rows.items() if row.usable] == ["quarter", "*"]
 
 
+def test_a_list_has_neither_groups_nor_figures(invoices_text):
+    words = "kinds: [list]\n  payload: [note]\n  weighted: true"
+    text = invoices_text.replace("kinds: [aggregate]", words).replace("cardinality", "rows")
+    rows = {row.column: row for row in matrix(load(text), dict.fromkeys(GRADES, 1))}
+    assert [name for name, row in rows.items() if row.grouped or row.measured or row.weighted] == []
+    assert ([rows[name].joined for name in ("company_id", "note")], rows["note"].listed) == (
+        [True, False],
+        True,
+    )
+    both = matrix(load(text.replace("[list]", "[aggregate, list]")), dict.fromkeys(GRADES, 1))
+    assert {row.column for row in both if row.measured} == {"company_id", "amount", "*"}
+
+
 def test_weights_show_where_allowed(invoices_text):
     policy = load(invoices_text.replace("  bounds:", "  weighted: true\n  bounds:"))
     assert [row.column for row in matrix(policy, GRADES) if row.weighted] == ["company_id", "amount", "*"]

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from policy_enforcer.facts import ColumnUse, Decision, FederationUse, LedgerView, Request, TransferList
 from policy_enforcer.model import Policy, json_schema
+from policy_enforcer.transfer_lists import within
 
 WHOLE = {
     "policy": "p",
@@ -174,8 +175,16 @@ def test_the_schema_is_of_the_yaml_form():
     assert "from" in schema["$defs"]["When"]["properties"]
 
 
-@pytest.mark.parametrize("kind", [ColumnUse, FederationUse, TransferList, Request, LedgerView, Decision])
-def test_what_facts_do_not_say_is_nothing(kind):
-    for field in fields(kind):
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        assert default is MISSING or not default, field.name
+def test_what_facts_do_not_say_is_nothing():
+    for kind in (ColumnUse, FederationUse, TransferList, Request, LedgerView, Decision):
+        for field in fields(kind):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            assert default is MISSING or not default, (kind.__name__, field.name)
+
+
+@pytest.mark.parametrize("code", ["CN-HK", "CN-MO", "CN-TW"])
+def test_what_goes_by_its_own_code_is_no_part_of_a_country(code):
+    assert within("CN-SZ", {"CN"})
+    assert not within(code, {"CN"})
+    with pytest.raises(ValidationError, match=f"write {code[3:]}"):
+        Policy.model_validate({**WHOLE, "where": {"processing": [code]}})
