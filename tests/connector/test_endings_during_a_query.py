@@ -7,11 +7,12 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import pytest
 
 from compute.errors import BayspaceError, ConfigError, DataError, PeerViolation, PolicyRefusal, QueryError
-from connector import analyst, datasets, inquiry
+from connector import analyst, datasets, inquiry, rounds
 from connector.contract import Agreement
 from connector.negotiating import Negotiating
 from connector.node import Node
@@ -153,6 +154,22 @@ def test_a_renewal_ahead_of_its_time_does_not_replace_what_still_runs(fresh, mon
     assert node.agreement_about(OWNER, "open").digest == now
     monkeypatch.setattr(node, "now", lambda: later)
     assert node.agreement_about(OWNER, "open").digest == renewed
+
+
+def test_a_round_asks_each_participant_under_what_runs_now():
+    """The renewal of one was signed ahead of its time; the first agreement of another is over."""
+
+    def agreed(provider, number, runs):
+        policy = SimpleNamespace(analysis=SimpleNamespace(federation=SimpleNamespace(name="loans")))
+        full_name = f"{provider}.loans"
+        return SimpleNamespace(
+            provider=provider, full_name=full_name, policy=policy, digest=number, runs_at=lambda _: runs
+        )
+
+    held = [agreed("a-bank", 1, True), agreed("b-bank", 2, False), agreed("b-bank", 3, True)]
+    held.append(agreed("a-bank", 4, False))
+    node = SimpleNamespace(now=lambda: datetime.now(UTC), agreements_in_force=lambda: held)
+    assert [found.digest for found in rounds._agreements(node, "loans")] == [1, 3]
 
 
 def test_two_queries_and_one_use_left(build_space, monkeypatch):
