@@ -98,9 +98,12 @@ LINE = (
     "SELECT linear_regression(overdue_days, [rate, principal]) FROM federation.loans WHERE overdue_days > 0"
 )
 FIT = "SELECT logistic_regression(defaulted, [rate, principal]) FROM federation.loans"
-REFUSED = (
-    "SELECT borrower, SUM(principal) AS lent FROM federation.loans WHERE borrower = 'B0007' GROUP BY borrower"
-)
+REFUSED = {
+    "6. Who is borrower B0007? Refused": """\
+SELECT borrower, SUM(principal) AS lent FROM federation.loans WHERE borrower = 'B0007' GROUP BY borrower""",
+    "7. And one bank by itself? Refused": """\
+SELECT sector, SUM(principal) AS lent FROM hk-harbour.loans GROUP BY sector""",
+}
 
 
 def loans(bank: str, rows: int) -> pa.Table:
@@ -245,15 +248,15 @@ def verify(console: Console, net: Loopback, answers: list[Answer]) -> None:
         console.print(f"  verified receipt {number}: {len(verified.items)} records, {len(signers)} signers")
 
 
-def refused(console: Console, monitor: Space) -> None:
+def refused(console: Console, monitor: Space, title: str, sql: str) -> None:
     """What no bank allows is refused before anything leaves."""
-    console.rule("6. Who is borrower B0007? Refused")
+    console.rule(title)
     try:
-        monitor.query(REFUSED, PURPOSE)
+        monitor.query(sql, PURPOSE)
     except (PolicyRefusal, QueryError) as error:
         console.print(f"  refused: {error.code}")
         return
-    raise DemoFailed("a question about one borrower was answered")
+    raise DemoFailed("a question about one borrower, or one bank, was answered")
 
 
 def run(rows: int, console: Console | None = None) -> None:
@@ -268,6 +271,7 @@ def run(rows: int, console: Console | None = None) -> None:
             render(console, monitor.explain(next(iter(QUESTIONS.values())), PURPOSE))
             answers = [ask(console, monitor, title, sql, pooled) for title, sql in QUESTIONS.items()]
             answers += [regress(console, monitor, pooled), fit(console, monitor, pooled)]
-            refused(console, monitor)
+            for title, sql in REFUSED.items():
+                refused(console, monitor, title, sql)
         verify(console, net, answers)
     console.print(f"{len(answers)} answers equal, {len(answers)} receipts verified")

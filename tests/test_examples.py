@@ -36,6 +36,7 @@ def test_federation_runs_over_eight_connectors() -> None:
     assert ran.stdout.count("equal to the pooled rows") == 3
     assert ran.stdout.count("verified receipt ") == 5
     assert "refused: query.group-undeclared" in ran.stdout
+    assert "refused: federation.too-few" in ran.stdout
 
 
 @pytest.mark.deep
