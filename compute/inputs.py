@@ -73,7 +73,7 @@ class Cells:
     table: pa.Table
     suppressed: int  # non-empty cells that the owner's gate held back
     keys: int | None = None  # list queries: the matched keys, which is what the owner counts as released
-    masks: bytes | None = field(default=None, repr=False)  # opens the receiver's commitment to its mask totals
+    masks: bytes | None = field(default=None, repr=False)  # opens the receiver's commitment to its masks
 
     @property
     def released(self) -> int:

@@ -421,7 +421,7 @@ def open_answers(
 def recomputed(
     stated: Mapping[str, Any], weight_columns: int, revealed: bytes, encoded: bytes
 ) -> list[CellSums | None]:
-    """What `open_answers` gave, from the receiver's opened commitment: every cell in order, None if suppressed.
+    """What `open_answers` gave, from the opened commitment: each cell in order, None if held back.
 
     stated: `Parameters.canonical`, of which only the fields of an answer matter here. Raises PeerViolation.
     """

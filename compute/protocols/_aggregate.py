@@ -199,7 +199,9 @@ def receive_sums(
     return Cells(table, suppressed + left_out, masks=opening.revealed)
 
 
-def recomputed(plan: Mapping[str, Any], revealed: bytes, release: bytes) -> list[selection_sum.CellSums | None]:
+def recomputed(
+    plan: Mapping[str, Any], revealed: bytes, release: bytes
+) -> list[selection_sum.CellSums | None]:
     """Every cell's sums, in the order of the protocol, from what the receiver opened and the release it got.
 
     plan: its canonical form, as a record's opened `plan` has it. Raises PeerViolation, KeyError, ValueError.

@@ -35,7 +35,7 @@ from compute.protocols.base import FRAME_BYTES, Frame, Role, receive, send_blob
 from compute.scratch import Column
 from policy_enforcer.disclosure import Party
 
-POINT_BYTES = 32
+POINT_BYTES = kernel.POINT_BYTES
 CHUNK = FRAME_BYTES // POINT_BYTES
 WINDOW = 2
 """How many chunks a side may send ahead of what it has taken. Two absorb jitter; more only buffers."""
