@@ -379,6 +379,9 @@ def _federation(policy: Policy) -> Iterator[Contradiction]:
             "no federated protocol gives `dominance`, so the federation will be refused",
             "Remove `dominance`, or expect queries over this dataset alone.",
         )
+    if policy.analysis.join is not None:
+        sentence = "its datasets are asked about in its sums alone, so joint queries will be refused"
+        yield (*path, "name"), sentence, "Remove `join`, or publish a second offer with a policy of its own."
     if federation.scope == "total" and policy.analysis.minimum_identities is None:
         yield (*path, "scope"), "there is no minimum for it to speak of", "Add `minimum_identities: 10`."
     if federation.scope == "total" and federation.minimum_participants == 2:

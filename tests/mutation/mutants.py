@@ -43,6 +43,8 @@ _ADVICE = {
     "_wide_open",
     "_small_groups",
     "_ungateable",
+    "_enumerable",
+    "_looked_up",
     "_composite",
     "_declared",
     "_unused",

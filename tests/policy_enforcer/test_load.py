@@ -352,6 +352,9 @@ def test_advice_is_given_only_where_it_applies():
     assert "analysis.filters.k" in about(small(counted, "filters: {k: equality, v: range}"))
     assert "analysis.filters.v" not in about(small(counted, "filters: {k: equality, v: range}"))
     assert "analysis.filters.k" not in about(small("filters: {k: equality}"))
+    summed = "federation: {name: loans, scope: local, minimum_participants: 3}"
+    assert "analysis.federation.name" in about(small(summed, counted))
+    assert "analysis.federation.name" not in about(small(summed))
     noise = "noise: {mechanism: discrete-gaussian, rho_per_query: 0.1, budget: {rho: 1}"
     bounded = ("identity: k", "max_rows_per_identity: 1", "max_cells_per_identity: 1")
     assert "analysis.noise" in about(small(*bounded, noise + "}"))
