@@ -383,14 +383,14 @@ def test_who_keeps_its_messages_back_loses_its_calls(running, monkeypatch):
 
     def late(*first):
         yield from first
-        threading.Event().wait(5)
+        threading.Event().wait(10)
 
     info = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     asked = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     with running.channel(urn("sz-trade")) as slow:
         one = slow.stream_unary("/bayspace.witness.v1.Witness/SubmitBatch").future(late())
         many = slow.stream_stream(info)(late(asked))
-        assert one.exception(3).code() == grpc.StatusCode.CANCELLED
+        assert one.exception(8).code() == grpc.StatusCode.CANCELLED
         assert next(many)
         with pytest.raises(grpc.RpcError) as caught:
             next(many)
@@ -400,17 +400,17 @@ def test_who_keeps_its_messages_back_loses_its_calls(running, monkeypatch):
 def test_strangers_who_connect_and_say_nothing_stop_nobody(running, space, monkeypatch):
     """Neither for ever, nor by taking the descriptors that the log needs for its files."""
     running.stop()
-    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 1)
+    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 3)
     monkeypatch.setattr(door.resource, "getrlimit", lambda _: (6, 6))
     running.start()
     with running.client() as client, contextlib.ExitStack() as opened:
         assert client.submit([(signed(space), TAG)])[0].index == 0
         address = ("127.0.0.1", running.grpc_port)
         strangers = [opened.enter_context(socket.create_connection(address)) for _ in range(5)]
-        strangers[-1].settimeout(0.7)
+        strangers[-1].settimeout(2.5)
         assert ended(strangers[-1])  # there is room for two
         assert client.submit([(signed(space), TAG)])[0].index == 1
-        strangers[0].settimeout(5)
+        strangers[0].settimeout(10)
         assert ended(strangers[0])
 
 
