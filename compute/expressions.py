@@ -304,9 +304,9 @@ def _short(kind: Type) -> bool:
 
 
 def _word(kind: Type) -> str:
-    return {"int64": "an integer", "float64": "a float", "string": "text", "bool": "a truth value"}.get(
-        kind.kind, f"a {kind.kind}"
-    )
+    if kind.numeric:
+        return "a number"
+    return {"string": "text", "bool": "a truth value"}.get(kind.kind, f"a {kind.kind}")
 
 
 def _digits(kind: Type) -> tuple[int, int]:

@@ -210,6 +210,8 @@ ADVICE = {
     "SELECT count(*) FROM {join} WHERE i.industry = $$x$$": "single quotes",
     "SELECT i.paid, count(*) FROM {join} GROUP BY 1 ORDER BY ALL": "ORDER BY 1, 2",
     "SELECT NULL AS x, count(*) FROM {join}": "write a value",
+    "SELECT bool_and(i.paid) FROM {join}": "COUNT(*) FILTER",
+    "SELECT count(*) FROM {join} WHERE i.paid = 1": "a truth value and a number",
     "SELECT coalesce(i.industry, c.grade) AS x, count(*) FROM {join} GROUP BY 1": "put together in SELECT",
     "SELECT sum(i.amount) * sum(i.amount) * sum(i.amount) * sum(i.amount) FROM {join}": "AS DOUBLE",
     "SELECT count(*)\nFROM {join}\nWHERE (i.days": "near line 3, column",
