@@ -65,8 +65,8 @@ def _missing_columns(policy: Policy, columns: Collection[str] | None) -> Iterato
         return
     for path, column in _named_columns(policy):
         if column not in columns and column != "*":
-            hint = closest(column, columns) or "Describe its columns."
-            yield "policy.unknown-column", path, "the dataset has no such column", hint
+            instead = closest(column, columns) or "Describe its columns."
+            yield "policy.unknown-column", path, "the dataset has no such column", instead
 
 
 def _uncategorised(policy: Policy, categories: Mapping[str, str | None]) -> Iterator[check.Finding]:

@@ -369,6 +369,10 @@ def test_lint_knows_which_columns_nobody_graded(invoices_text):
     assert (problem.path, problem.warning) == ("analysis.filters.year", True)
     free = invoices_text.replace("transfer: {grade_at_most: 2}\n", "")
     assert lint(free, columns, None, dict.fromkeys(columns)) == ()
+    stated = lint(
+        invoices_text.replace("grade_at_most: 2", "basis: x"), columns, None, dict.fromkeys(columns)
+    )
+    assert [problem.path for problem in stated] == ["transfer.basis"]
 
 
 def test_lint_knows_the_datasets_columns(invoices_text):
