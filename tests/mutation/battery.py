@@ -47,12 +47,8 @@ TARGETS = (
     "references",
     "disclosure",
     "facts",
-    "describe",
-    "diff",
-    "examples",
-    "write",
 )
-"""Whatever decides, and what tells people what is decided, allowed or changed."""
+"""Whatever decides."""
 FILES = (
     "test_decisions",
     "test_load",
@@ -65,7 +61,6 @@ FILES = (
     "test_shared_noise",
     "test_odrl",
     "test_texts",
-    "test_examples",
 )
 SLOW = {"test_every_rule_is_needed", "test_every_column_rule_is_needed"}
 """They take rules out themselves, one after another."""
@@ -146,10 +141,6 @@ _SUSPECT = {
     "disclosure": "test_texts",
     "known": "test_decisions",
     "facts": "test_values",
-    "describe": "test_describe",
-    "diff": "test_describe",
-    "examples": "test_examples",
-    "write": "test_odrl",
 }
 
 

@@ -1,10 +1,11 @@
 """What readers see: matrix, diff, obligations, sentences about disclosure."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
-from policy_enforcer.describe import matrix
+from policy_enforcer.describe import MatrixRow, matrix
 from policy_enforcer.diff import Diff, diff
 from policy_enforcer.disclosure import Disclosure, Fact, Party
 from policy_enforcer.explain import sentence
@@ -58,6 +59,13 @@ def test_a_list_has_neither_groups_nor_figures(invoices_text):
     )
     both = matrix(load(text.replace("[list]", "[aggregate, list]")), dict.fromkeys(GRADES, 1))
     assert {row.column for row in both if row.measured} == {"company_id", "amount", "*"}
+
+
+@pytest.mark.parametrize("use", ["joined", "grouped", "filtered", "measured", "listed"])
+def test_one_use_makes_a_column_usable(use):
+    nothing = MatrixRow(("a",), "c", None, False, False, (), (), False, False)
+    assert not nothing.usable
+    assert replace(nothing, **{use: ("x",) if use in {"filtered", "measured"} else True}).usable
 
 
 def test_weights_show_where_allowed(invoices_text):
