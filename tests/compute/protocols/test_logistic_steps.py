@@ -338,6 +338,20 @@ def test_a_step_too_far_is_halved_until_the_fit_that_there_is_is_found() -> None
     assert max(map(abs, rows.sums(state.b)[:3])) < 2**48 * 1e-3  # the likelihood is level there
 
 
+@pytest.mark.parametrize(
+    ("apart", "noise", "verdict"),
+    [(1e-6, (), "collinear"), (1e-6, (Fraction(1), Fraction(1)), "drowned"), (1e-4, (), "")],
+)
+def test_a_column_that_hardly_varies_within_its_bounds_determines_nothing(
+    apart: float, noise: tuple[Fraction, ...], verdict: str
+) -> None:
+    """The 1/65,000 of docs/reference/sql.md; without it the fit would be one of rounding errors."""
+    plan = Logistic("y", (Regressor("u", "", 0, -1000, 1000),), logistic.MOST_STEPS, 0)
+    rows = logistic.Rows((0.5 + apart * (np.arange(400) % 2),), (np.arange(400) % 3 > 0).astype(float))
+    state = logistic.State.start(plan)
+    assert state.after(plan, rows.sums(state.b), noise).verdict == verdict
+
+
 def test_the_minima_of_the_policies_hold() -> None:
     assert Round(ONE, total=(10**4, 1)).run().suppressed == 1
     assert Round(ONE, total=(1, 4)).run().suppressed == 1  # a bank without rows is none
@@ -609,6 +623,35 @@ def test_a_replayed_part_is_refused_even_where_its_hash_is_replayed_too(
     assert error.value.code in ("peer.round-key", "peer.signature")
 
 
+def test_totals_beyond_what_the_catalogues_declare_end_the_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = logistic_steps._contributed
+
+    def contributed(*args: Any) -> list[int]:
+        return [LOANS.rows_bound * logistic.GRADIENT + 1, *whole(*args)[1:]]
+
+    made = Round(ONE, TWO)
+    monkeypatch.setattr(logistic_steps, "_contributed", contributed)
+    with pytest.raises(PeerViolation) as error:
+        made.run()
+    assert error.value.code == "peer.totals"
+
+
+def test_the_asker_passes_no_more_steps_on_than_were_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, whole = Round(ONE, TWO), logistic.State.after
+    assert made.plan.logistic is not None
+    made.plan = replace(made.plan, logistic=replace(made.plan.logistic, steps=2))
+
+    def longer(*args: Any) -> logistic.State:
+        state = whole(*args)
+        return replace(state, verdict="" if state.steps < 4 else "separated")
+
+    monkeypatch.setattr(logistic.State, "after", longer)
+    with pytest.raises(PeerViolation) as error:
+        made.run()
+    assert error.value.code == "peer.fit"
+    assert [frame.kind for _, frame in made.given].count("parts") == 2 * 4  # counts, refusals, two steps
+
+
 def test_participants_that_do_not_come_to_the_same_fit_release_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -673,6 +716,7 @@ def test_under_noise_every_step_costs_its_part_and_errors_hold_the_noise() -> No
     gradient, *_, curvature = (float(Fraction(p.noise)) for p in made.plan.sender.partials)
     assert gradient == figures * logistic.GRADIENT**2 / (2 * 0.5)
     assert curvature == figures * logistic.CURVATURE**2 / (2 * 0.5)
+    assert [float(v) for v in logistic_steps._noise(made.plan)] == [2 * gradient] * 2  # both banks', of g
     (found,) = made.answer()
     exact, errors, n = irls(made.tables, ["age"])
     assert (found["fit"], found["steps"]) == ("fitted", logistic.NOISY_STEPS)
