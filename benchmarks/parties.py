@@ -142,7 +142,7 @@ def ask(space: Loopback, name: str, rows: int, sql: str, runs: int) -> Result:
 
 
 def metered(
-    space: Loopback, name: str, rows: int, sql: str, run: int
+    space: Loopback, name: str, rows: int, sql: str, run: int, protocol: str = ""
 ) -> tuple[Answer, dict[str, float], Result]:
     """One query through the asker's connector: its answer, each process's CPU seconds, and what it took.
 
@@ -155,7 +155,8 @@ def metered(
     before = {name: cpu_of(pid) for name, pid in members.items()}
     with space.connect(ASKER) as client:
         start = time.perf_counter()
-        answer = client.query(sql.replace("count(*) AS n", f"count(*) AS n{run}"), PURPOSE, again=True)
+        asked = sql.replace("count(*) AS n", f"count(*) AS n{run}")
+        answer = client.query(asked, PURPOSE, again=True, protocol=protocol)
         seconds = time.perf_counter() - start
     if answer.summary["bytes_received"] == 0 or answer.summary["answered_at"] is not None:
         raise AssertionError("this answer was had before")

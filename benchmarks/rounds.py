@@ -1,7 +1,4 @@
-"""Federated sums between real connectors: a process each, mutual TLS, policy, ledger, evidence, a witness.
-
-Which protocol a round takes is the planner's choice; here every connector knows but the one that is measured.
-"""
+"""Federated sums between real connectors: a process each, mutual TLS, policy, ledger, evidence, a witness."""
 
 from __future__ import annotations
 
@@ -56,29 +53,16 @@ offers: {{sums: sums.yaml}}
 """
 
 
-class _One(Loopback):
-    """A data space whose connectors know one federated protocol."""
-
-    def __init__(self, folder: Path, protocol: str, connectors: dict[str, str]) -> None:
-        super().__init__(folder, "benchmark", connectors, threads=1)
-        self.program = (
-            "from compute import protocols\n"
-            "protocols.PROTOCOLS = tuple(p for p in protocols.PROTOCOLS\n"
-            f"    if 'federated' not in p.kinds or p.name == {protocol!r})\n"
-            f"{self.program}"
-        )
-
-
 def federation(options: argparse.Namespace) -> Result:
     """One question over `--parties` participants and `--rows` cells, by `--protocol`; the first warms up."""
     cells, protocol = options.rows or 10_000, options.protocol or "masked_sum"
-    with _running(options.parties, cells, protocol) as (space, floor):
-        _asked(space, cells, floor, 0)
-        return median(_asked(space, cells, floor, run) for run in range(1, options.runs + 1))
+    with _running(options.parties, cells) as (space, floor):
+        _asked(space, cells, protocol, floor, 0)
+        return median(_asked(space, cells, protocol, floor, run) for run in range(1, options.runs + 1))
 
 
-def _asked(space: Loopback, cells: int, floor: float, run: int) -> Result:
-    answer, used, found = metered(space, "federation", cells, SQL, run)
+def _asked(space: Loopback, cells: int, protocol: str, floor: float, run: int) -> Result:
+    answer, used, found = metered(space, "federation", cells, SQL, run, protocol)
     if answer.table.num_rows != cells:
         raise AssertionError("the federated answer has not every cell")
     banks = [name for name in used if name not in (ASKER, WITNESS)]
@@ -92,12 +76,13 @@ def _asked(space: Loopback, cells: int, floor: float, run: int) -> Result:
 
 
 @contextmanager
-def _running(parties: int, cells: int, protocol: str) -> Iterator[tuple[Loopback, float]]:
+def _running(parties: int, cells: int) -> Iterator[tuple[Loopback, float]]:
     """A federation with every agreement in force, and the same question's time in DuckDB on all rows."""
     banks = [f"bank-{i:02}" for i in range(parties)]
     with tempfile.TemporaryDirectory(prefix="bayspace-federation-") as folder:
         root = Path(folder)
-        space = _One(root / "space", protocol, {ASKER: "HK", **dict.fromkeys(banks, "CN-SZ")})
+        places = {ASKER: "HK", **dict.fromkeys(banks, "CN-SZ")}
+        space = Loopback(root / "space", "benchmark", places, threads=1)
         tables = [_table(seed, *_sides(cells)) for seed in range(parties)]
         for bank, table in zip(banks, tables, strict=True):
             _published(space, root, bank, table, *_sides(cells))

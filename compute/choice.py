@@ -1,5 +1,7 @@
 """Which protocol answers: the cheapest that both datasets tolerate and that the sums fit.
 
+Where the asker names a protocol it is the only candidate, and what is refused is said of that one.
+
 Refused, with what would work: a disclosure level that an owner does not tolerate, a shape that no protocol
 answers, sums that no parameters hold.
 """
@@ -37,7 +39,7 @@ def choose(draft: Plan, infos: Sequence[DatasetInfo], protocols: Sequence[Protoc
     limit = min(info.disclosure for info in infos)
     tolerated = [p for p in able if not joint or p.level <= limit]
     if not tolerated:
-        raise _no_protocol(able, infos, limit)
+        raise _no_protocol(protocols, able, infos, limit)
     if draft.receiver is not None and draft.receiver.partials:
         tolerated = [p for p in tolerated if p.weighted]
         if not tolerated:
@@ -81,11 +83,11 @@ def _unweighted(able: Sequence[Protocol], infos: Sequence[DatasetInfo], draft: P
     needed = min((protocol.level for protocol in able), default=Level.RECEIVER)
     names = ", ".join(protocol.name for protocol in able) or "psi_aggregate"
     strict = ", ".join(f"{i.full_name} ({i.disclosure.word})" for i in infos if i.disclosure < needed)
+    instead = f"too strict: {strict}. Ask for an offer at that level" if strict else "name that one or none"
     return QueryError(
         "query.weighted-not-available",
         f"an aggregate reads {draft.asker}'s own columns, which needs {names} at disclosure level "
-        f"{needed.word!r}; too strict: {strict}. Ask for an offer at that level, or aggregate columns of "
-        f"{draft.sender.dataset} and group by your own",
+        f"{needed.word!r}; {instead}, or aggregate columns of {draft.sender.dataset} and group by your own",
     )
 
 
@@ -98,13 +100,23 @@ def _too_large(refusal: QueryError) -> QueryError:
     )
 
 
-def _no_protocol(able: Sequence[Protocol], infos: Sequence[DatasetInfo], limit: Level) -> QueryError:
+def _no_protocol(
+    protocols: Sequence[Protocol], able: Sequence[Protocol], infos: Sequence[DatasetInfo], limit: Level
+) -> QueryError:
+    named = protocols[0].name if len(protocols) == 1 else ""
+    if named and not able:
+        return QueryError(
+            "protocol.none",
+            f"{named} answers no question of this shape, or not with the noise that the owner's policy adds; "
+            "name another protocol, or none",
+        )
     if not able:
         return QueryError("protocol.none", "no protocol answers a question of this shape")
     needed = min(protocol.level for protocol in able)
     strict = ", ".join(info.full_name for info in infos if info.disclosure < needed)
+    what, instead = (named, "name another") if named else ("this join", "ask a question over one dataset")
     return QueryError(
         "protocol.level",
-        f"this join needs disclosure level {needed.word!r}; {strict} tolerates at most {limit.word!r}. "
-        "Ask the owner for an offer at that level, or ask a question over one dataset",
+        f"{what} needs disclosure level {needed.word!r}; {strict} tolerates at most {limit.word!r}. "
+        f"Ask the owner for an offer at that level, or {instead}",
     )

@@ -68,7 +68,7 @@ class Analyst(analyst_pb2_grpc.AnalystServicer):
 
     def Explain(self, request: Any, context: Any) -> analyst_pb2.ExplainResponse:  # noqa: N802, ARG002
         """The verdict and everything behind it, before anything runs."""
-        inquiry = inquire(self._node, request.sql, request.purpose)
+        inquiry = inquire(self._node, request.sql, request.purpose, request.protocol)
         language: Language = "zh" if request.language == "zh" else "en"
         had = kept(self._node, inquiry)
         answered = None if had is None or had.kept is None else had.kept.at
@@ -165,8 +165,9 @@ class _Running:
         with node.telemetry.query_span(self._request.traceparent) as trace:
             self._progress("plan", 0, 1)
             engine.warm()
-            inquiry = inquire(node, self._request.sql, self._request.purpose)
-            had = None if self._request.again else kept(node, inquiry)
+            request = self._request
+            inquiry = inquire(node, request.sql, request.purpose, request.protocol)
+            had = None if request.again else kept(node, inquiry)
             asked = had or ask(node, inquiry, self._progress, self._stop, trace)
         for part in _parts(asked.answer.arrow):
             self._events.put(analyst_pb2.QueryEvent(arrow=part))

@@ -27,7 +27,7 @@ from compute.federation import Member
 from compute.inputs import Context, Gate, LocalInput, Summary, unwatched
 from compute.planner import prepare
 from compute.pooling import Part
-from compute.protocols import protocol_named
+from compute.protocols import candidates, protocol_named
 from compute.protocols.base import Frame, Gather, Receive, Role, receive
 from compute.session import Transcript
 from connector import companions, repeats
@@ -160,7 +160,8 @@ class Answering:
                 raise PeerViolation("peer.keys", f"the asker brings more than {MOST_PEER_KEYS} keys")
             catalogue[opening.dataset.full_name] = opening.dataset
         demands = {asked.full_name: obligations(agreement.policy)}
-        prepared = prepare(opening.sql, self._asker, catalogue, demands=demands, parts=opening.federation)
+        able = candidates(opening.protocol)
+        prepared = prepare(opening.sql, self._asker, catalogue, able, demands, opening.federation)
         if prepared.plan.sender.dataset != asked.full_name:
             raise PeerViolation("peer.dataset", "the query does not ask about the agreement's dataset")
         if prepared.plan.digest != opening.plan_digest:

@@ -104,22 +104,37 @@ class Space:
         ]
         return offers, list(reply.unreachable)
 
-    def explain(self, sql: str, purpose: str = "", language: str | None = None) -> dict[str, Any]:
-        """Verdict, plan, who learns what, and cost of a question, before anything runs."""
-        request = analyst_pb2.QueryRequest(sql=sql, purpose=purpose, language=language or self._language)
+    def explain(
+        self, sql: str, purpose: str = "", language: str | None = None, *, protocol: str = ""
+    ) -> dict[str, Any]:
+        """Verdict, plan, who learns what, and cost of a question, before anything runs.
+
+        `protocol`: the one that is to answer, instead of the cheapest.
+        """
+        request = analyst_pb2.QueryRequest(
+            sql=sql, purpose=purpose, language=language or self._language, protocol=protocol
+        )
         explanation: dict[str, Any] = json.loads(self._unary(self._stub.Explain, request).explanation)
         return explanation
 
     def query(
-        self, sql: str, purpose: str = "", watch: Watch | None = None, *, again: bool = False
+        self,
+        sql: str,
+        purpose: str = "",
+        watch: Watch | None = None,
+        *,
+        again: bool = False,
+        protocol: str = "",
     ) -> Answer:
         """Ask. Raises `PolicyRefusal` with reasons, or another of `compute.errors`.
 
         A joint question that was answered before is answered from what this connector has, without asking
-        or charging anybody (`summary["answered_at"]`), unless `again`.
+        or charging anybody (`summary["answered_at"]`), unless `again`. `protocol`: the one that is to answer,
+        instead of the cheapest; what another one answered is not shown for it.
         Interrupting it (Ctrl-C) cancels the query on both sides.
         """
-        call = self._stub.Query(analyst_pb2.QueryRequest(sql=sql, purpose=purpose, again=again))
+        request = analyst_pb2.QueryRequest(sql=sql, purpose=purpose, again=again, protocol=protocol)
+        call = self._stub.Query(request)
         parts: list[bytes] = []
         try:
             for event in self._events(call):

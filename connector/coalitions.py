@@ -12,7 +12,6 @@ from typing import Any
 from compute import extremes
 from compute.choice import kind_of
 from compute.errors import QueryError
-from compute.plan import Plan
 from compute.protocols import PROTOCOLS
 from connector import inquiry as single
 from connector.inquiry import Inquiry
@@ -49,7 +48,7 @@ def explanation(node: Node, asked: Inquiry | Round, language: Language) -> dict[
             "own": _own_part(asked, language),
             "coalitions": _coalitions(node, asked, language),
             "assumes": _ASSUMES[language],
-            "why": _why(asked.prepared.plan, language),
+            "why": _why(asked, language),
             "protocols": _protocols(node, asked),
         },
     }
@@ -267,18 +266,23 @@ _WHY = {
     "zh": "两种协议披露的内容相同;取估算成本较低者:",
 }
 
+_NAMED = {
+    "en": "Both protocols disclose the same; {} is taken, because it was named:",
+    "zh": "两种协议披露的内容相同;采用提问时指定的 {}:",
+}
 
-def _why(plan: Plan, language: Language) -> str:
+
+def _why(asked: Round, language: Language) -> str:
     """Why the protocol is the one that it is, in front of what each would cost."""
-    fit = plan.logistic
+    fit, named = asked.prepared.plan.logistic, asked.inquiries[0].protocol
     if fit is None:
-        return _WHY[language]
+        return _NAMED[language].format(named) if named else _WHY[language]
     least = _LEAST[language].format(fit.identities) if fit.identities else ""
     return _STEPS[language].format(fit.steps) + least + ":"
 
 
 def _protocols(node: Node, round_: Round) -> list[dict[str, Any]]:
-    """What each federated protocol would cost, the cheapest first: that one is chosen."""
+    """What each federated protocol would cost, the cheapest first: that one is chosen where none is named."""
     first, chosen = round_.inquiries[0], round_.prepared.plan
     name = chosen.sender.dataset.split(".", 1)[1]
     found: list[dict[str, Any]] = []
@@ -286,7 +290,7 @@ def _protocols(node: Node, round_: Round) -> list[dict[str, Any]]:
         if kind_of(chosen) not in protocol.kinds:
             continue
         try:
-            plan = prepared_by(node, name, first.sql, first.agreement, first.parts, [protocol]).plan
+            plan = prepared_by(node, name, first.sql, first.agreement, first.parts, protocol.name).plan
         except QueryError as error:
             found.append({"name": protocol.name, "refused": error.code, "because": error.sentence})
             continue

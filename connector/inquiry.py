@@ -19,6 +19,7 @@ from compute.facts import Prepared, bytes_at_most, rows_at_most
 from compute.inputs import LocalInput, Progress
 from compute.planner import prepare
 from compute.pooling import Part
+from compute.protocols import candidates
 from compute.protocols.base import Role
 from connector import kept_answers, repeats
 from connector.asking import Answer, Asking
@@ -56,6 +57,7 @@ class Inquiry:
     template: str | None = None  # the agreed template it is an instance of
     parts: tuple[Part, ...] = ()  # of the federation that the agreement's dataset is asked about as one of
     answered: bool = False  # before, under the same agreement
+    protocol: str = ""  # that the asker named; empty: the planner chose
 
     @property
     def decision(self) -> Decision:
@@ -68,8 +70,11 @@ class Inquiry:
         return None if own else self.agreement.policy.masking.get(column)
 
 
-def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
-    """Resolve, plan and judge a question. Raises `QueryError` and, without an agreement, `PolicyRefusal`."""
+def inquire(node: Node, sql: str, purpose: str, protocol: str = "") -> Inquiry:
+    """Resolve, plan and judge a question. Raises `QueryError` and, without an agreement, `PolicyRefusal`.
+
+    `protocol`: the one that is to answer; empty: the planner chooses.
+    """
     check_purpose(purpose)
     sources = sqltext.parse(sql).sources
     others = [s for s in sources if s.participant != node.id]
@@ -89,11 +94,11 @@ def inquire(node: Node, sql: str, purpose: str) -> Inquiry:
         catalogue[own.dataset.full_name] = own.dataset
         policies[own.dataset.full_name] = (own.policy, None)
     demands = {agreement.full_name: obligations(agreement.policy)}
-    prepared = prepare(sql, node.id, catalogue, demands=demands)
+    prepared = prepare(sql, node.id, catalogue, candidates(protocol), demands)
     template = template_of(agreement, sql, node.id)
     answered = repeats.known(node.store, agreement, prepared.plan)
     decisions = _decisions(node, prepared, purpose, policies, template, answered=answered)
-    return Inquiry(sql, purpose, agreement, own, prepared, decisions, template, answered=answered)
+    return Inquiry(sql, purpose, agreement, own, prepared, decisions, template, (), answered, protocol)
 
 
 def check_purpose(purpose: str) -> None:
@@ -247,6 +252,7 @@ def opening_of(node: Node, inquiry: Inquiry, trace: str) -> Opening:
         clock=milliseconds(node.now()),
         trace=trace,
         federation=inquiry.parts,
+        protocol=inquiry.protocol,
     )
 
 
@@ -305,6 +311,7 @@ def explanation(node: Node, inquiry: Inquiry, language: Language) -> dict[str, A
             "disclosure": plan.level.word,
             "threat_model": threat_model(prepared.protocol, language),
             "gates": sorted(prepared.protocol.gates),
+            "named": bool(inquiry.protocol),
         },
         "kind": plan.kind,
         "template": inquiry.template,

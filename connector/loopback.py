@@ -48,7 +48,6 @@ class Loopback:
             raise ConfigError("loopback.folder", f"{folder} is not empty: name a new folder")
         self.folder, self.connectors, self.witnesses = folder, tuple(connectors), tuple(witnesses)
         self.processes: dict[str, subprocess.Popen[str]] = {}
-        self.program = "from connector.cli import main; main()"
         ports = iter(_free_ports(len(connectors) + 2 * len(witnesses)))
         space.init(folder / "space", name)
         for witness, jurisdiction in witnesses.items():
@@ -113,9 +112,8 @@ class Loopback:
         if name not in self.witnesses:
             command = ["connector", "serve", "-c", str(self.folder / name)]
         with (self.folder / f"{name}.log").open("a") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-c", self.program, *command], stdout=subprocess.PIPE, stderr=log, text=True
-            )
+            program = [sys.executable, "-c", "from connector.cli import main; main()", *command]
+            self.processes[name] = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=log, text=True)
 
     def stop(self, *names: str) -> None:
         """Stop these processes, or all."""

@@ -22,6 +22,7 @@ from witness.schema import HEX16, HEX32, TEXT, Fields, FormatError, matching
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 MOST_SQL = 100_000
 MOST_PURPOSE = 256
+_PROTOCOL = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _DATASET = re.compile(r"[a-z][a-z0-9-]{1,62}\.[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
@@ -44,11 +45,14 @@ class Opening:
     clock: int  # ms since 1970
     trace: str  # W3C traceparent
     federation: tuple[Part, ...] = ()  # whose datasets are summed, by participant; empty: one alone is asked
+    protocol: str = ""  # the asker's choice; empty: the planner's
 
     def to_bytes(self) -> bytes:
         """The body of the "open" frame."""
+        named = {"protocol": self.protocol} if self.protocol else {}
         return canonical.serialise(
             {
+                **named,
                 "agreement": self.agreement,
                 "build": self.build,
                 "clock": self.clock,
@@ -88,6 +92,7 @@ class Opening:
                 clock=f.integer("clock"),
                 trace=f.text("trace", TRACEPARENT),
                 federation=_parts(f),
+                protocol=f.optional("protocol", lambda name: f.text(name, _PROTOCOL)) or "",
             )
 
 

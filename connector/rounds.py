@@ -13,7 +13,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 
@@ -27,7 +26,7 @@ from compute.inputs import Progress, unwatched
 from compute.plan import Plan
 from compute.planner import prepare
 from compute.pooling import FEDERATION, Part
-from compute.protocols import PROTOCOLS
+from compute.protocols import candidates
 from connector import inquiry as single
 from connector import kept_answers
 from connector.alike import unlike
@@ -82,23 +81,23 @@ class Asked:
     kept: Kept | None = None  # what our own connector had, where nothing was asked
 
 
-def inquire(node: Node, sql: str, purpose: str) -> Inquiry | Round:
+def inquire(node: Node, sql: str, purpose: str, protocol: str = "") -> Inquiry | Round:
     """Resolve, plan and judge a question. Raises as `connector.inquiry.inquire`."""
     sources = sqltext.parse(sql).sources
     if all(source.participant.casefold() != FEDERATION for source in sources):
-        return single.inquire(node, sql, purpose)
+        return single.inquire(node, sql, purpose, protocol)
     single.check_purpose(purpose)
     if len(sources) > 1:
         raise QueryError(
             "query.federation", f"a question over {FEDERATION}.<name> names nothing else in FROM"
         )
-    return _round(node, sources[0].dataset.casefold(), sql, purpose)
+    return _round(node, sources[0].dataset.casefold(), sql, purpose, protocol)
 
 
-def _round(node: Node, name: str, sql: str, purpose: str) -> Round:
+def _round(node: Node, name: str, sql: str, purpose: str, protocol: str) -> Round:
     agreements, own = _agreements(node, name), _own(node, name)
     parts = tuple(Part(a.full_name, a.dataset.rows_bound) for a in agreements)
-    inquiries = _inquiries(node, name, sql, purpose, agreements, parts)
+    inquiries = _inquiries(node, name, sql, purpose, agreements, parts, protocol)
     plan, columns = inquiries[0].prepared.plan, _columns_of(inquiries[0])
     for inquiry in inquiries:
         if inquiry.prepared.plan.digest != plan.digest:
@@ -110,7 +109,7 @@ def _round(node: Node, name: str, sql: str, purpose: str) -> Round:
             "for that of the others",
         )
     if own is not None:
-        ours = prepared_by(node, name, sql, own, parts).plan
+        ours = prepared_by(node, name, sql, own, parts, protocol).plan
         if ours.digest != plan.digest:
             raise _differing(own.dataset.full_name, own, agreements[0], columns)
         _check_own(own, plan, parts)
@@ -124,13 +123,14 @@ def _inquiries(
     purpose: str,
     agreements: Sequence[Agreement],
     parts: tuple[Part, ...],
+    protocol: str,
 ) -> list[Inquiry]:
     """The question as every participant plans it. What not all of them would refuse alike says who does."""
     found: list[Inquiry] = []
     refused: dict[str, QueryError] = {}
     for agreement in agreements:
         try:
-            found.append(_inquiry(node, name, sql, purpose, agreement, parts))
+            found.append(_inquiry(node, name, sql, purpose, agreement, parts, protocol))
         except QueryError as error:
             refused[agreement.full_name] = error
     if not refused:
@@ -202,10 +202,16 @@ def _agreements(node: Node, name: str) -> list[Agreement]:
 
 
 def _inquiry(
-    node: Node, name: str, sql: str, purpose: str, agreement: Agreement, parts: tuple[Part, ...]
+    node: Node,
+    name: str,
+    sql: str,
+    purpose: str,
+    agreement: Agreement,
+    parts: tuple[Part, ...],
+    protocol: str,
 ) -> Inquiry:
     """The question as this participant plans and judges it."""
-    prepared = prepared_by(node, name, sql, agreement, parts)
+    prepared = prepared_by(node, name, sql, agreement, parts, protocol)
     places = {node.jurisdiction_of(part.participant) for part in parts} | {node.jurisdiction_of(node.id)}
     template = template_of(agreement, sql, node.id)
     (request,) = prepared.requests(
@@ -219,7 +225,7 @@ def _inquiry(
         part=agreement.full_name,
     ).values()
     decisions = {prepared.plan.sender.dataset: node.decide(agreement.policy, request, agreement)}
-    return Inquiry(sql, purpose, agreement, None, prepared, decisions, template, parts)
+    return Inquiry(sql, purpose, agreement, None, prepared, decisions, template, parts, protocol=protocol)
 
 
 def prepared_by(
@@ -228,12 +234,12 @@ def prepared_by(
     sql: str,
     by: Agreement | Offered,
     parts: Sequence[Part],
-    protocols: Sequence[Any] = PROTOCOLS,
+    protocol: str = "",
 ) -> Prepared:
-    """The question as the dataset and policy of one part make it."""
+    """The question as the dataset and policy of one part make it, and under the protocol that is named."""
     info = pooling.pooled(name, by.dataset, parts)
     demands = {info.full_name: obligations(by.policy)}
-    return prepare(sql, node.id, {info.full_name: info}, protocols, demands, parts)
+    return prepare(sql, node.id, {info.full_name: info}, candidates(protocol), demands, parts)
 
 
 # --- asking -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compute.errors import QueryError
 from compute.protocols import (
     he_sum,
     logistic_steps,
@@ -25,6 +26,15 @@ PROTOCOLS: tuple[Protocol, ...] = (
     logistic_steps.PROTOCOL,
 )
 """Every protocol a plan may name; planner, policy and explain read only these declarations."""
+
+
+def candidates(name: str = "") -> tuple[Protocol, ...]:
+    """The protocols that may answer: all of them, or the one that an asker names. Raises `QueryError`."""
+    found = tuple(protocol for protocol in PROTOCOLS if name in ("", protocol.name))
+    if not found:
+        names = ", ".join(protocol.name for protocol in PROTOCOLS)
+        raise QueryError("protocol.unknown", f"no protocol has the name that was given; there are {names}")
+    return found
 
 
 def protocol_named(name: str) -> Protocol:

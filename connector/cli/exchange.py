@@ -16,6 +16,9 @@ Sql = Annotated[str, typer.Argument(help="the question; - reads it from standard
 Purpose = Annotated[str, typer.Option(help="the purpose you declare; it is bound into the evidence")]
 TemplateName = Annotated[str, typer.Option("--template", help="a reviewed query instead of the text")]
 Given = Annotated[list[str] | None, typer.Option("--with", help="name=value: a parameter of the template")]
+ProtocolName = Annotated[
+    str, typer.Option("--protocol", help="the protocol that is to answer, instead of the cheapest")
+]
 Format = Literal["table", "json", "csv", "markdown", "parquet"]
 
 
@@ -28,6 +31,7 @@ def explain(
     purpose: Purpose = "",
     template: TemplateName = "",
     given: Given = None,
+    protocol: ProtocolName = "",
     format: Annotated[
         Format, typer.Option("--format", help="all but table and json: the verdict per column")
     ] = "table",
@@ -40,7 +44,7 @@ def explain(
 
     with connect(configuration(config)) as space:
         asked = _asked(space, sql, template, given)
-        explained(space.explain(asked, purpose, language), format, out)
+        explained(space.explain(asked, purpose, language, protocol=protocol), format, out)
 
 
 def query(
@@ -49,6 +53,7 @@ def query(
     purpose: Purpose = "",
     template: TemplateName = "",
     given: Given = None,
+    protocol: ProtocolName = "",
     format: Annotated[Format, typer.Option("--format", help="of the answer")] = "table",
     out: Annotated[Path | None, typer.Option(help="write the answer to this file")] = None,
     receipt: Annotated[Path | None, typer.Option(help="write the receipt to this file")] = None,
@@ -64,7 +69,8 @@ def query(
     if format == "parquet" and out is None:
         raise ConfigError("format.parquet", "Parquet is binary: name a file with --out")
     with connect(configuration(config)) as space, _progress() as watch:
-        answer = space.query(_asked(space, sql, template, given), purpose, watch, again=again)
+        asked = _asked(space, sql, template, given)
+        answer = space.query(asked, purpose, watch, again=again, protocol=protocol)
     written(answer.table, format, out, document(answer))
     if receipt is not None:
         if answer.receipt.bundle:

@@ -23,6 +23,7 @@ _WORDS: Mapping[str, Words] = {
         "refuse": "REFUSE",
         "allowed": "; allowed: {}",
         "protocol": "protocol {}, disclosure level {}; {}",
+        "named": "this protocol was named; without a name the cheapest is taken that everybody tolerates",
         "learns": "who learns what",
         "columns": "columns",
         "of columns": "dataset; column; used; becomes known; verdict",
@@ -34,6 +35,7 @@ _WORDS: Mapping[str, Words] = {
         "together": "who learns what by working together",
         "not possible": "not possible: {} ({})",
         "chosen": "chosen, as the cheapest",
+        "as named": "chosen, as it was named",
         "possible": "possible",
         "estimate": "{}; about {} s and {:,} bytes",
         "noise": "noise of the totals behind a column, one deviation: {}",
@@ -60,6 +62,7 @@ _WORDS: Mapping[str, Words] = {
         "refuse": "拒绝",
         "allowed": ";允许:{}",
         "protocol": "协议 {},披露级别 {};{}",
+        "named": "该协议由提问时指定;不指定时,取各方容许的协议中成本最低者",
         "learns": "谁获知什么",
         "columns": "列",
         "of columns": "数据集; 列; 用法; 由谁获知; 结论",
@@ -71,6 +74,7 @@ _WORDS: Mapping[str, Words] = {
         "together": "合谋时谁获知什么",
         "not possible": "不可用:{}({})",
         "chosen": "选用(成本最低)",
+        "as named": "选用(由提问时指定)",
         "possible": "可用",
         "estimate": "{};约 {} 秒,{:,} 字节",
         "noise": "各列背后合计所带噪声的标准差:{}",
@@ -122,13 +126,15 @@ def render(console: Console, found: Mapping[str, Any]) -> None:
     _reasons(console, found, words)
     said = words["protocol"].format(protocol["name"], protocol["disclosure"], protocol["threat_model"])
     console.print(said, markup=False)
+    if protocol["named"]:
+        console.print(words["named"], markup=False)
     console.print(f"[bold]{words['learns']}[/]")
     for event in found["learns"]:
         console.print(f"  - {event['sentence']}", markup=False)
     _columns(console, found, words)
     _plan(console, found, words)
     if "federation" in found:
-        _federation(console, found["federation"], words)
+        _federation(console, found["federation"], words, "as named" if protocol["named"] else "chosen")
     _noise(console, found["noise"], words)
     _cost(console, found, words)
     _transfer(console, found["transfer"], words)
@@ -222,7 +228,7 @@ def _declared(console: Console, stated: Mapping[str, str], words: Words, whose: 
             console.print(words["declared"].format(whose, place, text), markup=False)
 
 
-def _federation(console: Console, found: Mapping[str, Any], words: Words) -> None:
+def _federation(console: Console, found: Mapping[str, Any], words: Words, taken: str) -> None:
     """Whose rows are summed, what colluding participants would learn, and what was chosen."""
     _participants(console, found["participants"], words)
     if found["own"] is not None:
@@ -233,7 +239,7 @@ def _federation(console: Console, found: Mapping[str, Any], words: Words) -> Non
     console.print(found["assumes"], markup=False)
     console.print(found["why"], markup=False)
     for protocol in found["protocols"]:
-        console.print(f"  {protocol['name']}: {_choice(protocol, words)}", markup=False)
+        console.print(f"  {protocol['name']}: {_choice(protocol, words, taken)}", markup=False)
 
 
 def _participants(console: Console, found: Sequence[Mapping[str, Any]], words: Words) -> None:
@@ -255,9 +261,9 @@ def _participants(console: Console, found: Sequence[Mapping[str, Any]], words: W
         _declared(console, part["declared"], words, f"{part['participant']}: ")
 
 
-def _choice(protocol: Mapping[str, Any], words: Words) -> str:
+def _choice(protocol: Mapping[str, Any], words: Words, taken: str) -> str:
     """Whether it was taken, and what it would cost; or why it cannot be."""
     if "refused" in protocol:
         return words["not possible"].format(protocol["because"], protocol["refused"])
-    chosen = words["chosen" if protocol["chosen"] else "possible"]
+    chosen = words[taken if protocol["chosen"] else "possible"]
     return words["estimate"].format(chosen, protocol["seconds"], protocol["bytes"])

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from connector.v1 import catalog_pb2 as connector_dot_v1_dot_catalog__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63onnector/v1/analyst.proto\x12\x0c\x63onnector.v1\x1a\x1a\x63onnector/v1/catalog.proto\"$\n\rBrowseRequest\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\"J\n\x0e\x42rowseResponse\x12#\n\x06offers\x18\x01 \x03(\x0b\x32\x13.connector.v1.Offer\x12\x13\n\x0bunreachable\x18\x02 \x03(\t\"b\n\x0cQueryRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\x12\x10\n\x08language\x18\x04 \x01(\t\x12\r\n\x05\x61gain\x18\x05 \x01(\x08\"&\n\x0f\x45xplainResponse\x12\x13\n\x0b\x65xplanation\x18\x01 \x01(\x0c\"|\n\nQueryEvent\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x16.connector.v1.ProgressH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x12(\n\x07outcome\x18\x03 \x01(\x0b\x32\x15.connector.v1.OutcomeH\x00\x42\x07\n\x05\x65vent\"6\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\"W\n\x07Outcome\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\x12\x18\n\x10\x63\x65lls_suppressed\x18\x02 \x01(\x03\x12\x10\n\x08trace_id\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\x0c\"\xa3\x01\n\x0f\x43ontractCommand\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\r\n\x05offer\x18\x03 \x01(\t\x12\x11\n\tagreement\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05terms\x18\x06 \x01(\t\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12\r\n\x05start\x18\x08 \x01(\t\x12\x0b\n\x03\x65nd\x18\t \x01(\t\"\"\n\rContractReply\x12\x11\n\tcontracts\x18\x01 \x01(\x0c\x32\x9d\x02\n\x07\x41nalyst\x12\x43\n\x06\x42rowse\x12\x1b.connector.v1.BrowseRequest\x1a\x1c.connector.v1.BrowseResponse\x12\x44\n\x07\x45xplain\x12\x1a.connector.v1.QueryRequest\x1a\x1d.connector.v1.ExplainResponse\x12?\n\x05Query\x12\x1a.connector.v1.QueryRequest\x1a\x18.connector.v1.QueryEvent0\x01\x12\x46\n\x08\x43ontract\x12\x1d.connector.v1.ContractCommand\x1a\x1b.connector.v1.ContractReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63onnector/v1/analyst.proto\x12\x0c\x63onnector.v1\x1a\x1a\x63onnector/v1/catalog.proto\"$\n\rBrowseRequest\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\"J\n\x0e\x42rowseResponse\x12#\n\x06offers\x18\x01 \x03(\x0b\x32\x13.connector.v1.Offer\x12\x13\n\x0bunreachable\x18\x02 \x03(\t\"t\n\x0cQueryRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x13\n\x0btraceparent\x18\x03 \x01(\t\x12\x10\n\x08language\x18\x04 \x01(\t\x12\r\n\x05\x61gain\x18\x05 \x01(\x08\x12\x10\n\x08protocol\x18\x06 \x01(\t\"&\n\x0f\x45xplainResponse\x12\x13\n\x0b\x65xplanation\x18\x01 \x01(\x0c\"|\n\nQueryEvent\x12*\n\x08progress\x18\x01 \x01(\x0b\x32\x16.connector.v1.ProgressH\x00\x12\x0f\n\x05\x61rrow\x18\x02 \x01(\x0cH\x00\x12(\n\x07outcome\x18\x03 \x01(\x0b\x32\x15.connector.v1.OutcomeH\x00\x42\x07\n\x05\x65vent\"6\n\x08Progress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\"W\n\x07Outcome\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\x12\x18\n\x10\x63\x65lls_suppressed\x18\x02 \x01(\x03\x12\x10\n\x08trace_id\x18\x03 \x01(\t\x12\x0f\n\x07summary\x18\x04 \x01(\x0c\"\xa3\x01\n\x0f\x43ontractCommand\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x13\n\x0bparticipant\x18\x02 \x01(\t\x12\r\n\x05offer\x18\x03 \x01(\t\x12\x11\n\tagreement\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05terms\x18\x06 \x01(\t\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12\r\n\x05start\x18\x08 \x01(\t\x12\x0b\n\x03\x65nd\x18\t \x01(\t\"\"\n\rContractReply\x12\x11\n\tcontracts\x18\x01 \x01(\x0c\x32\x9d\x02\n\x07\x41nalyst\x12\x43\n\x06\x42rowse\x12\x1b.connector.v1.BrowseRequest\x1a\x1c.connector.v1.BrowseResponse\x12\x44\n\x07\x45xplain\x12\x1a.connector.v1.QueryRequest\x1a\x1d.connector.v1.ExplainResponse\x12?\n\x05Query\x12\x1a.connector.v1.QueryRequest\x1a\x18.connector.v1.QueryEvent0\x01\x12\x46\n\x08\x43ontract\x12\x1d.connector.v1.ContractCommand\x1a\x1b.connector.v1.ContractReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,19 +37,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BROWSERESPONSE']._serialized_start=110
   _globals['_BROWSERESPONSE']._serialized_end=184
   _globals['_QUERYREQUEST']._serialized_start=186
-  _globals['_QUERYREQUEST']._serialized_end=284
-  _globals['_EXPLAINRESPONSE']._serialized_start=286
-  _globals['_EXPLAINRESPONSE']._serialized_end=324
-  _globals['_QUERYEVENT']._serialized_start=326
-  _globals['_QUERYEVENT']._serialized_end=450
-  _globals['_PROGRESS']._serialized_start=452
-  _globals['_PROGRESS']._serialized_end=506
-  _globals['_OUTCOME']._serialized_start=508
-  _globals['_OUTCOME']._serialized_end=595
-  _globals['_CONTRACTCOMMAND']._serialized_start=598
-  _globals['_CONTRACTCOMMAND']._serialized_end=761
-  _globals['_CONTRACTREPLY']._serialized_start=763
-  _globals['_CONTRACTREPLY']._serialized_end=797
-  _globals['_ANALYST']._serialized_start=800
-  _globals['_ANALYST']._serialized_end=1085
+  _globals['_QUERYREQUEST']._serialized_end=302
+  _globals['_EXPLAINRESPONSE']._serialized_start=304
+  _globals['_EXPLAINRESPONSE']._serialized_end=342
+  _globals['_QUERYEVENT']._serialized_start=344
+  _globals['_QUERYEVENT']._serialized_end=468
+  _globals['_PROGRESS']._serialized_start=470
+  _globals['_PROGRESS']._serialized_end=524
+  _globals['_OUTCOME']._serialized_start=526
+  _globals['_OUTCOME']._serialized_end=613
+  _globals['_CONTRACTCOMMAND']._serialized_start=616
+  _globals['_CONTRACTCOMMAND']._serialized_end=779
+  _globals['_CONTRACTREPLY']._serialized_start=781
+  _globals['_CONTRACTREPLY']._serialized_end=815
+  _globals['_ANALYST']._serialized_start=818
+  _globals['_ANALYST']._serialized_end=1103
 # @@protoc_insertion_point(module_scope)

@@ -74,6 +74,7 @@ class QueryRequest(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
     AGAIN_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
     sql: _builtins.str
     purpose: _builtins.str
     traceparent: _builtins.str
@@ -82,6 +83,8 @@ class QueryRequest(_message.Message):
     """explain: "en" or "zh" """
     again: _builtins.bool
     """query: ask anew, although our own connector has the answer"""
+    protocol: _builtins.str
+    """the one that is to answer; empty: the planner chooses"""
     def __init__(
         self,
         *,
@@ -90,10 +93,11 @@ class QueryRequest(_message.Message):
         traceparent: _builtins.str = ...,
         language: _builtins.str = ...,
         again: _builtins.bool = ...,
+        protocol: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "language", b"language", "purpose", b"purpose", "sql", b"sql", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "language", b"language", "protocol", b"protocol", "purpose", b"purpose", "sql", b"sql", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,7 +17,7 @@ from compute.finish import answer_schema, finish
 from compute.inputs import Cells
 from compute.local import join_input
 from compute.planner import plan, prepare
-from compute.protocols import PROTOCOLS
+from compute.protocols import PROTOCOLS, candidates
 from compute.protocols.base import Cost
 from compute.types import parse_type
 from policy_enforcer.disclosure import Level
@@ -190,6 +190,44 @@ def test_a_protocol_that_cannot_hold_the_sums_is_passed_over(catalogue):
     assert prepare(sql, "hk-bank", catalogue, crippled).plan.protocol == "private_join_and_compute"
     with pytest.raises(QueryError, match="too large"):
         prepare(sql, "hk-bank", catalogue, [replace(p, parameters=refuse) for p in able])
+
+
+def test_the_asker_may_name_the_protocol(catalogue):
+    sql = f"SELECT sum(i.days) FROM {JOIN}"
+    assert prepare(sql, "hk-bank", catalogue).plan.protocol == "psi_aggregate"
+    named = prepare(sql, "hk-bank", catalogue, candidates("private_join_and_compute"))
+    assert (named.plan.protocol, named.protocol.name) == ("private_join_and_compute",) * 2
+    assert candidates() == candidates("") == PROTOCOLS
+
+
+STRICT = "sz-trade.invoices tolerates at most 'cardinality'"
+UNFIT = "answers no question of this shape"
+
+
+@pytest.mark.parametrize(
+    ("name", "sql", "code", "said"),
+    [
+        ("he_summ", f"SELECT count(*) FROM {JOIN}", "protocol.unknown", "there are single_domain, psi_aggregate"),
+        ("he_sum", f"SELECT count(*) FROM {JOIN}", "protocol.none", f"he_sum {UNFIT}"),
+        ("psi_list", f"SELECT count(*) FROM {JOIN}", "protocol.none", f"psi_list {UNFIT}"),
+        ("psi_count", "SELECT count(*) FROM sz-trade.invoices", "protocol.none", f"psi_count {UNFIT}"),
+        ("psi_count", f"SELECT sum(i.days) FROM {JOIN}", "plan.not-a-count", "keys that do not repeat"),
+        ("private_join_and_compute", f"SELECT sum(c.score) FROM {JOIN}", "query.weighted-not-available", "'receiver'; name that one or none, or"),
+    ],
+)  # fmt: skip
+def test_why_a_named_protocol_does_not_answer(catalogue, name, sql, code, said):
+    with pytest.raises(QueryError) as refused:
+        prepare(sql, "hk-bank", catalogue, candidates(name))
+    assert refused.value.code == code
+    assert said in refused.value.sentence
+
+
+def test_a_named_protocol_discloses_no_more_than_the_owner_tolerates(catalogue):
+    strict = with_info(catalogue, "sz-trade.invoices", disclosure=Level.CARDINALITY)
+    with pytest.raises(QueryError) as refused:
+        prepare(f"SELECT count(*) FROM {JOIN}", "hk-bank", strict, candidates("psi_aggregate"))
+    assert refused.value.code == "protocol.level"
+    assert refused.value.sentence.startswith(f"psi_aggregate needs disclosure level 'receiver'; {STRICT}")
 
 
 def test_descriptions_that_mean_nothing_are_refused(catalogue):

@@ -81,6 +81,18 @@ def test_the_disclosure_level_of_the_offer_chooses_the_protocol(shared):
     assert shared.asker.query(asked(sql, "matched"), PURPOSE).summary["protocol"] == "psi_aggregate"
 
 
+def test_the_protocol_is_chosen_no_looser_than_the_offer_allows(shared):
+    sql = QUESTIONS["joint"]
+    named = shared.asker.query(asked(sql, "matched"), PURPOSE, protocol="private_join_and_compute")
+    assert named.summary["protocol"] == "private_join_and_compute"
+    assert cells(named.table.to_pylist()) == cells(
+        shared.asker.query(asked(sql, "matched"), PURPOSE).table.to_pylist()
+    )
+    with pytest.raises(QueryError) as refused:
+        shared.asker.query(asked(sql, "invoices"), PURPOSE, protocol="psi_aggregate")
+    assert refused.value.code == "protocol.level"
+
+
 def test_a_receipt_verifies_offline_and_carries_the_trace(shared):
     answer = shared.asker.query(asked(QUESTIONS["joint"], "matched"), PURPOSE)
     trust = trust_file(shared.nodes[ASKER].config)

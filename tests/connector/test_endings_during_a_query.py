@@ -213,6 +213,20 @@ def test_the_owner_refuses_such_a_purpose_too(shared, purpose):
     assert refused.value.code == "peer.malformed"
 
 
+def test_a_named_protocol_is_told_the_owner_who_plans_by_it(shared):
+    node = shared.nodes[ASKER]
+    alone, named = SQL.format("matched"), "single_domain"
+    asked = [inquiry.inquire(node, alone, PURPOSE, name) for name in ("", named)]
+    openings = [inquiry.opening_of(node, one, "00-" + "1" * 32 + "-" + "2" * 16 + "-01") for one in asked]
+    assert [Opening.parse(opening.to_bytes()).protocol for opening in openings] == ["", named]
+    assert b'"protocol"' not in openings[0].to_bytes()  # as before there was a name
+    for name in ("", "He_sum", "x" * 65):
+        body = openings[1].to_bytes().replace(b'"single_domain"', f'"{name}"'.encode())
+        with pytest.raises(PeerViolation) as refused:
+            Opening.parse(body)
+        assert refused.value.code == "peer.malformed"
+
+
 # --- while no frame moves -----------------------------------------------------------------------------
 
 

@@ -571,15 +571,42 @@ def test_a_key_of_the_round_that_its_participant_did_not_sign_fails_it(
     assert "[peer.round-key]" in error.value.sentence
 
 
-def test_the_threshold_protocol_answers_the_same(shared: Federation) -> None:
-    cheap = masked_sum.PROTOCOL.cost
-    object.__setattr__(masked_sum.PROTOCOL, "cost", lambda plan: replace(cheap(plan), seconds=1e9))
-    try:
-        answer = shared.asker.query(BY_REGION, PURPOSE)
-    finally:
-        object.__setattr__(masked_sum.PROTOCOL, "cost", cheap)
+def test_the_threshold_protocol_answers_the_same_where_it_is_named(shared: Federation) -> None:
+    told = shared.asker.explain(BY_REGION, PURPOSE, protocol="he_sum")
+    assert (told["protocol"]["name"], told["protocol"]["named"]) == ("he_sum", True)
+    chosen = {one["name"]: one["chosen"] for one in told["federation"]["protocols"]}
+    assert chosen == {"masked_sum": False, "he_sum": True}
+    assert told["federation"]["why"].endswith("he_sum is taken, because it was named:")
+    assert "he_sum: chosen, as it was named; about" in printed(told)
+    chinese = printed(shared.asker.explain(BY_REGION, PURPOSE, "zh", protocol="he_sum"))
+    said = ("该协议由提问时指定", "采用提问时指定的 he_sum", "he_sum: 选用(由提问时指定)")
+    assert [word for word in said if word not in chinese] == []
+    answer = shared.asker.query(BY_REGION, PURPOSE, protocol="he_sum")
     assert answer.summary["protocol"] == "he_sum"
     assert cells(answer.table.to_pylist()) == cells(shared.pooled(BY_REGION, least=5))
+
+
+TOP = "SELECT max(width_bucket(amount, [10, 1000])) AS m FROM federation.loans"
+
+
+@pytest.mark.parametrize(
+    ("sql", "name", "code"),
+    [
+        (BY_REGION, "he-sum", "protocol.unknown"),
+        (BY_REGION, "single_domain", "protocol.none"),
+        (FIT, "he_sum", "protocol.none"),
+        (TOP, "he_sum", "plan.extreme-threshold"),
+    ],
+)
+def test_a_named_protocol_that_does_not_answer_says_why(
+    shared: Federation, sql: str, name: str, code: str
+) -> None:
+    before = len(shared.events(ASKER))
+    for ask in (shared.asker.explain, shared.asker.query):
+        with pytest.raises(QueryError) as error:
+            ask(sql, PURPOSE, protocol=name)
+        assert error.value.code == code
+    assert len(shared.events(ASKER)) == before
 
 
 @pytest.mark.deep

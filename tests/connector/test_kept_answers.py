@@ -60,6 +60,21 @@ def test_asked_anew_it_is_charged_and_the_newer_answer_is_shown_from_then_on(sha
     assert shared.asker.query(SQL, PURPOSE).summary["exchange"] == newer.summary["exchange"]
 
 
+def test_what_another_protocol_answered_is_not_shown_for_the_one_that_is_named(shared):
+    first, named = shared.asker.query(SQL, PURPOSE), "private_join_and_compute"
+    _, charged = left(shared)
+    other = shared.asker.query(SQL, PURPOSE, protocol=named)
+    assert (other.summary["answered_at"], other.summary["protocol"]) == (None, named)
+    assert left(shared)[1] == charged + 1
+    for name, answer in (("", first), (first.summary["protocol"], first), (named, other)):
+        shown = shared.asker.query(SQL, PURPOSE, protocol=name)
+        assert shown.summary["answered_at"]
+        assert shown.summary["exchange"] == answer.summary["exchange"]
+        assert shown.summary["protocol"] == answer.summary["protocol"]
+    assert left(shared)[1] == charged + 1
+    assert shared.asker.explain(SQL, PURPOSE, protocol=named)["answered_at"]
+
+
 OTHERS = {
     "another output": JOINT.format("industry"),
     "another filter": SQL.replace(" GROUP", " WHERE c.rating <> 'AA' GROUP"),
