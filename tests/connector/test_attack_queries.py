@@ -379,7 +379,25 @@ UNPLANNED = [number for number, (_, attack) in enumerate(CASES) if not planned(a
 @pytest.mark.parametrize("number", UNPLANNED, ids=[IDS[n] for n in UNPLANNED])
 def test_an_owner_that_is_asked_all_the_same_puts_the_same_code_on_record(number):
     """A question without a plan is refused by every connector alike, also where the asker's would not."""
-    (name, attack), (code,) = CASES[number], expected(CASES[number][1])
+    (code,) = expected(CASES[number][1])
+    refused = refused_by_the_owner(number)
+    assert code in (refused, "query.participants")  # the asker counts them before it plans
+
+
+@pytest.mark.parametrize(
+    ("protocol", "code"), [("psi_aggregate", "protocol.level"), ("psi_of_later", "protocol.unknown")]
+)
+def test_an_owner_refuses_a_named_protocol_by_itself(protocol, code):
+    """Whatever the asker's connector thinks: its own policy tolerates less, or it has none of that name."""
+    stricter = "private_join_and_compute"
+    found = ((n, judged(n).inquiry) for n in range(len(CASES)))
+    number = next(n for n, one in found if one and one.prepared.plan.protocol == stricter)
+    assert refused_by_the_owner(number, protocol) == code
+
+
+def refused_by_the_owner(number: int, protocol: str = "") -> str:
+    """The code with which the owner fails what an asker opens that plans nothing itself; it is on record."""
+    name, attack = CASES[number]
     asker = judged(number).node
     opening = Opening(
         exchange="0" * 32,
@@ -396,6 +414,7 @@ def test_an_owner_that_is_asked_all_the_same_puts_the_same_code_on_record(number
         build=asker.build,
         clock=milliseconds(asker.now()),
         trace=TRACE,
+        protocol=protocol,
     )
     owner = Seat(policy_of(name).owner, name, attack)
     role = Answering(owner, asker.id, Headers(), Stop()).run()
@@ -404,4 +423,4 @@ def test_an_owner_that_is_asked_all_the_same_puts_the_same_code_on_record(number
         role.send(Frame("open", opening.to_bytes()))
     (record,) = owner.evidence.records
     assert (record.event, record.outcome.reason) == ("query.failure", refused.value.code)
-    assert code in (refused.value.code, "query.participants")  # the asker counts them before it plans
+    return refused.value.code
