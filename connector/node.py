@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache, cached_property, lru_cache, partial
@@ -248,8 +248,14 @@ class Node:
     def _catalogue(self) -> list[Offered]:
         asked = time.monotonic()
         if asked - self._shown[0] >= SHOWN_SECONDS:
-            self._shown = (asked, [self._own(record) for record in self.store.offers()])
+            self._shown = (asked, list(self._readable()))
         return self._shown[1]
+
+    def _readable(self) -> Iterator[Offered]:
+        """Our offers, but for those of an older version that this one refuses: our log names them at start."""
+        for record in self.store.offers():
+            with suppress(PolicyError, PeerViolation):
+                yield self._own(record)
 
     def offer_of(self, participant: str, name: str) -> Offered:
         """One offer of a participant. Raises `ConfigError` when it offers nothing of that name."""
@@ -302,10 +308,17 @@ class Node:
         return [_agreement(record.document) for record in records]
 
     def standing(self, record: AgreementRecord) -> str:
-        """active, suspended or terminated; or expired: not terminated, but its policy's time is over."""
-        ends = _agreement(record.document).ends
-        over = ends is not None and ends <= self.now()
-        return "expired" if over and record.state != "terminated" else record.state
+        """active, suspended or terminated; or expired: not terminated, but its policy's time is over.
+
+        As it is kept, where a newer version of us does not read the agreement any more.
+        """
+        if record.state == "terminated":
+            return record.state
+        try:
+            ends = _agreement(record.document).ends
+        except PeerViolation:
+            return record.state
+        return "expired" if ends is not None and ends <= self.now() else record.state
 
     def contract_json(self, record: NegotiationRecord) -> dict[str, Any]:
         """A contract as the command line shows it."""

@@ -8,12 +8,12 @@ others. Only the newest version of an offer is recorded: what it was before nobo
 
 from __future__ import annotations
 
-import hashlib
 import json
-from contextlib import closing
+import logging
+from contextlib import closing, suppress
 
 from compute.dataset import DatasetInfo
-from compute.errors import ConfigError
+from compute.errors import PeerViolation, Unavailable
 from connector import own_records
 from connector.config import ConnectorConfig
 from connector.node import Node
@@ -21,27 +21,33 @@ from connector.state.rows import OfferRecord
 from connector.storage import Store
 from connector.transitions import PROVIDER
 from policy_enforcer import odrl
+from policy_enforcer.problems import PolicyError
 from witness.bundle import Opening
 from witness.record import SALT_SIZE, Contract, Data, Dataset, commit
 
 OFFERED, CHANGED, KIND = "offer", "policy.change", "offer"
+_EVER = "ever"
+
+_log = logging.getLogger(__name__)
 
 
 def announce(config: ConnectorConfig) -> list[str]:
-    """`record` beside a connector that may be running; nothing where it cannot be done yet.
+    """`record` beside a connector that may be running, and delivered where a witness answers.
 
-    Who is not enrolled, say, has published nothing to anybody: its connector records at its start.
+    Raises `ConfigError` or `Unavailable` where it cannot be done now: its connector records at its start.
     """
-    try:
-        node = Node(config)
-    except ConfigError:
-        return []
-    with closing(node):
+    with closing(Node(config)) as node:
         exchanges = record(node)
+        _deliver(node, exchanges)
+    return exchanges
+
+
+def _deliver(node: Node, exchanges: list[str]) -> None:
+    """At once, while witnesses answer; else they wait in the outbox, as all evidence does."""
+    with suppress(Unavailable):
         for exchange in exchanges:
             if not json.loads(node.evidence.witnessed(exchange, 0, 0)):
-                break  # no witness answers: they wait in the outbox, as all evidence does
-    return exchanges
+                break
 
 
 def record(node: Node) -> list[str]:
@@ -53,11 +59,15 @@ def record(node: Node) -> list[str]:
 
 
 def _recorded(node: Node, offer: OfferRecord) -> str | None:
-    exchange = _exchange(offer.name, offer.version)
-    with node.store.atomic():
-        if node.store.exchange(exchange) is not None:
-            return None
-        _keep(node, offer, exchange)
+    exchange = node.entropy(16).hex()  # one that peers could foretell, they could take before us
+    try:
+        with node.store.atomic():
+            if not node.store.lose(_ledger(offer.name, offer.version), _EVER, 1, 1):
+                return None
+            _keep(node, offer, exchange)
+    except (PolicyError, PeerViolation) as error:  # an older version's: it must not keep us from starting
+        _log.error("offer %s is not on record, it cannot be read: %s", offer.name, type(error).__name__)
+        return None
     return exchange
 
 
@@ -84,7 +94,7 @@ def _keep(node: Node, offer: OfferRecord, exchange: str) -> None:
 def _before(store: Store, offer: OfferRecord) -> str | None:
     """The policy's digest in the version of this offer that was recorded last; None where none was."""
     for version in range(offer.version - 1, 0, -1):
-        if store.exchange(_exchange(offer.name, version)) is not None:
+        if store.lost(_ledger(offer.name, version), _EVER):
             earlier = store.offer(offer.name, version)
             return None if earlier is None else earlier.policy_digest
     return None
@@ -94,6 +104,6 @@ def _commitment(offer: OfferRecord) -> str:
     return DatasetInfo.from_json(json.loads(offer.entry)["dataset"]).commitment
 
 
-def _exchange(name: str, version: int) -> str:
-    """One for each version of an offer, so that it is recorded once."""
-    return hashlib.sha256(f"bayspace offer v1\n{name}\n{version}".encode()).hexdigest()[:32]
+def _ledger(name: str, version: int) -> str:
+    """Counts the records of one version of an offer: one, whoever else starts at the same time."""
+    return f"recorded offer {name} {version}"

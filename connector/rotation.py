@@ -21,14 +21,15 @@ EVENT, KIND, HOLDER = "key.rotation", "rotation", "holder"
 
 def record(node: Node) -> str | None:
     """Keep the record of the rotation to our present keys; its exchange, or None without one."""
-    exchange = _exchange(node)
-    if not node.evidence.witnesses or node.store.exchange(exchange) is not None:
-        return None
     before = _ended(node)
-    if not before:
+    if not node.evidence.witnesses or not before or _recorded_once(node):
         return None
+    exchange = node.entropy(16).hex()  # one that peers could foretell, they could take before us
     data = Data(digests={f"before-{n}": key for n, key in enumerate(before)})
-    own_records.keep(node, EVENT, KIND, HOLDER, exchange, data)
+    with node.store.atomic():
+        if not node.store.lose(f"recorded rotation {_keys(node)}", "ever", 1, 1):
+            return None
+        own_records.keep(node, EVENT, KIND, HOLDER, exchange, data)
     return exchange
 
 
@@ -40,6 +41,12 @@ def _ended(node: Node) -> list[str]:
     return sorted(listed - own) if own <= listed else []
 
 
-def _exchange(node: Node) -> str:
-    """One for each set of keys, so that it is recorded once."""
+def _recorded_once(node: Node) -> bool:
+    """Under an exchange id made from the keys, as was done at first."""
+    found = node.store.exchange(_keys(node))
+    return found is not None and found.kind == KIND
+
+
+def _keys(node: Node) -> str:
+    """One name for each set of keys, so that their rotation is recorded once."""
     return hashlib.sha256("\n".join(["bayspace rotation v1", *node.key.public.ids]).encode()).hexdigest()[:32]

@@ -35,6 +35,7 @@ def add(
     uri_file: Annotated[str | None, typer.Option(help="PostgreSQL: private file that holds the URI")] = None,
 ) -> None:
     """Check a dataset against its description and publish its offers; drafts the description at first."""
+    from compute.errors import ConfigError, Unavailable
     from connector import datasets as published
     from connector import offers
     from connector.storage import Store
@@ -58,8 +59,11 @@ def add(
             f"offer {settings.participant}.{offer.name} version {offer.version}, "
             f"policy {offer.policy_digest[:16]}…"
         )
-    for exchange in offers.announce(settings):
-        say(f"on record as exchange {exchange}")
+    try:
+        for exchange in offers.announce(settings):
+            say(f"on record as exchange {exchange}")
+    except (ConfigError, Unavailable) as error:  # published it is all the same
+        note(f"not on record before the connector's next start: {error.sentence} [{error.code}]")
     if added.drafted:
         say(f"description drafted: declare keys, bounds and offers in {added.description}, then add it again")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 
-from compute.errors import ConfigError
+from compute.errors import ConfigError, PeerViolation, Unavailable
 from connector import config, offers
 from connector.receipts import receipt, trust_file
-from tests.connector.conftest import OWNER
+from tests.connector.conftest import ASKER, OWNER
 from tests.connector.test_documents import run
 from witness.verify import verify_files
 
@@ -43,6 +44,10 @@ def test_a_change_of_policy_names_the_one_before(shared, capsys) -> None:
     node = shared.nodes[OWNER]
     before = node.store.offer("open")
     known = set(recorded(node))
+    # an exchange of a peer's own choice, under the id that was made of name and version once
+    foretold = hashlib.sha256(b"bayspace offer v1\nopen\n2").hexdigest()[:32]
+    node.store.open_exchange(foretold, None, ASKER, "provider", "query", "", b"k" * 32)
+    node.store.close_exchange(foretold, "failed")
     settings = config.load(shared.folder / OWNER)
     file = settings.policies_folder / "open.yaml"
     file.write_text(
@@ -57,16 +62,43 @@ def test_a_change_of_policy_names_the_one_before(shared, capsys) -> None:
     assert (item.record.event, item.record.contract.version) == ("policy.change", "open-v2")
     assert item.record.data.digests == {"policy-before": before.policy_digest}
     assert item.record.contract.policy == node.store.offer("open").policy_digest != before.policy_digest
+    assert exchange != foretold
     code, said, _ = run(capsys, "dataset", "add", "invoices", "-c", settings.folder)
     assert (code, "on record" in said) == (0, False)  # nothing changed
 
 
-def test_who_cannot_record_yet_offers_all_the_same(shared, tmp_path, monkeypatch) -> None:
+def test_who_cannot_record_yet_offers_all_the_same(shared, tmp_path, monkeypatch, capsys) -> None:
     made = config.init(tmp_path / "new", "new-one", "gba", "HK", "127.0.0.1:7999")
-    assert offers.announce(made) == []  # not enrolled
+    with pytest.raises(ConfigError):
+        offers.announce(made)  # not enrolled
     node = shared.nodes[OWNER]
+    with monkeypatch.context() as busy:
+        busy.setattr(offers, "record", unavailable)
+        code, said, why = run(capsys, "dataset", "add", "invoices", "-c", node.config.folder)
+    assert (code, "policy" in said, "[state.busy]" in why) == (0, True, True)
     monkeypatch.setattr(node.evidence, "_witnesses", {})
     assert offers.record(node) == []
+
+
+def unavailable(_):
+    raise Unavailable("state.busy", "ask again later")
+
+
+def test_what_an_older_version_published_keeps_nobody_from_serving(shared, monkeypatch) -> None:
+    node = shared.nodes[OWNER]
+    entry = node.store.offer("open").entry
+    table = node.store.datasets()[0]
+    node.store.add_offer("older", table.name, table.version, entry, b"{}", "", "0" * 64)
+    assert offers.record(node) == []
+    monkeypatch.setattr(node, "_shown", (-1.0, []))
+    assert "older" not in {o.name for o in node.offers_of(OWNER)} != set()
+    monkeypatch.setattr("connector.node._agreement", refused)
+    assert {node.contract_json(n)["agreement_state"] for n in node.store.negotiations()} == {"active"}
+    node.store.withdraw_offer("older")
+
+
+def refused(_):
+    raise PeerViolation("contract.malformed", "an older version's")
 
 
 def test_what_a_receipt_cannot_open_is_refused(shared) -> None:
