@@ -36,7 +36,7 @@ from connector.differencing import leaving
 from connector.firewall import reasons_to_json
 from connector.node import UNLIMITED, Node
 from connector.opening import Acceptance, Opening, RefusalNotice, SignedRecord
-from connector.records import Statement, check_clock, countersigned, signature
+from connector.records import check_clock, countersigned, signature
 from connector.references import template_of
 from connector.releases import Sealer
 from connector.state.rows import AnswerRecord
@@ -76,8 +76,7 @@ class Answering:
         self._node, self._asker, self._headers, self._stop = node, asker, headers, stop
         self._terms: Terms | None = None
         self._question, self._kept = "", cast(AnswerRecord | None, None)  # what it is, and what was answered
-        self._sequence = 0
-        self._previous: str | None = None
+        self._agreed, self._charged = False, False  # both signed an intent; a use was counted for it
 
     def run(self) -> Role[None]:
         """The whole exchange. Whatever goes wrong after the opening is recorded before it is raised."""
@@ -94,7 +93,7 @@ class Answering:
                 self._decide(terms, prepared)
                 yield from self._answer(terms, prepared, span)
         except PolicyRefusal as refusal:
-            if self._sequence:  # both signed an intent: now it is a failure of what they agreed to do
+            if self._agreed:  # both signed an intent: now it is a failure of what they agreed to do
                 self._failed(refusal.code)
                 raise
             yield from self._refuse(refusal)
@@ -134,7 +133,7 @@ class Answering:
             asker=self._side(self._asker, opening.build, opening.clock),
             owner=self._side(node.id, node.build, now),
         )
-        node.check_uncharged(self._asker)
+        node.check_uncharged(self._asker, agreement)
         node.store.open_exchange(
             opening.exchange,
             agreement.digest,
@@ -229,7 +228,7 @@ class Answering:
             raise refusal
         sealed = terms.refusal(refusal.code, terms.owner).seal(self._node.entropy)
         try:
-            self._keep_end(terms, sealed, "refused")
+            self._keep_end(terms, sealed, "refused", refusal.code)
         except Unavailable as error:  # a full disk, say: told, and recorded once there is room
             self._failed(error.code)
             raise
@@ -282,8 +281,10 @@ class Answering:
                 node.charge(terms.agreement, rows_at_most(plan), bytes_at_most(plan), again=again)
                 node.store.add_charge(charged(terms))
                 self._keep_intent(admitted, envelope)
+            self._agreed = self._charged = True
         except PolicyRefusal:  # the last use went to another query, say: both signed, so it is on record
             self._keep_intent(admitted, envelope)
+            self._agreed = True
             raise
         demanded = obligations(terms.agreement.policy).witnesses
         yield Frame("start", node.evidence.witnessed(terms.opening.exchange, 0, demanded))
@@ -416,7 +417,6 @@ class Answering:
         with node.store.atomic():
             node.evidence.keep(terms.opening.exchange, sealed, envelope, "released", [sealer.evidence])
             self._keep_answer(terms, sealed, sealer, summary)
-        self._recorded(sealed)
         yield Frame("key", sealer.opening)
 
     def _keep_answer(self, terms: Terms, sealed: Sealed, sealer: Sealer, summary: Summary) -> None:
@@ -431,29 +431,31 @@ class Answering:
     def _keep_intent(self, admitted: _Admitted, envelope: Envelope) -> None:
         terms = admitted.terms
         self._node.evidence.keep(terms.opening.exchange, admitted.intent, envelope, openings=terms.openings())
-        self._node.store.after_commit(lambda: self._recorded(admitted.intent))
-
-    def _recorded(self, sealed: Sealed) -> None:
-        self._sequence, self._previous = self._sequence + 1, sealed.digest
 
     def _failed(self, code: str) -> None:
         terms = self._terms
         if terms is not None:
-            statement = terms.failure(code, terms.owner, self._sequence, self._previous)
-            self._node.evidence.in_the_end(lambda: self._keep_failure(terms, statement))
+            self._node.evidence.in_the_end(lambda: self._keep_failure(terms, code))
 
-    def _keep_failure(self, terms: Terms, statement: Statement) -> None:
+    def _keep_failure(self, terms: Terms, code: str) -> None:
         """Unless the exchange has an end already."""
-        if self._node.evidence.is_open(terms.opening.exchange):
-            self._keep_end(terms, statement.seal(self._node.entropy), "failed")
+        node, exchange = self._node, terms.opening.exchange
+        if node.evidence.is_open(exchange):
+            failure = terms.failure(code, terms.owner, *node.evidence.following(exchange))
+            self._keep_end(terms, failure.seal(node.entropy), "failed", code)
 
-    def _keep_end(self, terms: Terms, sealed: Sealed, status: str) -> None:
+    def _keep_end(self, terms: Terms, sealed: Sealed, status: str, code: str) -> None:
         """The last record of an exchange, signed by us alone."""
         node, envelope = self._node, countersigned(sealed, self._node.key, None, None)
         with node.store.atomic():
             node.evidence.keep(terms.opening.exchange, sealed, envelope, status)
-            if not self._sequence:
-                node.note_uncharged(self._asker)
+            if not (self._charged or _own_trouble(code)):
+                node.note_uncharged(self._asker, code)
+
+
+def _own_trouble(code: str) -> bool:
+    """Whether a query ended for something of ours: a busy state, a defect, our own people."""
+    return code in {"internal", "query.stopped"} or code.startswith("state.")
 
 
 def _gate(minimum: int) -> Gate:

@@ -72,8 +72,6 @@ class Asking:
         self._question = question
         self._place, self._seat = place, cast(Seat | None, None)
         self._local, self._headers, self._progress = local, headers, progress
-        self._sequence = 0
-        self._previous: str | None = None
         self._stated: dict[str, int] = {}  # the release record's figures
         self._opener: Opener | None = None
 
@@ -294,22 +292,17 @@ class Asking:
         node, terms = self._node, self._terms
         envelope = countersigned(sealed, node.key, node.key_of(terms.owner.id), peer_signature)
         node.evidence.keep(terms.opening.exchange, sealed, envelope, openings=openings)
-        node.store.after_commit(lambda: self._recorded(sealed))
-
-    def _recorded(self, sealed: Sealed) -> None:
-        """What the next record follows: never one that could not be kept."""
-        self._sequence, self._previous = self._sequence + 1, sealed.digest
 
     def _failed(self, code: str) -> None:
         code = code if self._place is None else self._place.blamed(code)
-        statement = self._terms.failure(code, self._terms.asker, self._sequence, self._previous)
-        self._node.evidence.in_the_end(lambda: self._keep_failure(statement))
+        self._node.evidence.in_the_end(lambda: self._keep_failure(code))
 
-    def _keep_failure(self, statement: Statement) -> None:
+    def _keep_failure(self, code: str) -> None:
         """Unless the exchange has an end already."""
-        node, exchange = self._node, self._terms.opening.exchange
+        node, terms, exchange = self._node, self._terms, self._terms.opening.exchange
         if node.evidence.is_open(exchange):
-            sealed = statement.seal(node.entropy)
+            failure = terms.failure(code, terms.asker, *node.evidence.following(exchange))
+            sealed = failure.seal(node.entropy)
             node.evidence.keep(exchange, sealed, countersigned(sealed, node.key, None, None), "failed")
 
 

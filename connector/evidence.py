@@ -123,6 +123,14 @@ class Evidence:
         found = self._store.exchange(exchange)
         return found is not None and found.status == "open"
 
+    def following(self, exchange: str) -> tuple[int, str | None]:
+        """Sequence and predecessor of an exchange's next record.
+
+        By what is kept: a connection that breaks during a commit does not say whether it was one.
+        """
+        kept = self._store.evidence(exchange)
+        return len(kept), kept[-1].digest if kept else None
+
     def keep(
         self,
         exchange: str,

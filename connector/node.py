@@ -67,6 +67,7 @@ from witness.record import Data, Exchange, Outcome, Record, Sensitive
 from witness.schema import TEXT
 
 UNLIMITED = 2**62
+CROWDED = "uses.concurrent"
 SHOWN_SECONDS = 0.02
 """How old a catalogue may be when it is shown: asked two thousand times a second, it is read fifty times."""
 
@@ -147,7 +148,7 @@ class Node:
         statement = replace(
             last,
             event="query.failure",
-            exchange=Exchange(exchange, len(kept), kept[-1].digest),
+            exchange=Exchange(exchange, *self.evidence.following(exchange)),
             parties=tuple(sorted(last.parties, key=lambda party: party.id != self.id)),
             outcome=Outcome("failed", "process.died"),
             data=Data(),
@@ -252,7 +253,7 @@ class Node:
         return self._shown[1]
 
     def _readable(self) -> Iterator[Offered]:
-        """Our offers, but for those of an older version that this one refuses: our log names them at start."""
+        """Our offers, but for those of an older version that this one refuses: our log names them."""
         for record in self.store.offers():
             with suppress(PolicyError, PeerViolation):
                 yield self._own(record)
@@ -437,22 +438,36 @@ class Node:
             over = tuple(overspent(agreement.policy, LedgerView(loss=loss, dataset_loss=dataset_loss)))
             raise PolicyRefusal(Decision(over)) if over else _refused("budget.exhausted", "nothing is left")
 
-    def check_uncharged(self, peer: str) -> None:
+    def check_uncharged(self, peer: str, agreement: Agreement) -> None:
         """Raise `Unavailable` when as many of a peer's queries as may ended today before they were charged.
 
-        What is refused costs the peer nothing, and is on record here and at the witnesses for ever.
+        What is refused costs the peer nothing, and is on record here and at the witnesses for ever. Those
+        that only came while too many ran keep it out no longer than too many run.
         """
         most = self.config.limits.uncharged_queries_per_day
-        if self.store.lost(*self._uncharged(peer)) >= most:
+        if self.store.lost(*self._uncharged(peer, "")) >= most:
             sentence = f"{most} queries of {peer} were refused or broke off here today (UTC): no more today"
             raise Unavailable("query.too-many", sentence)
+        if self.store.lost(*self._uncharged(peer, CROWDED)) >= most and self._crowded(agreement):
+            raise Unavailable("query.too-many", "too many queries are running: ask again when one has ended")
 
-    def note_uncharged(self, peer: str) -> None:
-        """Count a query that ended before it was charged."""
-        self.store.lose(*self._uncharged(peer), 1, UNLIMITED)
+    def note_uncharged(self, peer: str, code: str) -> None:
+        """Count a query that ended with this code before it was charged."""
+        self.store.lose(*self._uncharged(peer, code), 1, UNLIMITED)
 
-    def _uncharged(self, peer: str) -> tuple[str, str]:
-        return f"uncharged {peer}", _named_period("day", self.now())
+    def _uncharged(self, peer: str, code: str) -> tuple[str, str]:
+        counted = "crowded" if code == CROWDED else "uncharged"
+        return f"{counted} {peer}", _named_period("day", self.now())
+
+    def _crowded(self, agreement: Agreement) -> bool:
+        most, total = self._most_running(agreement)
+        return len(self.store.running(agreement.digest)) >= most or len(self.store.running()) >= total
+
+    def _most_running(self, agreement: Agreement) -> tuple[int, int]:
+        """At once, under the agreement and in all."""
+        uses = agreement.policy.uses
+        most = uses.max_concurrent if uses is not None and uses.max_concurrent is not None else UNLIMITED
+        return most, self.config.limits.maximum_joint_queries
 
     def note_loss(self, agreement: Agreement) -> None:
         """The asker's own account of what its query cost; the owner's is the one that counts."""
@@ -492,11 +507,8 @@ class Node:
     @contextmanager
     def running(self, exchange: str, agreement: Agreement, stop: Stop) -> Iterator[None]:
         """Register a query of a peer's as running. Raises `PolicyRefusal` when too many run already."""
-        uses = agreement.policy.uses
-        most = uses.max_concurrent if uses is not None and uses.max_concurrent is not None else UNLIMITED
-        total = self.config.limits.maximum_joint_queries
-        if not self.store.start_query(exchange, agreement.digest, most, total):
-            raise _refused("uses.concurrent", "too many queries are running", rule="uses.max_concurrent")
+        if not self.store.start_query(exchange, agreement.digest, *self._most_running(agreement)):
+            raise _refused(CROWDED, "too many queries are running", rule="uses.max_concurrent")
         ends = agreement.ends
         late = None if ends is None else (ends - self.now()).total_seconds()
         try:

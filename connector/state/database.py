@@ -61,7 +61,8 @@ BUSY_SECONDS = 30  # that a connection waits for another
 def _passing() -> Iterator[None]:
     """What passes is told from other troubles: a full disk, a database that is busy, or away for a while.
 
-    Nothing of the transaction was kept.
+    Nothing of the transaction was kept, unless the connection broke while it was committed: nobody hears of
+    that, so whoever records how something ended asks the state what it follows.
     """
     try:
         yield
@@ -85,7 +86,7 @@ def _passes(error: OperationalError | PoolTimeout) -> tuple[str, str, str] | Non
         why = "a connector's disk is full: it kept nothing of this; its operator makes room, then ask again"
         return "state.full", "has a full disk: make room; nothing is lost", why
     if code in _AWAY or str(code).startswith("08"):
-        why = "a connector does not reach its state: it kept nothing of this; its operator sees to it"
+        why = "a connector does not reach its state, so it answers nothing; its operator sees to it"
         return "state.unreachable", "does not answer", why
     return None
 
