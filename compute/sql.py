@@ -262,7 +262,7 @@ _ADVICE: dict[str, tuple[str, str]] = {
     "Median": ("a median", "approx_quantile(column, 0.5)"),
     "PercentileCont": ("an exact quantile", "approx_quantile(column, q)"),
     "PercentileDisc": ("an exact quantile", "approx_quantile(column, q)"),
-    "LogicalAnd": ("BOOL_AND", "COUNT(*) FILTER (WHERE …) = COUNT(*)"),
+    "LogicalAnd": ("BOOL_AND", "COUNT(*) FILTER (WHERE NOT …) = 0"),
     "LogicalOr": ("BOOL_OR", "COUNT(*) FILTER (WHERE …) > 0"),
     "Command": ("this statement", "a SELECT"),
     **dict.fromkeys(

@@ -177,11 +177,14 @@ def _check_own(own: Offered, plan: Plan, parts: tuple[Part, ...]) -> None:
 
 
 def _agreements(node: Node, name: str) -> list[Agreement]:
-    """The newest agreement in force with each participant of the federation, in the order of their ids."""
-    found, now = dict[str, Agreement](), node.now()
+    """The newest agreement that runs now with each participant of the federation, in the order of their ids."""
+    found, idle, now = dict[str, Agreement](), dict[str, str](), node.now()
     for agreement in node.agreements_in_force():
         federation = agreement.policy.analysis.federation
         if federation is None or federation.name != name:
+            continue
+        if not agreement.runs_at(now):  # its time is over, or it was signed ahead of it
+            idle[agreement.provider] = agreement.full_name
             continue
         earlier = found.get(agreement.provider, agreement)
         if earlier.full_name != agreement.full_name:
@@ -190,13 +193,14 @@ def _agreements(node: Node, name: str) -> list[Agreement]:
                 f"{agreement.provider} takes part in {FEDERATION}.{name} with two datasets: "
                 f"end the agreement about {earlier.full_name} or {agreement.full_name}",
             )
-        if agreement.runs_at(now) or not earlier.runs_at(now):  # a renewal may be signed ahead of its time
-            found[agreement.provider] = agreement
+        found[agreement.provider] = agreement
     if not 2 <= len(found) <= MOST_PARTICIPANTS:
+        others = [full_name for who, full_name in sorted(idle.items()) if who not in found]
+        outside = f"; over, or not begun: {', '.join(others)}" if others else ""
         raise QueryError(
             "query.federation",
             f"there are agreements in force with {len(found)} participants of {FEDERATION}.{name}: it takes "
-            f"2 to {MOST_PARTICIPANTS}; ask those whom the catalogue shows in it for contracts",
+            f"2 to {MOST_PARTICIPANTS}; ask those whom the catalogue shows in it for contracts{outside}",
         )
     return [found[participant] for participant in sorted(found)]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from policy_enforcer.disclosure import Level
 from policy_enforcer.known import allowed_by
-from policy_enforcer.model import ANY, Analysis, LogDuty, Policy, plain
+from policy_enforcer.model import ANY, OF_THEIR_OWN, Analysis, LogDuty, Policy, plain
 from policy_enforcer.moments import end_instant, first_instant
 from policy_enforcer.privacy import words_apart
 from policy_enforcer.problems import Path, Problem, dotted
@@ -150,12 +150,6 @@ def _ranges(policy: Policy) -> Iterator[Contradiction]:
 def _companions(policy: Policy) -> Iterator[Contradiction]:
     federation = policy.analysis.federation
     named = set(federation.participants or ()) - {policy.owner} if federation is not None else set()
-    if named & set(ANY):
-        sentence, hint = (
-            "no participant is called `any`",
-            "Remove `participants`: any member then takes part.",
-        )
-        yield ("analysis", "federation", "participants"), sentence, hint
     if federation is None or federation.participants is None or any(":" in who for who in named):
         return
     if len(named) + 1 < federation.minimum_participants:
@@ -413,6 +407,21 @@ _WARNINGS: tuple[Callable[[Policy], Iterator[Contradiction]], ...] = (
 def errors(policy: Policy) -> tuple[Finding, ...]:
     """Everything because of which this policy must not be loaded."""
     return (*unenforceable(policy), *contradictions(policy))
+
+
+def meaningless(policy: Policy) -> Iterator[Finding]:
+    """Words that stand for nobody and nowhere, however they are meant. No new policy may say them.
+
+    Agreements from before this was refused may. They are read, and the words refuse: that permits nothing.
+    """
+    for word in ("processing", "recipients"):
+        for code in sorted(OF_THEIR_OWN & {*(getattr(policy.where, word, None) or ())}):
+            sentence = "it goes by its own code, and is no part of CN here"
+            yield "policy.bad-value", ("where", word, code), sentence, f"Write {code.partition('-')[2]}."
+    federation = policy.analysis.federation
+    if federation is not None and {*ANY} & {*(federation.participants or ())}:
+        path, hint = ("analysis", "federation", "participants"), "Remove it: any member then takes part."
+        yield "policy.contradiction", path, "no participant is called `any`", hint
 
 
 def as_problem(finding: Finding, *, line: int = 0, column: int = 0, warning: bool = False) -> Problem:

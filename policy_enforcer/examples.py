@@ -37,7 +37,7 @@ from policy_enforcer.moments import first_instant
 from policy_enforcer.obligations import obligations
 from policy_enforcer.problems import PolicyError, Problem
 from policy_enforcer.references import name_of
-from policy_enforcer.transfer_lists import named_lists
+from policy_enforcer.transfer_lists import alike, named_lists
 from policy_enforcer.yamltree import parse
 
 _NO_LISTS: Mapping[str, TransferList] = MappingProxyType({})
@@ -226,8 +226,9 @@ def _federation(policy: Policy, example: Example) -> FederationUse | None:
 def _permitted(policy: Policy, lists: Mapping[str, TransferList]) -> str:
     """A category that the policy's lists let through, if there is one."""
     said = {word: lists[name].categories for word, name in named_lists(policy).items() if name in lists}
-    forbidden = said.get("negative_list", frozenset())
-    return min(said.get("whitelist", frozenset()) - forbidden, default="of no list")
+    forbidden = {alike(category) for category in said.get("negative_list", ())}
+    allowed = (category for category in said.get("whitelist", ()) if alike(category) not in forbidden)
+    return min(allowed, default="of no list")
 
 
 def _template(policy: Policy, example: Example) -> str | None:

@@ -52,7 +52,8 @@ def _read(tree: Tree) -> tuple[Policy | None, list[Problem]]:
         policy = Policy.model_validate(tree.data)
     except ValidationError as error:
         return None, explained(error, tree, Policy)
-    return policy, [_placed(finding, tree) for finding in check.errors(policy)]
+    found = (*check.errors(policy), *check.meaningless(policy))
+    return policy, [_placed(finding, tree) for finding in found]
 
 
 def _placed(finding: check.Finding, tree: Tree, *, warning: bool = False) -> Problem:

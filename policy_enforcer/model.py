@@ -140,9 +140,8 @@ Assignee = Annotated[str, StringConstraints(pattern=r"^((role|claim):)?[A-Za-z0-
 DatasetName = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$")
 ]
-Jurisdiction = Annotated[
-    str, StringConstraints(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$"), AfterValidator(_jurisdiction)
-]
+Place = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
+Jurisdiction = Annotated[Place, AfterValidator(_jurisdiction)]
 ColumnName = Annotated[
     str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]([^\x00-\x1f\x7f]{0,126}[^\x00-\x20\x7f])?$")
 ]
@@ -173,7 +172,7 @@ ConnectorKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9
 
 Columns = Annotated[tuple[ColumnName, ...], AfterValidator(_set)]
 SomeColumns = Annotated[tuple[ColumnName, ...], Field(min_length=1), AfterValidator(_set)]
-Jurisdictions = Annotated[tuple[Jurisdiction, ...], Field(min_length=1), AfterValidator(_set)]
+Jurisdictions = Annotated[tuple[Place, ...], Field(min_length=1), AfterValidator(_set)]
 Who = Annotated[
     tuple[Assignee, ...],
     Field(min_length=1),

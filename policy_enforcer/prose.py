@@ -163,7 +163,7 @@ def _entering(analysis: Analysis, lang: Language, say: Say) -> Iterator[str]:
             yield say(word, getattr(analysis, word), analysis.identity)
     for column, (low, high) in analysis.bounds.items():
         yield say("bounds", column, plain(low), plain(high))
-    if analysis.domains:
+    if analysis.domains and (analysis.noise or analysis.federation):
         yield say("domains", ", ".join(sorted(analysis.domains)))
     if analysis.scalar_functions:
         yield say("scalar_functions", ", ".join(analysis.scalar_functions))

@@ -92,7 +92,7 @@ def column_reasons(policy: Policy, column: str, category: str | None, lists: Fou
         yield Reason(
             "category.unknown", place, sentence, column, "columns to which the owner gave a category"
         )
-    elif _alike(category) in scope.negative:
+    elif alike(category) in scope.negative:
         sentence = f"{column} is of a category on the negative list: {category}"
         allowed = "columns of other categories, or another offer of the owner's"
         yield Reason("category.on-negative-list", "transfer.negative_list", sentence, column, allowed)
@@ -106,7 +106,7 @@ def column_reasons(policy: Policy, column: str, category: str | None, lists: Fou
 class _Scope:
     """What the lists of a policy say together."""
 
-    negative: frozenset[str]  # as `_alike` writes them
+    negative: frozenset[str]  # as `alike` writes them
     allowed: frozenset[str] | None  # None: there is no white list
 
     @classmethod
@@ -115,12 +115,12 @@ class _Scope:
         nothing: frozenset[str] = frozenset()
         white = found.get("whitelist")
         return cls(
-            negative=frozenset(map(_alike, found.get("negative_list", nothing))),
+            negative=frozenset(map(alike, found.get("negative_list", nothing))),
             allowed=None if white is None else white | found.get("low_risk", nothing),
         )
 
 
-def _alike(category: str) -> str:
+def alike(category: str) -> str:
     """Without case and width of letters: a slip in one of them takes nothing off a negative list."""
     return normalize("NFKC", category).casefold()
 

@@ -170,6 +170,11 @@ def test_a_round_asks_each_participant_under_what_runs_now():
     held.append(agreed("a-bank", 4, False))
     node = SimpleNamespace(now=lambda: datetime.now(UTC), agreements_in_force=lambda: held)
     assert [found.digest for found in rounds._agreements(node, "loans")] == [1, 3]
+    held += [agreed("over-bank", 5, False), agreed("next-month-bank", 6, False)]
+    assert [found.digest for found in rounds._agreements(node, "loans")] == [1, 3]
+    del held[1:3]
+    with pytest.raises(QueryError, match="not begun: next-month-bank.loans, over-bank.loans"):
+        rounds._agreements(node, "loans")
 
 
 def test_two_queries_and_one_use_left(build_space, monkeypatch):

@@ -52,7 +52,7 @@ MISTAKES = [
     ("count: 200", "count: .inf", 7, "uses.count", "yaml.ambiguous", "plain decimal"),
     ("recipients: [HK]", "recipients: [NO]", 5, "where.recipients[0]", "yaml.ambiguous", "quotes"),
     ("recipients: [HK]", "recipients: [hk]", 5, "where.recipients[0]", "policy.bad-value", "ISO 3166"),
-    ("recipients: [HK]", "recipients: [CN-HK]", 5, "where.recipients[0]", "policy.bad-value", "Write HK"),
+    ("recipients: [HK]", "recipients: [CN-HK]", 5, "where.recipients.CN-HK", "policy.bad-value", "Write HK"),
     ("recipients: [HK]", "recipients: []", 5, "where.recipients", "policy.bad-value", "missing"),
     ("until: 2027-12-31", "until: 2027-13-31", 6, "when.until", "policy.bad-value", "month"),
     ("until: 2027-12-31", "until: 2027-12-31T10:00:00", 6, "when.until", "policy.bad-value", "offset"),

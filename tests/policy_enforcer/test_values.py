@@ -8,8 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from policy_enforcer.facts import ColumnUse, Decision, FederationUse, LedgerView, Request, TransferList
+from policy_enforcer.load import load
 from policy_enforcer.model import Policy, json_schema
+from policy_enforcer.problems import PolicyError
 from policy_enforcer.transfer_lists import within
+from policy_enforcer.write import to_yaml
 
 WHOLE = {
     "policy": "p",
@@ -186,5 +189,5 @@ def test_what_facts_do_not_say_is_nothing():
 def test_what_goes_by_its_own_code_is_no_part_of_a_country(code):
     assert within("CN-SZ", {"CN"})
     assert not within(code, {"CN"})
-    with pytest.raises(ValidationError, match=f"write {code[3:]}"):
-        Policy.model_validate({**WHOLE, "where": {"processing": [code]}})
+    with pytest.raises(PolicyError, match=f"Write {code[3:]}"):
+        load(to_yaml(Policy.model_validate({**WHOLE, "where": {"processing": [code]}})))
