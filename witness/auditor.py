@@ -77,7 +77,7 @@ def _verify(options: argparse.Namespace) -> int:
             return _report_failure(failure)
         return fail(FAILED, bundle_text.failed_text(failure, options.language))
     if options.format == "json":
-        return _say(json.dumps(to_json(verified), ensure_ascii=False))
+        return _say(json.dumps(to_json(verified)))
     return _say(bundle_text.to_text(verified, options.language))
 
 
@@ -97,7 +97,7 @@ def _document(options: argparse.Namespace) -> int:
             return _report_failure(failure)
         return fail(FAILED, document_text.failed_text(failure, options.language))
     if options.format == "json":
-        return _say(json.dumps(document_text.to_json(verified), ensure_ascii=False))
+        return _say(json.dumps(document_text.to_json(verified)))
     return _say(document_text.to_text(verified, options.language))
 
 

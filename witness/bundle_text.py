@@ -5,7 +5,9 @@ show. So the text says where an exchange has no outcome in it.
 """
 
 import json
+import math
 from collections.abc import Mapping
+from decimal import Decimal
 
 from witness import document_text
 from witness.checks import VerificationFailed
@@ -98,17 +100,41 @@ def failed_text(failure: VerificationFailed, language: str = "en") -> str:
 
 
 def policy_json(text: str) -> object:
-    """A policy as parsed JSON, or its text where it is none: all that was verified is its digest."""
+    """A policy as parsed JSON, or its text where parsing would lose or change anything of it.
+
+    All that was verified is the digest of the text: who reads the terms must not be shown others.
+    """
     try:
-        found: object = json.loads(text)
-    except (ValueError, RecursionError):
+        found: object = json.loads(
+            text, object_pairs_hook=_unique, parse_float=_exact, parse_constant=_no_number
+        )
+    except (ValueError, ArithmeticError, RecursionError):
         return text
+    return found if isinstance(found, dict) else text
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object repeats a name")
     return found
 
 
+def _exact(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or Decimal(text) != Decimal(repr(value)):
+        raise ValueError("a number that no float holds")
+    return value
+
+
+def _no_number(name: str) -> object:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _policy_lines(text: str) -> list[str]:
-    laid_out = json.dumps(policy_json(text), ensure_ascii=False, indent=1)
-    return [f"   | {visible(line)}" for line in laid_out.splitlines()]
+    found = policy_json(text)
+    shown = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, indent=1)
+    return [f"   | {visible(line)}" for line in shown.splitlines()]
 
 
 def _item_text(number: int, item: VerifiedItem, language: str, lists: Mapping[str, MemberList]) -> str:

@@ -526,7 +526,30 @@ def test_policy(space, log):
         fails("policy", bundle.build([item], [space.member_envelope], policies=wrong), space.trust)
     fails("format", rebuilt(shown, lambda v: v.update(policies=[])), space.trust)
     fails("format", rebuilt(shown, lambda v: v.update(policies=[1])), space.trust)
-    assert bundle_text.policy_json("[" * 100_000) == "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"limit":1,"limit":100}',
+        '{"a":[{"limit":1,"limit":1}]}',
+        '{"limit":NaN}',
+        '{"limit":-Infinity}',
+        '{"limit":1e400}',
+        '{"limit":0.10000000000000000001}',
+        '{"limit":1e-99999999999999999999}',
+        '"VERIFIED"',
+    ],
+)
+def test_a_policy_that_parsing_would_change_is_shown_as_its_text(text):
+    """What was verified is the text: who reads the terms must not be shown others."""
+    assert bundle_text.policy_json(text) == text
+    assert bundle_text._policy_lines(text) == [f"   | {text}"]
+
+
+def test_a_policy_that_parsing_keeps_is_laid_out():
+    assert bundle_text.policy_json('{"limit":0.1,"more":[1e21,-3]}') == {"limit": 0.1, "more": [1e21, -3]}
 
 
 def test_payload_of_another_type(space, log):
@@ -700,6 +723,16 @@ def test_a_terminal_that_lacks_characters_still_gets_the_verdict(monkeypatch):
     assert command.main(["verify", *files, "--language", "zh"]) == 0
     stream.flush()
     assert stream.buffer.getvalue().startswith(b"\\u6838\\u9a8c\\u901a\\u8fc7\n1. ")
+
+
+def test_json_is_json_on_any_terminal(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(auditor, "to_json", lambda _: {"opened": "é 深 😀"})
+    files = [str(VECTORS / "bundle-v1.json"), "--trust", str(VECTORS / "trust-v1.json")]
+    assert command.main(["verify", *files, "--format", "json"]) == 0
+    stream.flush()
+    assert json.loads(stream.buffer.getvalue()) == {"opened": "é 深 😀"}
 
 
 def test_a_file_that_is_larger_than_any_bundle_is_not_read_whole(tmp_path, capsys):
