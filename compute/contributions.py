@@ -128,7 +128,7 @@ def _with_value(partial: Partial) -> str:
 def shared(query: str, rows: str, where: Sequence[str], side: Side, demands: Obligations) -> str:
     """`query` with, beside each cell, the largest part of one identity in each figure, and the whole."""
     assert demands.identity is not None
-    summed = [p for p in side.partials if p.function.startswith(SUMMED)]
+    summed = _summed(side)
     dimensions = [d.sql for d in side.dimensions]
     named = [f"{sql} AS x{i}" for i, sql in enumerate(dimensions)]
     parts = [f"sum(abs({_exactly(p)})) AS s{i}" for i, p in enumerate(summed)]
@@ -140,8 +140,18 @@ def shared(query: str, rows: str, where: Sequence[str], side: Side, demands: Obl
         [*keys, *figures, "1 AS one"], f"({each})", tail=f"GROUP BY {', '.join(keys)}" if keys else ""
     )
     same = " AND ".join(f"c.{key} IS NOT DISTINCT FROM o.{key}" for key in keys) or "TRUE"
-    columns = ["c.*", *(f"o.most{i}, o.whole{i}" for i in range(len(summed)))]
+    columns = ["c.*", *(f"o.{name}" for name in shares(side))]
     return select(columns, f"({query}) AS c JOIN ({cells}) AS o ON {same}")
+
+
+def shares(side: Side) -> list[str]:
+    """The columns that `shared` adds: of each figure the largest part and the whole."""
+    return [f"{name}{i}" for i in range(len(_summed(side))) for name in ("most", "whole")]
+
+
+def _summed(side: Side) -> list[Partial]:
+    """The figures of which an identity holds a share."""
+    return [p for p in side.partials if p.function.startswith(SUMMED)]
 
 
 def _exactly(partial: Partial) -> str:
@@ -180,12 +190,16 @@ def inside(dimensions: Sequence[Dimension]) -> list[str]:
     return [f"{d.sql} IN ({select([d.name], 'labels')})" for d in dimensions]
 
 
-def on_grid(query: str, side: Side, *, conditions: bool) -> str:
-    """The cells of `query` on every combination of `labels`, empty ones too: zeros, and nothing `missing`."""
+def on_grid(query: str, side: Side, more: Sequence[str], *, conditions: bool) -> str:
+    """The cells of `query` on every combination of `labels`, empty ones too: zeros, and nothing `missing`.
+
+    `more`: further columns of `query`, NULL in empty cells.
+    """
     names = [d.name for d in side.dimensions]
     zeros = [f"coalesce(c.{name}, 0) AS {name}" for name in ("identities", *(p.name for p in side.partials))]
     same = " AND ".join(f"c.x{i} = g.{name}" for i, name in enumerate(names))
     columns = [*(f"g.{name} AS {name}" for name in names), *zeros, 'coalesce(c."rows", 0) AS "rows"']
+    columns += [f"c.{name}" for name in more]
     if conditions:
         columns.append("coalesce(c.missing, FALSE) AS missing")
     return select(columns, f"labels AS g LEFT JOIN ({query}) AS c ON {same}")

@@ -183,10 +183,11 @@ def _grouped(
     groups = prod(len(d.domain) for d in side.dimensions) or limits.maximum_groups  # where all are declared
     most = f"{_group_by(len(dimensions))} LIMIT {groups + 1}"
     query = select([*_named(dimensions), *figures, _ROWS, *missing], view, where, most)
-    if declared:
-        query = contributions.on_grid(query, side, conditions=bool(conditions))
     if demands.dominance is not None:
         query = contributions.shared(query, view, where, side, demands)
+    if declared:
+        shares = contributions.shares(side) if demands.dominance is not None else []
+        query = contributions.on_grid(query, side, shares, conditions=bool(conditions))
     with locked(tables, limits) as connection:
         table = connection.sql(query).to_arrow_table()
     if table.num_rows > groups:

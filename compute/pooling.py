@@ -115,7 +115,10 @@ def threshold_parameters(side: Side, cells: int) -> Parameters:
 
 
 def contribution(plan: Plan, table: pa.Table, gate: Gate) -> Contribution:
-    """One participant's cells (compute/local.py) in declared order, without those its own gate leaves out."""
+    """One participant's cells (compute/local.py) in declared order, without those its own gate leaves out.
+
+    In a cell that one identity dominates nobody counts: it is left out, whatever the gate demands.
+    """
     places = {row: place for place, row in enumerate(_rows(_labels(plan)))}
     at = [places[row] for row in _rows(table.select([d.name for d in plan.sender.dimensions]))]
     counts = np.zeros(plan.maximum_cells, np.int64)

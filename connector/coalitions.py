@@ -21,7 +21,7 @@ from connector.rounds import Round, prepared_by
 from policy_enforcer.describe import declared
 from policy_enforcer.disclosure import Party
 from policy_enforcer.explain import Language, sentence
-from policy_enforcer.model import Policy
+from policy_enforcer.model import Policy, plain
 from policy_enforcer.obligations import obligations
 from policy_enforcer.privacy import billionths, rho
 
@@ -122,6 +122,8 @@ def _protection(policy: Policy, language: Language) -> str:
     said = [words["least"].format(federation.minimum_participants)]
     if analysis.minimum_identities is not None:
         said.append(words[federation.scope].format(analysis.minimum_identities))
+    if analysis.dominance is not None:
+        said.append(words["share"].format(plain(analysis.dominance.share_at_most)))
     if federation.participants is not None:
         said.append(words["beside"].format(", ".join(federation.participants)))
     if noise is not None:
@@ -138,6 +140,7 @@ _PROTECTION = {
         "least": "its part goes into totals with at least {} participants",
         "total": "of at least {} identities in all",
         "local": "no cell of its own with fewer than {} identities goes into any",
+        "share": "no cell of its own in which one identity holds more than {} of a figure goes into any",
         "beside": "only {} may stand beside it",
         "noise": "its part carries its own noise ({}), rho {} of its budget",
         "shares": "that noise is a share: those of any {} participants are whole together; were all others "
@@ -148,6 +151,7 @@ _PROTECTION = {
         "least": "其数据仅计入至少 {} 个参与方的合计",
         "total": "合计至少 {} 个主体",
         "local": "其自身不足 {} 个主体的单元格不计入",
+        "share": "其自身单元格中若有单个主体占某项数值超过 {},该单元格不计入",
         "beside": "仅允许 {} 同轮参与",
         "noise": "其数值带有自身噪声({}),消耗预算 rho {}",
         "shares": "该噪声为份额:任意 {} 个参与方的份额合为完整噪声;若其余各方均合谋,其损失为 rho {}",

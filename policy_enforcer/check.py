@@ -367,12 +367,9 @@ def _federation(policy: Policy) -> Iterator[Contradiction]:
     federation, path = policy.analysis.federation, ("analysis", "federation")
     if federation is None:
         return
-    if policy.analysis.dominance is not None:
-        yield (
-            (*path, "name"),
-            "no federated protocol gives `dominance`, so the federation will be refused",
-            "Remove `dominance`, or expect queries over this dataset alone.",
-        )
+    if policy.analysis.dominance is not None and federation.scope == "total":
+        sentence = "nobody sees a share of a total before it is released: with `dominance` all is refused"
+        yield (*path, "scope"), sentence, "Write `scope: local`, or remove `dominance`."
     if policy.analysis.join is not None:
         sentence = "its datasets are asked about in its sums alone, so joint queries will be refused"
         yield (*path, "name"), sentence, "Remove `join`, or publish a second offer with a policy of its own."

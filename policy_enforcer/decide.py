@@ -335,11 +335,23 @@ def _minimum_identities(policy: Policy, request: Request, _ledger: LedgerView) -
 def _dominance(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:
     if policy.analysis.dominance is None:
         return
-    if not request.joint and "dominance" in request.protocol.gates and _gated(request.protocol.reveals):
-        return
-    sentence = f"{request.protocol.name} shows the owner no identity's share of a cell before it releases"
-    allowed = "queries over this dataset alone"
-    yield Reason("gate.dominance.unavailable", "analysis.dominance", sentence, allowed=allowed)
+    code, rule, name = "gate.dominance.unavailable", "analysis.dominance", request.protocol.name
+    if request.joint or "dominance" not in request.protocol.gates or not _gated(request.protocol.reveals):
+        sentence = f"{name} shows the owner no identity's share of a cell before it releases"
+        allowed = "queries over this dataset alone" if request.federation is None else _SHARED
+        yield Reason(code, rule, sentence, allowed=allowed)
+    elif request.federation is not None:
+        federation = policy.analysis.federation
+        if federation is not None and federation.scope == "total":
+            sentence = f"{name} shows no participant a total of figures before it is released"
+            yield Reason(code, rule, sentence, allowed="`scope: local`: shares of this dataset's own cells")
+        for use in request.columns:
+            if {"min", "max"} & use.aggregated:
+                sentence = f"nobody holds a share of the largest or smallest {use.column}"
+                yield Reason(code, rule, sentence, use.column, _SHARED)
+
+
+_SHARED = "sums, counts and what is computed from them"
 
 
 def _differencing(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Reason]:

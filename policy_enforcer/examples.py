@@ -263,10 +263,11 @@ def _planned_level(policy: Policy, example: Example, asker: str) -> Level:
 
 def _gates(example: Example) -> frozenset[str]:
     """Those of single-domain, joint and federated protocols."""
-    alone = not example.join and not example.beside
-    more = {"minimum-participants"} if example.beside else {"dominance"} if alone else set[str]()
+    fitted = example.beside and any("logistic" in named for named in example.measure.values())
+    beside = {"minimum-participants"} if example.beside else set[str]()
+    shared = set[str]() if example.join or fitted else {"dominance"}
     guarded = {"differencing"} if example.kind == "aggregate" and not example.beside else set[str]()
-    return frozenset({"minimum-identities", "noise", *more, *guarded})
+    return frozenset({"minimum-identities", "noise", *beside, *shared, *guarded})
 
 
 def _columns(example: Example) -> tuple[ColumnUse, ...]:

@@ -137,6 +137,8 @@ def _gates(analysis: Analysis, lang: Language, say: Say) -> Iterator[str]:
         yield say("minimum_participants", federation.name, federation.minimum_participants)
     if analysis.dominance:
         yield say("dominance", analysis.identity, plain(analysis.dominance.share_at_most))
+        if federation is not None:
+            yield say(f"dominance of {federation.scope}", federation.name)
     if analysis.suppressions and analysis.suppressions.complementary:
         yield say("complementary")
     if analysis.suppressions and analysis.suppressions.count == "hidden":

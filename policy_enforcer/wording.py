@@ -192,6 +192,14 @@ SENTENCES: Mapping[str, tuple[str, str]] = MappingProxyType(
             "groups in which one {} holds more than {} of a figure are not shown",
             "单个 {} 占某项数值超过 {} 的分组不予显示",
         ),
+        "dominance of local": (
+            "in the federation {} that share is of this dataset's own group, which then goes into no total",
+            "在联合 {} 中,该占比按本数据集自己的分组计算;超过时该分组不计入任何合计",
+        ),
+        "dominance of total": (
+            "in the federation {} nobody sees a share of a total in time, so every question is refused",
+            "在联合 {} 中,合计发布前无人可见其占比,因此一切提问均被拒绝",
+        ),
         "complementary": (
             "further groups are held back where a total would give a hidden one",
             "可由合计推出被隐去分组时,另隐去一组",

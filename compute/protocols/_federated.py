@@ -26,6 +26,7 @@ REVEALS = (
 """Of both federated protocols. The sender is any participant; gated, since each fills released cells only."""
 
 GATES = frozenset({"minimum-identities", "minimum-participants", "noise"})
+"""Of all federated protocols. Sums of cells have `dominance` besides: a cell can be left out, a step not."""
 
 
 def protocol(
@@ -59,7 +60,7 @@ def protocol(
         kinds=frozenset({"federated"}),
         threat_model=threat_model,
         reveals=REVEALS,
-        gates=GATES,
+        gates=GATES | {"dominance"},
         weighted=False,
         cost=cost,
         parameters=parameters,

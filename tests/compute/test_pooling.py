@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import duckdb
@@ -93,8 +94,12 @@ def _answer(
     local: int = 1,
     least: Sequence[tuple[int, int]] = (),
     identity: str | None = "client",
+    shares: Sequence[Fraction | None] = (),
 ) -> tuple[pa.Table, Cells]:
-    """Run a round over these participants' tables; `least`: identities and participants, by participant."""
+    """Run a round over these participants' tables.
+
+    By participant, `least`: identities and participants; `shares`: what one identity may hold of a figure.
+    """
     plan, names = prepared.plan, [f"bank-{i}" for i in range(len(tables))]
     rules = least or [(1, 1)] * len(tables)
     entries = [
@@ -108,10 +113,20 @@ def _answer(
         base = Context(bytes(32), plan, os.urandom, lambda *_: None, 1)
         receivers.append(protocol.receiver(replace(base, federated=Seat(roster)), None))
         member = Member(entries[i], tuple(names), lambda m: m[:32], lambda *_: None, lambda: None)
-        own = aggregate(plan.sender, LOANS, replace(DEMANDS, identity=identity), table, Limits(threads=1))
+        demands = replace(DEMANDS, identity=identity, dominance=shares[i] if shares else None)
+        own = aggregate(plan.sender, LOANS, demands, table, Limits(threads=1))
         senders.append(protocol.sender(replace(base, federated=member), own, lambda c: c >= local))
     cells, _ = run_round(receivers, senders)
     return finish(plan, cells[0]), cells[0]
+
+
+@pytest.mark.parametrize(
+    "figure", ["count(*) * count(*)", "count(*) * 10000000", "sum(amount) * sum(amount)"]
+)
+def test_arithmetic_over_figures_is_proved_for_the_rows_that_are_declared(figure: str) -> None:
+    assert _prepared(f"SELECT {figure} AS x FROM federation.loans").plan.outputs[0].name == "x"
+    with pytest.raises(QueryError, match=r"query\.overflow"):
+        _prepared(f"SELECT {' * '.join([figure] * 5)} AS x FROM federation.loans")
 
 
 @pytest.mark.parametrize("name", ["masked_sum", "he_sum"])
@@ -201,6 +216,111 @@ COUNTED = "SELECT region, count(*) AS n, sum(overdue) AS s FROM federation.loans
 def test_a_local_minimum_leaves_small_parts_out(protocol: str) -> None:
     answer, _ = _answer(_prepared(COUNTED, protocol=protocol), _few(), local=3)
     assert sorted(answer["n"].to_pylist()) == [3, 5, 9]
+
+
+def _amounts(*rows: tuple[str | None, str | None, str | None]) -> pa.Table:
+    """Rows of (client, region, amount); the other columns are NULL."""
+    made: dict[str, list[Any]] = {name: [None] * len(rows) for name in TYPES}
+    for place, name in enumerate(("client", "region", "amount")):
+        made[name] = [row[place] for row in rows]
+    made["amount"] = [x and Decimal(x) for x in made["amount"]]
+    return pa.table({name: pa.array(values, TYPES[name]) for name, values in made.items()})
+
+
+BY_AMOUNT = "SELECT region, sum(amount) AS s FROM federation.loans GROUP BY region ORDER BY s"
+SHARE = Fraction(7, 10)
+
+
+@pytest.mark.parametrize("protocol", ["masked_sum", "he_sum"])
+@pytest.mark.parametrize(
+    ("large", "shown"), [("70.00", True), ("70.01", False), ("-90", False), ("-50", True)]
+)
+def test_a_part_that_one_of_its_clients_dominates_goes_into_no_total(
+    protocol: str, large: str, shown: bool
+) -> None:
+    """The others' clients make that one small in the total, which nobody sees in time."""
+    dominated = _amounts(
+        ("a", "深圳", large), ("b", "深圳", "15"), ("c", "深圳", "15"),
+        ("a", "澳门", "3"), ("b", "澳门", "2"), ("c", None, "9"),
+    )  # fmt: skip
+    others = _amounts(*((f"c{i}", place, "500") for i in range(4) for place in ("深圳", "澳门", "nowhere")))
+    tables = [dominated, others, others]
+    answer, _ = _answer(_prepared(BY_AMOUNT, protocol=protocol), tables, shares=[SHARE, SHARE, None])
+    part = Decimal(large) + 30 if shown else 0
+    assert {row["region"]: row["s"] for row in answer.to_pylist()} == {
+        "nowhere": 4000, "澳门": 4005, "深圳": 4000 + part
+    }  # fmt: skip
+
+
+def test_only_the_owner_whose_policy_demands_it_leaves_a_dominated_part_out() -> None:
+    one = _amounts(("a", "深圳", "5"))
+    many = _amounts(*((f"c{i}", "深圳", "1") for i in range(3)))
+    found = [
+        _answer(_prepared(BY_AMOUNT, 2), [one, many], least=[(1, least)] * 2, shares=shares)[0]
+        for shares in ([SHARE, SHARE], [None, SHARE])
+        for least in (1, 2)
+    ]
+    assert [answer["s"].to_pylist() for answer in found] == [[3], [], [8], [8]]
+
+
+def test_shares_are_of_rows_and_squares_too_and_of_rows_without_an_identity_together() -> None:
+    often = _amounts(*(("a", "深圳", "1") for _ in range(8)), ("b", "深圳", "4"), ("c", "深圳", "4"))
+    nobody = _amounts(*((None, "深圳", "1") for _ in range(8)), ("b", "深圳", "1"), ("c", "深圳", "1"))
+    squares = _amounts(("a", "深圳", "6"), ("b", "深圳", "3"), ("c", "深圳", "1"))
+    unknown = _amounts(("a", "深圳", None), ("b", "深圳", None))
+    for table, figure, shown in (
+        (often, "sum(amount)", False),
+        (often, "count(*)", False),
+        (nobody, "count(*)", False),
+        (squares, "count(*)", True),
+        (squares, "sum(amount)", True),
+        (squares, "var_pop(amount)", False),
+        (unknown, "count(*)", True),
+    ):
+        sql = f"SELECT {figure} AS f FROM federation.loans"
+        answer, _ = _answer(_prepared(sql, 2), [table, table], shares=[SHARE, SHARE])
+        assert answer.num_rows == shown, (figure, table)
+
+
+FIGURES = "count(*) AS n, sum(overdue) AS s, avg(overdue) AS a, count(overdue) AS c"
+BY_PLACE_AND_YEAR = f"SELECT region, year, {FIGURES} FROM {{}} GROUP BY region, year ORDER BY region, year"
+
+
+def _undominated(table: pa.Table, share: str) -> pa.Table:
+    """The rows in cells of which no client holds more of a figure, and some a value, as DuckDB adds up."""
+    declared = ", ".join(f"'{region}'" for region in REGIONS)
+    query = f"""
+        WITH shown AS (SELECT * FROM "table" WHERE region IN ({declared}) AND year IS NOT NULL),
+        part AS (
+            SELECT region, year, client, count(*) AS n, count(overdue) AS c, sum(abs(overdue)) AS s
+            FROM shown GROUP BY ALL
+        ),
+        held AS (
+            SELECT region, year FROM part GROUP BY ALL
+            HAVING max(n) > {share} * sum(n) OR max(c) > {share} * sum(c) OR max(s) > {share} * sum(s)
+            OR count(client) FILTER (WHERE c > 0) = 0
+        )
+        SELECT * FROM shown WHERE (region, year) NOT IN (FROM held)
+    """
+    return duckdb.from_arrow(table).query("table", query).to_arrow_table()
+
+
+@pytest.mark.parametrize(("seed", "share"), [(1, "0.25"), (2, "0.5"), (3, "0.9")])
+def test_the_answer_is_that_of_the_parts_that_nobody_dominates(seed: int, share: str) -> None:
+    rng = np.random.default_rng(seed)
+    tables = [_table(rng, rows) for rows in (200, 60, 20, 0)]
+    prepared = _prepared(BY_PLACE_AND_YEAR.format("federation.loans"), 4)
+    answer, _ = _answer(prepared, tables, shares=[Fraction(share)] * 4)
+    rows = pa.concat_tables([_undominated(table, share) for table in tables])  # noqa: F841
+    expected = duckdb.sql(BY_PLACE_AND_YEAR.format("rows")).to_arrow_table().to_pylist()
+    assert _sorted(answer.to_pylist()) == _sorted(expected)
+
+
+def _sorted(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return sorted(
+        (row["region"], row["year"], row["n"], row["s"], row["c"], row["a"] and round(float(row["a"]), 9))
+        for row in rows
+    )
 
 
 @pytest.mark.parametrize(("hidden", "told"), [(False, 1), (True, 0)])

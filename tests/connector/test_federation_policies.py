@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import duckdb
+import pyarrow as pa
 import pytest
 
 from compute.errors import PolicyRefusal, QueryError
+from connector import rounds
 from tests.connector.test_federation import (
     ASKER,
     BANKS,
@@ -58,6 +62,34 @@ def test_noise_is_charged_to_every_ledger_and_stops_at_the_budget(tmp_path: Path
         assert {reason.code for reason in refused.value.decision.because} == {"budget.exhausted"}
 
 
+def test_a_bank_keeps_out_what_one_of_its_clients_dominates(tmp_path: Path) -> None:
+    share = {"scope": "local", "more": "  dominance: {share_at_most: 0.11}\n"}
+    with running(tmp_path, mo_bank=share) as made:
+        found = made.asker.explain(BY_REGION, PURPOSE)
+        assert "more than 0.11 of a figure" in found["federation"]["participants"][1]["protection"]
+        rows = made.tables["mo-bank"]
+        held = dominated(rows, 0.11)
+        assert held - {"澳门"}
+        assert {"深圳", "Hong Kong"} - held
+        answer = made.asker.query(BY_REGION, PURPOSE).table.to_pylist()
+        kept = [region not in held for region in rows["region"].to_pylist()]
+        made.tables["mo-bank"] = rows.filter(pa.array(kept))
+        shown = {row["region"] for row in answer}
+        assert held & shown
+        assert cells(answer) == cells([row for row in made.pooled(BY_REGION) if row["region"] in shown])
+
+
+def dominated(rows: pa.Table, share: float) -> set[str]:
+    """The regions in which one client has more than that of a total behind BY_REGION."""
+    part = """
+        SELECT region, client, count(*) AS n, count(overdue) AS c, sum(amount) AS s, sum(abs(overdue)) AS o
+        FROM rows GROUP BY ALL
+    """
+    over = " OR ".join(f"max({name}) > {share} * sum({name})" for name in "ncso")
+    query = f"SELECT region FROM ({part}) GROUP BY region HAVING {over}"
+    return {region for (region,) in duckdb.from_arrow(rows).query("rows", query).fetchall()}
+
+
 def test_policies_that_demand_different_noise_make_different_plans(tmp_path: Path) -> None:
     more = everywhere(more=NOISE) | {"mo_bank": {"more": NOISE.replace("0.25", "0.5")}}
     with running(tmp_path, **more) as made, pytest.raises(QueryError) as error:
@@ -88,6 +120,12 @@ def test_the_askers_own_rows_are_added_to_what_is_released(tmp_path: Path) -> No
         assert cells(answer) == cells([row for row in made.pooled(BY_REGION) if row["region"] in shown])
         assert [made.uses(bank) for bank in BANKS] == [2, 2, 2]
         assert cells(answer) != cells(others)
+        squared = "SELECT count(*) * count(*) AS n FROM federation.loans"
+        found = rounds.inquire(made.nodes[ASKER], squared, PURPOSE)
+        large = replace(found.own, dataset=replace(found.own.dataset, rows_bound=2**32))
+        with pytest.raises(QueryError, match=f"with the rows of {ASKER}.loans: in SELECT") as error:
+            rounds._check_figures(made.nodes[ASKER], "loans", squared, large, found.inquiries[0].parts)
+        assert error.value.code == "query.overflow"
         with pytest.raises(QueryError) as error:
             made.asker.query(FIT, PURPOSE)
         assert error.value.code == "query.logistic"

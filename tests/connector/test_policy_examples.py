@@ -55,6 +55,29 @@ def test_examples_over_a_federation():
     assert "federation.not-allowed" in alone.actual
 
 
+DOMINATED = """\
+tests:
+  - {name: sums, sql: "SELECT industry, sum(amount) AS s FROM federation.trade GROUP BY industry", beside: [a, b], expect: permit}
+  - {name: largest, sql: "SELECT max(width_bucket(amount, [10, 100])) AS m FROM federation.trade", beside: [a, b], expect: [gate.dominance.unavailable]}
+  - {name: facts, beside: [a, b], measure: {amount: sum}, expect: permit}
+  - {name: largest of facts, beside: [a, b], measure: {amount: max}, expect: [gate.dominance.unavailable]}
+  - {name: steps of facts, beside: [a, b], measure: {amount: logistic}, expect: [gate.dominance.unavailable]}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("scope", ["local", "total"])
+def test_examples_over_a_federation_under_dominance(scope):
+    text = (FILES / "policies" / "invoices.yaml").read_text()
+    words = f"  federation: {{name: trade, scope: {scope}, minimum_participants: 3}}\n"
+    words += "  domains: {industry: [retail]}\n  dominance: {share_at_most: 0.7}\n"
+    policy = load(text.replace("analysis:\n", "analysis:\n" + words))
+    found = {o.name: o.actual for o in outcomes(policy, DOMINATED, "tests", DATASET, PEER)}
+    refused = {"gate.dominance.unavailable"}
+    assert {name for name, codes in found.items() if refused <= codes} == (
+        {*found} if scope == "total" else {"largest", "largest of facts", "steps of facts"}
+    )
+
+
 def test_sql_needs_the_description():
     text = "tests: [{name: a, sql: SELECT count(*) AS n FROM sz-trade.invoices, expect: permit}]"
     with pytest.raises(ConfigError):

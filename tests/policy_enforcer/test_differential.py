@@ -251,9 +251,14 @@ def ways_of(q, use, asks):
 
 
 def dominance_fits(a, q):
-    return "dominance" not in a or (
-        not q.joint and "dominance" in q.protocol.gates and shown_through_a_gate(q)
-    )
+    """Over a federation of own cells alone, and of what rows add to."""
+    if "dominance" not in a:
+        return True
+    looked_at = not q.joint and "dominance" in q.protocol.gates and shown_through_a_gate(q)
+    if q.federation is None:
+        return looked_at
+    added = not any(use.aggregated & {"min", "max"} for use in q.columns)
+    return looked_at and added and a.get("federation", {}).get("scope") == "local"
 
 
 def differencing_fits(a, q):
@@ -584,6 +589,7 @@ PROTOCOLS = [
         {"minimum-identities", "noise", "dominance"},
         {"minimum-identities", "differencing"},
         {"minimum-identities", "minimum-participants"},
+        {"minimum-identities", "minimum-participants", "dominance"},
         {"minimum-identities"},
         {"noise"},
         set(),

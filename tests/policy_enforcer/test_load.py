@@ -605,6 +605,15 @@ def test_lint_says_that_dominance_ends_joins(invoices_text):
     assert "analysis.dominance" in paths
 
 
+@pytest.mark.parametrize(("scope", "warned"), [("local", False), ("total", True)])
+def test_lint_says_that_dominance_ends_totals(invoices_text, scope, warned):
+    federation = f"federation: {{name: loans, scope: {scope}, minimum_participants: 3}}"
+    found = [p.path for p in advice(with_words(invoices_text, federation, "dominance: {share_at_most: 0.7}"))]
+    assert ("analysis.federation.scope" in found) == warned
+    without = [p.path for p in advice(with_words(invoices_text, federation))]
+    assert "analysis.federation.scope" not in without
+
+
 def noised(text, rho="0.05", budget="1", *more):
     return with_words(text, NOISE.format(rho, budget, ""), *BOUNDED.split(", "), *more)
 
