@@ -10,6 +10,8 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+import pytest
+
 from tests.witness.conftest import key_of
 from witness import bundle, cosignature, dsse, members, note, record, tlog_proof, trust
 from witness.bundle import Item
@@ -24,6 +26,8 @@ from witness.verify import verify_files
 VECTORS = Path(__file__).parent.parent / "vectors" / "witness"
 BUNDLE, TRUST = VECTORS / "bundle-v1.json", VECTORS / "trust-v1.json"
 BOTH, BOTH_TRUST = VECTORS / "bundle-both-algorithms.json", VECTORS / "trust-both-algorithms.json"
+SHOWN, SHOWN_TRUST = VECTORS / "bundle-v3.json", VECTORS / "trust-v3.json"
+POLICY = '{"odrl:target":"urn:bayspace:dataset:loans","odrl:uid":"v3 深圳"}'
 
 
 def salt_of(name):
@@ -125,13 +129,13 @@ def next_list(space, *, operator=(), claims=()):
     return members.sign(space.members, operator or [space.operator])
 
 
-def record_with_both(space, log, event, sequence, previous, roles):
+def record_with_both(space, log, event, sequence, previous, roles, facts):
     """A record signed by these members with both keys, cosigned by one witness, with its COSE receipt."""
     parties = [
         record.Party(name, role, with_both(space, name).public.ids, "b" * 64, space.now)
         for name, role in roles.items()
     ]
-    sealed = space.seal(event, sequence, previous, parties=parties)
+    sealed = space.seal(event, sequence, previous, parties=parties, **facts)
     keys = [key for name in roles for key in with_both(space, name).keys]
     item = space.item(log, sealed, dsse.sign(record.PAYLOAD_TYPE, sealed.payload, keys))
     proof = tlog_proof.parse(item.proof)
@@ -142,17 +146,24 @@ def record_with_both(space, log, event, sequence, previous, roles):
     return sealed, dataclasses.replace(item, proof=str(cosigned), receipt=log.receipt(cosigned))
 
 
-def generate_both(space, open_log):
+def generate_shown(space, open_log):
+    """The same exchange under a policy that the bundle shows in full."""
+    contract = record.Contract(hashlib.sha256(POLICY.encode()).hexdigest(), "v3", "a" * 64)
+    return generate_both(space, open_log, [POLICY], contract=contract)
+
+
+def generate_both(space, open_log, policies=(), **facts):
     """An exchange over member lists of all three versions, and the trust of who demands everything."""
     log = open_log(keys=PrivateKeys([space.log_key, key_of("log", ML_DSA_44)]))
     operator = [space.operator, key_of("operator", ML_DSA_44)]
     both = {"hk-bank": "consumer", "sz-trade": "provider"}
     lists = [space.member_envelope, next_list(space, claims=("role:bank",))]
-    intent, first = record_with_both(space, log, "query.intent", 0, None, both)
+    intent, first = record_with_both(space, log, "query.intent", 0, None, both, facts)
     lists.append(next_list(space, operator=operator))
     since = space.members.issued_at
-    release, second = record_with_both(space, log, "query.release", 1, intent.digest, both)
-    _, third = record_with_both(space, log, "query.result", 2, release.digest, {"hk-bank": "consumer"})
+    release, second = record_with_both(space, log, "query.release", 1, intent.digest, both, facts)
+    alone = {"hk-bank": "consumer"}
+    _, third = record_with_both(space, log, "query.result", 2, release.digest, alone, facts)
     city = [cosignature.cosigner_key("city.example/w", key_of("city", a)) for a in ("ed25519", ML_DSA_44)]
     quorum = "\n".join(
         [*(f"witness w{n} {key}" for n, key in enumerate(city)), "group g all w0 w1", "quorum g"]
@@ -165,7 +176,7 @@ def generate_both(space, open_log):
         quorum,
     )
     trusted = dataclasses.replace(trusted, operator_since={operator[1].public: since})
-    return bundle.build([first, second, third], lists), trusted.to_bytes()
+    return bundle.build([first, second, third], lists, policies=policies), trusted.to_bytes()
 
 
 def ml_dsa_signatures(data):
@@ -177,15 +188,26 @@ def ml_dsa_signatures(data):
         yield from (line.signature[8:] for line in tlog_proof.parse(item.proof).checkpoint.signatures)
 
 
-def test_the_bundle_signed_with_both_algorithms_verifies_for_ever():
-    verified = verify_files(BOTH.read_bytes(), BOTH_TRUST.read_bytes())
+@pytest.mark.parametrize(
+    ("data", "trusted", "policies"),
+    [(BOTH, BOTH_TRUST, {}), (SHOWN, SHOWN_TRUST, {hashlib.sha256(POLICY.encode()).hexdigest(): POLICY})],
+    ids=["version 2", "version 3"],
+)
+def test_the_bundle_signed_with_both_algorithms_verifies_for_ever(data, trusted, policies):
+    verified = verify_files(data.read_bytes(), trusted.read_bytes())
+    assert verified.policies == policies
     assert [m.format[-2:] for m in verified.members] == ["v1", "v2", "v3"]
     assert [i.signers for i in verified.items] == [("hk-bank", "sz-trade")] * 2 + [("hk-bank",)]
     assert all(set(i.included.cosigners) == {"w0", "w1"} and i.receipt for i in verified.items)
 
 
-def test_the_generator_still_writes_it_with_both(space, open_log, monkeypatch):
-    sign, made = PrivateKey.sign, list(ml_dsa_signatures(BOTH.read_bytes()))
+@pytest.mark.parametrize(
+    ("generator", "data", "trusted"),
+    [(generate_both, BOTH, BOTH_TRUST), (generate_shown, SHOWN, SHOWN_TRUST)],
+    ids=["version 2", "version 3"],
+)
+def test_the_generator_still_writes_it_with_both(space, open_log, monkeypatch, generator, data, trusted):
+    sign, made = PrivateKey.sign, list(ml_dsa_signatures(data.read_bytes()))
 
     def again(key, message):
         for signature in made if key.public.algorithm == ML_DSA_44 else ():
@@ -195,4 +217,4 @@ def test_the_generator_still_writes_it_with_both(space, open_log, monkeypatch):
         return sign(key, message)
 
     monkeypatch.setattr(PrivateKey, "sign", again)
-    assert generate_both(space, open_log) == (BOTH.read_bytes(), BOTH_TRUST.read_bytes())
+    assert generator(space, open_log) == (data.read_bytes(), trusted.read_bytes())
