@@ -107,6 +107,34 @@ def answer_schema(plan: Plan) -> pa.Schema:
     return pa.schema([(output.name, parse_type(output.type).arrow) for output in plan.outputs])
 
 
+PLAIN = frozenset({"count", "sum", "regr_count"})
+_MOST_BITS = 1024  # of a shift; limbs of a sum need far fewer
+
+
+def plain(plan: Mapping[str, Any], cells: pa.Table) -> dict[int, list[Any]]:
+    """The columns of the answer, by place, that are a sum or count over `cells` and nothing else.
+
+    plan: its canonical form, as a record's opened `plan` has it. Raises KeyError, TypeError, ValueError.
+    """
+    figures, known, found = {f["name"]: f for f in plan["figures"]}, set(cells.column_names), {}
+    for place, output in enumerate(plan["outputs"]):
+        figure = figures.get(output["sql"])
+        if figure is None or figure["function"] not in PLAIN or figure["type"] != output["type"]:
+            continue
+        totals, kind = [_stated(total) for total in figure["totals"]], parse_type(figure["type"])
+        if all(known.issuperset(total.partials) for total in totals):
+            function = FUNCTIONS[figure["function"]]
+            found[place] = [_typed(function(*sums), kind) for sums in _rows(totals, cells)]
+    return found
+
+
+def _stated(total: Mapping[str, Any]) -> Total:
+    base, shifts, scale = total["base_bits"], tuple(total["shifts"]), total["scale"]
+    if not all(bits in range(_MOST_BITS) for bits in (base, *shifts)) or scale not in range(39):
+        raise ValueError("no total of a plan")
+    return Total(tuple(total["partials"]), base, scale, shifts, tuple(total["signs"]))
+
+
 def _figures(plan: Plan, table: pa.Table) -> dict[str, pa.Array]:
     """Every figure for every cell; those of one line read the same fits, so a cell is solved once."""
     lines, noise = {f.totals for f in plan.figures if f.function.startswith(LINEAR)}, variances(plan)

@@ -5,6 +5,10 @@ answer. So where the asker opens masks and answer, anybody can subtract one from
 of every cell against the asker's own table. Opening the masks tells the owner the sums of the cells that its
 gate held back: they are shown to auditors, not to owners.
 
+Of the table, where the receipt opens it, columns that are a sum or count of the owner's alone are compared
+with the cells, as a multiset of rows. Labels, derived figures and the asker's own sums stay its word; so does
+the whole table of an outer or anti join, of quantiles, and of DISTINCT. Under HAVING a row may be missing.
+
 Refuses receipts that do not open plan, masks and answer, and everything that contradicts what was signed.
 """
 
@@ -12,15 +16,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
 from compute import selection_sum
-from compute.errors import ConfigError, PeerViolation
+from compute.errors import BayspaceError, ConfigError
+from compute.finish import plain
 from compute.protocols import _aggregate
+from compute.protocols._release import SUM_TYPE
 from compute.selection_sum import CellSums
 from witness.checks import VerificationFailed
 from witness.record import SALT_SIZE, commit
@@ -28,6 +37,7 @@ from witness.verify import Verified, VerifiedItem
 
 SHOWN = ("plan", "masks", "answer", "result")
 _LENGTH = 8
+_UNFIT = (BayspaceError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +48,23 @@ class Recomputed:
     figures: tuple[tuple[str, int], ...]  # name, and decimal digits behind the point
     cells: tuple[CellSums | None, ...]
     result: pa.Table | None  # as the asker asserts it; None where the receipt does not open it
+    compared: tuple[str, ...] = ()  # columns of it that are those of the cells
 
     def as_json(self) -> dict[str, Any]:
         """Sums as digits: they have up to 38."""
         return {
             "exchange": self.exchange,
             "cells": [self._cell(cell) for cell in self.cells if cell is not None],
+            "compared": list(self.compared),
         }
+
+    def table(self) -> pa.Table:
+        """The cells that are rows of the answer, by the names of the plan's partial sums."""
+        shown = [cell for cell in self.cells if cell is not None and cell.count]
+        columns = {"identities": pa.array([cell.count for cell in shown], pa.int64())}
+        for i, (name, _) in enumerate(self.figures):
+            columns[name] = pa.array([Decimal(cell.measures[i]) for cell in shown], SUM_TYPE)
+        return pa.table(columns)
 
     def _cell(self, cell: CellSums) -> dict[str, Any]:
         pairs = zip(self.figures, cell.measures, strict=True)
@@ -86,15 +106,48 @@ def _query(exchange: str, records: dict[str, tuple[int, VerifiedItem]]) -> Recom
         raise VerificationFailed(
             "commitment", "The opened answer is not the one that both sides signed.", number
         )
-    try:
+    asserted = _table(result.opened.get("result"), number)
+    with _fitting("Plan, masks and answer do not fit together.", number):
         plan = json.loads(intent.opened["plan"])
         cells = _aggregate.recomputed(plan, masks, _unframed(framed))
         figures = tuple((str(p["name"]), _scale(p["scale"])) for p in plan["sender"]["partials"])
-    except (PeerViolation, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise VerificationFailed(
-            "commitment", "Plan, masks and answer do not fit together.", number
-        ) from error
-    return Recomputed(exchange, figures, tuple(cells), _table(result.opened.get("result"), number))
+        found = Recomputed(exchange, figures, tuple(cells), asserted)
+        found.as_json()  # as many figures as the plan has names
+    with _fitting("The asker's table is not what plan, masks and answer give.", number):
+        return replace(found, compared=_compared(plan, found))
+
+
+@contextmanager
+def _fitting(sentence: str, number: int) -> Iterator[None]:
+    """Whatever goes wrong inside does so for what the receipt opens."""
+    try:
+        yield
+    except _UNFIT as error:
+        raise VerificationFailed("commitment", sentence, number) from error
+
+
+def _compared(plan: Mapping[str, Any], found: Recomputed) -> tuple[str, ...]:
+    """The columns of the asserted table that hold the cells' sums. Raises ValueError if any differs."""
+    table = found.result
+    if table is None or not _cell_by_cell(plan):
+        return ()
+    if table.column_names != [output["name"] for output in plan["outputs"]]:
+        raise ValueError("other columns")
+    columns = plain(plan, found.table())
+    cells = Counter(zip(*columns.values(), strict=True))
+    rows = Counter(zip(*(table.column(place).to_pylist() for place in columns), strict=True))
+    limit = cells.total() if plan["limit"] is None else plan["limit"]
+    whole = plan["having"] is not None or rows.total() == min(limit, cells.total())
+    if columns and not (whole and rows <= cells):
+        raise ValueError("other rows")
+    return tuple(table.column_names[place] for place in columns)
+
+
+def _cell_by_cell(plan: Mapping[str, Any]) -> bool:
+    """Whether each released cell is one row of the answer, before HAVING and LIMIT."""
+    outer = plan["sender"]["kept"] or plan["receiver"]["totals"]
+    merged = plan["histogram"] is not None or plan["unrepeated"] or plan["federation"]
+    return plan["kind"] == "aggregate" and not outer and not merged
 
 
 def _table(body: bytes | None, number: int) -> pa.Table | None:
@@ -117,8 +170,9 @@ def _scale(value: int) -> int:
 def _unframed(framed: bytes) -> bytes:
     """The release in the frames, each behind its length; its own length comes first."""
     bodies: list[bytes] = []
-    while framed:
-        size = int.from_bytes(framed[:_LENGTH], "big")
-        bodies.append(framed[_LENGTH : _LENGTH + size])
-        framed = framed[_LENGTH + size :]
+    at = 0
+    while at < len(framed):
+        body = at + _LENGTH
+        at = body + int.from_bytes(framed[at:body], "big")
+        bodies.append(framed[body:at])
     return b"".join(bodies)[_LENGTH:]

@@ -80,6 +80,8 @@ def export(
     with _store(config) as store:
         bundle = receipt(store, exchange, show_ or (), redacted=redacted)
     write_file(out, bundle)
+    if {"masks", "answer"} <= set(show_ or ()):
+        note("this receipt tells sums of cells that the owner held back: for auditors, not for the owner")
     say(f"receipt of {exchange} written to {out} ({len(bundle)} bytes)")
     if trust is not None:
         write_file(trust, _trust(config))
@@ -216,7 +218,10 @@ def recompute(
     trust: Annotated[Path, typer.Option(help="what you trust independently of the receipt")],
     json: Json = False,
 ) -> None:
-    """Compute a joint result once more: the owner's masked answer, less the masks that the asker opens."""
+    """Compute a joint result once more: the owner's masked answer, less the masks that the asker opens.
+
+    Sums and counts of the asker's table are compared with it, where the receipt opens `result`.
+    """
     from connector.recomputing import recomputed
     from witness.evidence_words import visible
     from witness.verify import verify_files
@@ -227,11 +232,21 @@ def recompute(
         return
     for query in found:
         cells = query.as_json()["cells"]
-        rows = [{"identities": cell["identities"], **cell["sums"]} for cell in cells]
-        show(rows, ["identities", *dict(query.figures)], as_json=False, title=f"recomputed: {query.exchange}")
+        rows = [
+            {"identities": c["identities"], **{visible(k): v for k, v in c["sums"].items()}} for c in cells
+        ]
+        names = ["identities", *(visible(name) for name in dict(query.figures))]
+        show(rows, names, as_json=False, title=f"recomputed: {query.exchange}")
         if query.result is not None:
-            asserted = [{k: visible(str(v)) for k, v in row.items()} for row in query.result.to_pylist()]
-            show(asserted, query.result.column_names, as_json=False, title="as the asker asserts it")
+            asserted = [
+                {visible(k): visible(str(v)) for k, v in row.items()} for row in query.result.to_pylist()
+            ]
+            columns = [visible(name) for name in query.result.column_names]
+            show(asserted, columns, as_json=False, title="as the asker asserts it")
+        compared = ", ".join(visible(name) for name in query.compared) or "nothing"
+        say(
+            f"compared with the asker's table, and equal: {compared}; whatever else it says is its word alone"
+        )
 
 
 # --- the witness service ------------------------------------------------------------------------------

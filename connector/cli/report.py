@@ -74,12 +74,13 @@ def show(
         print_json(list(rows))
         return
     from rich.table import Table
+    from rich.text import Text  # others' words are no markup
 
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(title) if title else None, title_justify="left")
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(Text(column.replace("_", " ")), overflow="fold")
     for row in rows:
-        table.add_row(*(_plain(row.get(column)) for column in columns))
+        table.add_row(*(Text(_plain(row.get(column))) for column in columns))
     console().print(table)
 
 

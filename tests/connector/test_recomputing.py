@@ -1,14 +1,16 @@
-"""A joint result, computed once more from what its receipt opens: equal to the asker's table, or refused."""
+"""A joint result, computed once more from what its receipt opens: what the asker's table says, or refused."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 
+import pyarrow as pa
 import pytest
 
 from compute.errors import ConfigError
 from connector import recomputing
+from connector.asking import arrow_bytes
 from connector.receipts import receipt, trust_file
 from tests.connector.conftest import ASKER, OWNER, PURPOSE
 from tests.connector.test_documents import run
@@ -39,6 +41,7 @@ def opened(asked, show=recomputing.SHOWN):
 def test_masks_and_answer_give_the_result(asked, tmp_path, capsys) -> None:
     space, exchange, answer = asked
     (query,) = recomputing.recomputed(opened(asked))
+    assert query.compared == ("total", "n")
     cells = [cell for cell in query.as_json()["cells"] if cell["identities"]]
     wanted = [sorted({str(row["n"]), str(row["total"])}) for row in answer.table.to_pylist()]
     assert wanted
@@ -53,6 +56,7 @@ def test_masks_and_answer_give_the_result(asked, tmp_path, capsys) -> None:
     assert (code, json.loads(said)) == (0, [query.as_json()])
     code, said, _ = run(capsys, "evidence", "recompute", bundle, "--trust", trust)
     assert (code, "as the asker asserts it" in said) == (0, True)
+    assert "and equal: total, n;" in said
     bundle.write_bytes(receipt(node.store, exchange, ("plan",)))
     code, _, said = run(capsys, "evidence", "recompute", bundle, "--trust", trust)
     assert (code, "[evidence.masks]" in said) == (2, True)
@@ -73,11 +77,49 @@ def test_what_was_not_signed_before_is_no_opening(asked, name) -> None:
         assert (caught.value.code, caught.value.item) == ("commitment", number)
 
 
+def changed(asked, part, **fields) -> bytes:
+    plan = json.loads(next(i.opened["plan"] for i in opened(asked).items if "plan" in i.opened))
+    plan[part] |= fields
+    return json.dumps(plan).encode()
+
+
+def test_a_table_that_is_invented_is_refused(asked) -> None:
+    """Well formed, committed to, signed by the asker: other figures, or rows that are missing or twice."""
+    verified, table = opened(asked), asked[2].table
+    more = pa.array([n + 1 for n in table["n"].to_pylist()], table["n"].type)
+    for lie in (
+        table.set_column(3, "n", more),
+        table.slice(1),
+        pa.concat_tables([table, table.slice(0, 1)]),
+        table.rename_columns(["industry", "rating", "other", "n"]),
+    ):
+        items = [
+            dataclasses.replace(i, opened={**i.opened, "result": arrow_bytes(lie)})
+            if i.record.event == "query.result"
+            else i
+            for i in verified.items
+        ]
+        with pytest.raises(VerificationFailed, match="not what plan, masks and answer give") as caught:
+            recomputing.recomputed(dataclasses.replace(verified, items=tuple(items)))
+        assert caught.value.code == "commitment"
+
+
+def test_of_a_part_of_the_rows_each_is_a_cell(shared) -> None:
+    sql = SQL.format(offer="matched") + " HAVING count(*) > 3 ORDER BY total LIMIT 1"
+    answer = shared.asker.query(sql.replace("count(*) AS n", "avg(i.amount) AS mean"), PURPOSE)
+    exchange = answer.summary["exchange"]
+    assert shared.nodes[ASKER].evidence.settle(exchange, 20)
+    (query,) = recomputing.recomputed(opened((shared, exchange, answer)))
+    assert (query.compared, answer.table.num_rows) == (("total",), 1)
+
+
 def test_parts_that_do_not_fit_and_results_that_are_no_table(asked) -> None:
     verified = opened(asked)
     for event, name, value in (
         ("query.intent", "plan", b'{"parameters":{}}'),
         ("query.intent", "plan", b"\xff"),
+        ("query.intent", "plan", changed(asked, "parameters", identity_bits=0, field_bits=[0])),
+        ("query.intent", "plan", changed(asked, "sender", partials=[{"name": "m0", "scale": 0}])),
         ("query.result", "result", b"no table"),
     ):
         items = [
