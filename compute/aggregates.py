@@ -15,7 +15,7 @@ from functools import reduce
 from sqlglot import exp
 
 from compute import extremes
-from compute.dataset import MOST_ROWS, DatasetInfo
+from compute.dataset import DatasetInfo
 from compute.derived import conjuncts
 from compute.errors import QueryError
 from compute.expressions import Bound, Constant, branched
@@ -70,9 +70,8 @@ class Aggregates:
         self.own = Partials(
             "w", self._join.receiver.rows_bound if self._join.receiver else 1, WEIGHT_CAPACITY
         )
-        # Over a federation the asker may add its own rows to the total.
-        rows = self._join.sender.rows_bound + (MOST_ROWS if parts else 0)
-        self.products = Products(self.partials, self.own, pairs=rows)
+        # What the asker adds of its own to a federation's totals, its connector proves to fit.
+        self.products = Products(self.partials, self.own, pairs=self._join.sender.rows_bound)
 
     def multiplicities(self) -> None:
         """How often one key may occur on each side, now that the keys are known."""

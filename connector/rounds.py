@@ -113,6 +113,7 @@ def _round(node: Node, name: str, sql: str, purpose: str, protocol: str) -> Roun
         if ours.digest != plan.digest:
             raise _differing(own.dataset.full_name, own, agreements[0], columns)
         _check_own(own, plan, parts)
+        _check_figures(node, name, sql, own, parts)
     return Round(tuple(inquiries), own)
 
 
@@ -176,8 +177,20 @@ def _check_own(own: Offered, plan: Plan, parts: tuple[Part, ...]) -> None:
             raise QueryError("query.overflow", "with our own rows a sum may have more than 38 digits")
 
 
+def _check_figures(node: Node, name: str, sql: str, own: Offered, parts: tuple[Part, ...]) -> None:
+    """Arithmetic over figures is proved for the others' rows: with ours beside them it is proved anew."""
+    first, *rest = parts
+    more = replace(first, rows_bound=first.rows_bound + own.dataset.rows_bound)
+    try:
+        prepared_by(node, name, sql, own, (more, *rest))
+    except QueryError as error:
+        if error.code == "query.overflow":  # nothing else matters: only totals have our rows
+            said = f"with the rows of {own.dataset.full_name}: {error.sentence}"
+            raise QueryError(error.code, said) from None
+
+
 def _agreements(node: Node, name: str) -> list[Agreement]:
-    """The newest agreement that runs now with each participant of the federation, in the order of their ids."""
+    """The newest agreement that runs now with each participant, in the order of their ids."""
     found, idle, now = dict[str, Agreement](), dict[str, str](), node.now()
     for agreement in node.agreements_in_force():
         federation = agreement.policy.analysis.federation

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -163,6 +164,29 @@ def test_answers_equal_duckdbs(question, catalogue, answer):
     with duckdb.connect(":memory:") as connection:
         connection.register("T", rows)
         expected = connection.sql(question).to_arrow_table()
+    assert found.to_pylist() == expected.to_pylist()
+
+
+@pytest.mark.parametrize("function", ["bool_and", "bool_or"])
+def test_what_is_advised_instead_of_truth_of_all_or_any_answers_alike(function, catalogue, answer):
+    with pytest.raises(QueryError) as refused:
+        prepare(f"SELECT {function}(paid) FROM {T}", "hk-bank", catalogue)
+    advised = re.search(r"COUNT\(\*\) FILTER .* [=>] 0", refused.value.sentence)[0].replace("…", "paid")
+    cells = {"all": [True, True], "none": [False, None], "some": [True, False, None], "known": [True, None]}
+    rows = pa.table(
+        {
+            "industry": [name for name, values in cells.items() for _ in values],
+            "paid": [value for values in cells.values() for value in values],
+        }
+    )
+    info = replace(
+        catalogue[T], columns=tuple(c for c in catalogue[T].columns if c.name in rows.column_names)
+    )
+    question = "SELECT industry, {} AS x FROM {} GROUP BY industry ORDER BY industry"
+    found = answer(question.format(advised, T), {T: rows}, {T: info})
+    with duckdb.connect(":memory:") as connection:
+        connection.register("T", rows)
+        expected = connection.sql(question.format(f"{function}(paid)", "T")).to_arrow_table()
     assert found.to_pylist() == expected.to_pylist()
 
 

@@ -173,7 +173,7 @@ def test_a_round_asks_each_participant_under_what_runs_now():
     held += [agreed("over-bank", 5, False), agreed("next-month-bank", 6, False)]
     assert [found.digest for found in rounds._agreements(node, "loans")] == [1, 3]
     del held[1:3]
-    with pytest.raises(QueryError, match="not begun: next-month-bank.loans, over-bank.loans"):
+    with pytest.raises(QueryError, match=r"not begun: next-month-bank\.loans, over-bank\.loans"):
         rounds._agreements(node, "loans")
 
 

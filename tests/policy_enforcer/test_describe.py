@@ -13,6 +13,7 @@ from policy_enforcer.facts import TransferList
 from policy_enforcer.load import load
 from policy_enforcer.model import Federation, Uses
 from policy_enforcer.obligations import obligations
+from policy_enforcer.prose import described
 from policy_enforcer.transfer_lists import category
 
 GRADES = {"company_id": 2, "industry": 1, "amount": 2, "year": 0, "due": 1, "phone": 3, "note": None}
@@ -339,6 +340,15 @@ def test_diff(invoices_text, invoices, change):
     back = diff(new, invoices)
     assert len(back.allowed) == len(forbidden)
     assert len(back.forbidden) == len(allowed)
+
+
+def test_declared_labels_are_said_to_be_the_only_ones_where_they_are(invoices_text):
+    """Without noise and federation a group has whatever label the data has."""
+    declared = invoices_text.replace("  bounds:", "  domains: {industry: [food]}\n  bounds:")
+    federation = "federation: {name: loans, scope: local, minimum_participants: 3}"
+    pooled = declared.replace("  bounds:", f"  {federation}\n  bounds:")
+    only = "groups have only the labels that are declared of: industry"
+    assert [only in str(described(load(text), {})) for text in (declared, pooled)] == [False, True]
 
 
 def test_diff_of_who_stands_beside_in_a_federation(invoices):

@@ -3,7 +3,9 @@
 import pytest
 
 from policy_enforcer.examples import case, parse_examples, run_examples
+from policy_enforcer.facts import TransferList
 from policy_enforcer.load import load
+from policy_enforcer.model import Transfer
 from policy_enforcer.problems import PolicyError
 
 EXAMPLES = """\
@@ -71,6 +73,19 @@ def test_examples_meet_their_expectations(invoices):
     found = outcomes(invoices, EXAMPLES)
     assert len(found) == 8
     assert [outcome.name for outcome in found if not outcome.passed] == []
+
+
+def test_columns_of_no_said_category_are_of_one_that_may_leave(invoices):
+    """A negative list takes off the white list what it names in other letters too."""
+    named = {word: f"{word}@{'1' * 64}" for word in ("whitelist", "negative_list")}
+    policy = invoices.model_copy(update={"transfer": Transfer(**named)})
+    lists = {
+        named["whitelist"]: TransferList("whitelist", "x", "CN", "2026-01-01", frozenset({"A", "b"})),
+        named["negative_list"]: TransferList("negative_list", "x", "CN", "2026-01-01", frozenset({"a"})),
+    }
+    text = "tests: [{name: alone, group: industry, measure: {amount: sum}, expect: permit}]"
+    (found,) = run_examples(policy, [case(policy, *parse_examples(text), lists)])
+    assert found.passed, found.actual
 
 
 def test_a_wrong_expectation_fails(invoices):

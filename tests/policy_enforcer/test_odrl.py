@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -11,11 +12,14 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policy_enforcer.decide import decide
+from policy_enforcer.facts import FederationUse, LedgerView
 from policy_enforcer.load import load
 from policy_enforcer.model import NotifyDuty, Policy
 from policy_enforcer.odrl import CONTEXT, canonical, digest, from_odrl, to_odrl
 from policy_enforcer.problems import PolicyError
 from policy_enforcer.write import to_yaml
+from policy_enforcer.yamltree import parse
 
 VECTOR = Path(__file__).parents[1] / "vectors" / "policy"
 EVERYTHING = """\
@@ -315,6 +319,24 @@ def test_what_load_refuses_is_refused_here_too(everything):
     (problem,) = error.value.problems
     assert (problem.path, problem.line, problem.column) == ("duties.notify", 0, 0)
     assert str(error.value).startswith("policy:duties.notify: the runtime cannot enforce this duty")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("recipients: [HK]", "recipients: [CN-HK]"), ("minimum_identities: 10", "OLD")],
+    ids=["a place with a code of its own", "a participant called any"],
+)
+def test_a_stored_policy_with_a_word_that_is_refused_now_is_read_and_refuses(invoices_text, joint, old, new):
+    federation = "federation: {name: loans, scope: local, minimum_participants: 2, participants: [any]}"
+    text = invoices_text.replace(old, new.replace("OLD", f"{old}\n  {federation}"))
+    with pytest.raises(PolicyError):
+        load(text)
+    stored = Policy.model_validate(parse(text).data)
+    assert from_odrl(json.loads(canonical(stored))) == stored
+    asked = replace(joint, federation=FederationUse("loans", 2, frozenset({"hk-bank"})))
+    codes = {reason.code for reason in decide(stored, asked, LedgerView()).because}
+    assert codes & {"where.recipients", "federation.participant-not-allowed"}
+    assert "policy.not-enforceable" not in codes
 
 
 JSON = st.recursive(
