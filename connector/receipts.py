@@ -5,6 +5,7 @@ Refuses to make a receipt of records that no witness has recorded yet: it would 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
@@ -84,8 +85,12 @@ def _policies(store: Store, items: Sequence[Item]) -> list[str]:
     """The policies that records name, canonical, as far as they are kept here."""
     records = [Record.parse(item.envelope.payload) for item in items]
     named = {r.contract.policy: r for r in records if r.contract is not None}
-    found = (_policy(store, digest, record) for digest, record in named.items())
-    return [policy.decode() for policy in found if policy is not None]
+    found = ((digest, _policy(store, digest, record)) for digest, record in named.items())
+    return [
+        policy.decode()
+        for digest, policy in found  # an older form of ours, written anew, is not what was signed
+        if policy is not None and hashlib.sha256(policy).hexdigest() == digest
+    ]
 
 
 def _policy(store: Store, digest: str, record: Record) -> bytes | None:

@@ -108,8 +108,9 @@ class WitnessClient:
     def await_proof(self, envelope: bytes, tag: bytes, deadline: float | None = None) -> str:
         """The checked tlog-proof that the log holds this envelope.
 
-        Whoever signed it too may have submitted it first, under another tag. That proves no less, and is no
-        fault of the witness's; but the leaf is not found by the exchange's key, so it is said in the log.
+        Whoever signed it too may have submitted it first, under another tag, or the witness changed the tag,
+        which nobody signs. That proves no less; but the leaf is not found by the exchange's key, so it is
+        said in the log.
         """
         digest = hashlib.sha256(envelope).digest()
         request = pb.AwaitProofRequest(envelope_digest=digest)
@@ -117,7 +118,9 @@ class WitnessClient:
         proof: str = response.proof
         if self._check(proof, envelope).leaf.tag != tag:
             _log.warning(
-                "record %s is logged under another tag: a co-signer submitted it first", digest.hex()
+                "record %s is logged under another tag: "
+                "a co-signer submitted it first, or the witness changed it",
+                digest.hex(),
             )
         return proof
 

@@ -168,7 +168,8 @@ def connection_limits() -> tuple[tuple[str, int], ...]:
     """Options of a gRPC server: strangers' connections neither stay nor take the descriptors of files.
 
     Anybody can connect, before any certificate is seen. Half of the process's descriptors are left alone:
-    who is connected goes on, and what it sends can be written.
+    who is connected goes on, and what it sends can be written. Plain HTTP has up to 128 more for each of
+    tiles and metrics (plainhttp.py): with fewer than 1,024 descriptors, not enough may be left.
     """
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     half = MOST_CONNECTIONS if descriptors == resource.RLIM_INFINITY else descriptors // 2

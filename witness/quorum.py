@@ -110,8 +110,10 @@ class Asked:
     def cosign(self, head: Note) -> list[NoteSignature]:
         """The witness's lines on this checkpoint. Raises WitnessRefused, OSError, or Contradicted."""
         for _ in range(MOST_ATTEMPTS):
+            old, held = self._size, self._held
             lines = self._try(head)
             if lines:
+                self._doubt(old, held)
                 return lines
             if self._size < self._held and not self.forgot:
                 self._test_memory()
@@ -145,6 +147,15 @@ class Asked:
         """
         with contextlib.suppress(WitnessRefused):
             self._try(self._log.head_at(self._size))
+
+    def _doubt(self, old: int, held: int) -> None:
+        """Says that it cosigned from less than we hold of it, which no signature of its own explains."""
+        if old < held and not self.forgot:
+            _log.warning(
+                "witness %s cosigned from size %d though it cosigned size %d before: it may have forgotten, "
+                "or whoever is on the line hides what it remembers",
+                *(self._keys[0].name, old, held),
+            )
 
     def _compare(self, size: int, at: int) -> None:
         """Notes what was cosigned, and that it is smaller than what was cosigned before it."""

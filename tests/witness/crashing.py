@@ -1,15 +1,14 @@
 """Appends to a log, and starts of one, in which one system call goes wrong; and a look at what is left.
 
-    python -m tests.witness.crashing FOLDER BEFORE SIZE SHARE
+    python -m tests.witness.crashing FOLDER BEFORE SIZE SHARE TURN
 
 with failing_calls.c preloaded: a log of BEFORE entries gets SIZE more, and is started when a process died in
 the middle of that. Every call of both goes wrong in every way that differs. A run tries one in SHARE of these
-cases; another day, others.
+cases; another TURN, others, and after SHARE of them a death at another of LEFT_AT.
 """
 
 import contextlib
 import ctypes
-import datetime as dt
 import hashlib
 import itertools
 import os
@@ -28,6 +27,7 @@ from witness.log import Log, LogRefused, Submission
 
 CALLS = ctypes.CDLL(None)
 CALLS.plan.argtypes, CALLS.seen.restype = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int], ctypes.c_char_p
+MOST = ctypes.c_int.in_dll(CALLS, "most").value
 KEYS = PrivateKeys.generate(lambda size: b"k" * size)
 EXPECTED = (OSError, SQLAlchemyError, LogRefused)
 
@@ -37,6 +37,9 @@ class Mode(IntEnum):
 
     WELL, FAILS, FAILS_AFTER, FAILS_HALF_WAY, DIES, DIES_HALF_WAY = range(6)
 
+
+# Steps of an append that leave a start something to finish: nothing of the batch is written, or its tiles.
+LEFT_AT = ("locked", "tiled")
 
 # What differs on the disk or in the process: a death after a call is one before the next that changes it.
 MODES = {
@@ -113,10 +116,11 @@ def start(folder, at, mode, _batch):
     say("went on")
 
 
-def killed(folder, batch):
-    """Leaves a batch locked, and nothing of it published."""
-    with opened(folder, step=lambda _name: os._exit(0)) as log:
+def killed(folder, batch, step):
+    """Leaves a batch locked, its tiles written or not, and its checkpoint not published."""
+    with opened(folder, step=lambda name: os._exit(0) if name == step else None) as log:
         log.append(batch)
+    raise AssertionError(f"no append comes to the step {step}")
 
 
 def head_of(text):
@@ -171,23 +175,27 @@ def calls_of(base, act, batch):
     return next(line.split()[1] for line in said.splitlines() if line.startswith("calls"))
 
 
-def main(root, before, size, share):
+def main(root, before, size, share, turn):
     grown, cut, empty = root / "grown", root / "cut", root / "empty"
     batch = some(size, before)
     empty.mkdir(parents=True)
     with opened(grown) as log:
         log.append(some(before))
     shutil.copytree(grown, cut)
-    in_a_child(killed, cut, batch)
-    turn = itertools.count(dt.date.today().toordinal())
+    assert not in_a_child(killed, cut, batch, LEFT_AT[turn // share % len(LEFT_AT)])
+    turns, tried = itertools.count(turn), 0
     for base, act in ((grown, append), (cut, start), *(() if before else ((empty, start),))):
         calls = calls_of(base, act, batch)
         print(act.__name__, "on", base.name, len(calls), "calls", flush=True)
+        assert set(calls) == set(MODES), f"calls of these kinds alone pass here: {sorted(set(calls))}"
+        assert len(calls) < MOST, "failing_calls.c did not count them all"
         for at, kind in enumerate(calls, 1):
             for mode in MODES[kind]:
-                if next(turn) % share == 0:
+                if next(turns) % share == 0:
                     print("call", at, kind, mode.name, flush=True)
                     one(base, act, at, mode, before, batch)
+                    tried += 1
+    assert tried
 
 
 if __name__ == "__main__":

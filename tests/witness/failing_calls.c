@@ -2,9 +2,13 @@
 
    It counts every call that the process makes on files of the folder, whoever in the process makes it, and
    lets the call number `which` after plan() fail, fail although it took effect, or fail half-way (a write), or
-   kills the process before it or in the middle of it. Syncs do nothing: nobody cuts the power here. */
+   kills the process before it or in the middle of it. Syncs do nothing: nobody cuts the power here. The calls
+   are those of glibc that Python and SQLite make for a log: open, read, pread, write, pwrite, mmap, close,
+   ftruncate, fsync, fdatasync, fcntl's locks, flock, access, the stat family, opendir, rename, mkdir, rmdir,
+   unlink, unlinkat, fchmod. */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +17,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,6 +25,8 @@
 enum mode { WELL, FAILS, FAILS_AFTER, FAILS_HALF_WAY, DIES, DIES_HALF_WAY };
 
 #define MOST 4096
+
+const int most = MOST;
 
 static char folder[PATH_MAX], kinds[MOST + 1]; /* of each call: 'w'rites, 'c'hanges, 'l'ocks, or 'r'eads */
 static long at, count;
@@ -75,6 +82,10 @@ CALL(int, rename, (const char *from, const char *to), (from, to), in_folder(from
 CALL(int, mkdir, (const char *path, mode_t bits), (path, bits), in_folder(path), 'c', -1)
 CALL(int, rmdir, (const char *path), (path), in_folder(path), 'c', -1)
 CALL(int, unlink, (const char *path), (path), in_folder(path), 'c', -1)
+CALL(int, unlinkat, (int fd, const char *path, int flags), (fd, path, flags), in_folder(path) || of_folder(fd), 'c', -1)
+CALL(int, fchmod, (int fd, mode_t bits), (fd, bits), of_folder(fd), 'c', -1)
+CALL(int, flock, (int fd, int how), (fd, how), of_folder(fd), 'l', -1)
+CALL(DIR *, opendir, (const char *path), (path), in_folder(path), 'r', NULL)
 CALL(int, access, (const char *path, int how), (path, how), in_folder(path), 'r', -1)
 CALL(int, stat, (const char *path, struct stat *found), (path, found), in_folder(path), 'r', -1)
 CALL(int, lstat, (const char *path, struct stat *found), (path, found), in_folder(path), 'r', -1)
@@ -82,6 +93,8 @@ CALL(int, fstat, (int fd, struct stat *found), (fd, found), of_folder(fd), 'r', 
 CALL(int, stat64, (const char *path, struct stat64 *found), (path, found), in_folder(path), 'r', -1)
 CALL(int, lstat64, (const char *path, struct stat64 *found), (path, found), in_folder(path), 'r', -1)
 CALL(int, fstat64, (int fd, struct stat64 *found), (fd, found), of_folder(fd), 'r', -1)
+CALL(int, fstatat64, (int fd, const char *path, struct stat64 *found, int flags), (fd, path, found, flags),
+     in_folder(path) || of_folder(fd), 'r', -1)
 CALL(ssize_t, read, (int fd, void *to, size_t size), (fd, to, size), of_folder(fd), 'r', -1)
 CALL(ssize_t, pread64, (int fd, void *to, size_t size, off64_t place), (fd, to, size, place), of_folder(fd), 'r', -1)
 CALL(int, ftruncate64, (int fd, off64_t size), (fd, size), of_folder(fd), 'c', -1)

@@ -228,7 +228,7 @@ def test_a_witness_that_forgot_what_it_cosigned_is_an_alarm(open_log, town, tmp_
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["while it runs", "after a start"])
-def test_who_is_on_the_line_cannot_make_a_witness_look_forgetful(open_log, town, started):
+def test_who_is_on_the_line_cannot_make_a_witness_look_forgetful(open_log, town, started, caplog):
     """Names a smaller size than the witness does, and has it cosign all the same."""
     log = open_log(quorum=town.policy)
     log.append(some(3))
@@ -254,6 +254,12 @@ def test_who_is_on_the_line_cannot_make_a_witness_look_forgetful(open_log, town,
     assert witness.cosign(log.head)
     assert asked == [(3, 5), (0, 0), (0, 5)]
     assert not witness.forgot
+    assert "cosigned from size 0 though it cosigned size 3 before" in caplog.text
+    witness._call = answer
+    log.append(some(2, 5))
+    caplog.clear()
+    assert witness.cosign(log.head)
+    assert not caplog.records
 
 
 def test_a_smaller_size_that_nobody_signed_is_no_alarm(open_log, town):

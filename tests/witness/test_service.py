@@ -378,46 +378,52 @@ def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
 def test_who_keeps_its_messages_back_loses_its_calls(running, monkeypatch):
     """Also in the middle of a stream: else its places were gone for as long as it likes."""
     running.stop()
-    monkeypatch.setattr(server, "MESSAGE_SECONDS", 0.2)
+    monkeypatch.setattr(server, "MESSAGE_SECONDS", 2)
     running.start()
+
+    over = threading.Event()
 
     def late(*first):
         yield from first
-        threading.Event().wait(10)
+        over.wait(60)
 
     info = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     asked = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
     with running.channel(urn("sz-trade")) as slow:
         one = slow.stream_unary("/bayspace.witness.v1.Witness/SubmitBatch").future(late())
         many = slow.stream_stream(info)(late(asked))
-        assert one.exception(8).code() == grpc.StatusCode.CANCELLED
+        assert one.exception(30).code() == grpc.StatusCode.CANCELLED
         assert next(many)
         with pytest.raises(grpc.RpcError) as caught:
             next(many)
+        over.set()
         assert caught.value.code() == grpc.StatusCode.CANCELLED
 
 
 def test_strangers_who_connect_and_say_nothing_stop_nobody(running, space, monkeypatch):
     """Neither for ever, nor by taking the descriptors that the log needs for its files."""
     running.stop()
-    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 3)
+    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 10)
     monkeypatch.setattr(door.resource, "getrlimit", lambda _: (6, 6))
     running.start()
     with running.client() as client, contextlib.ExitStack() as opened:
         assert client.submit([(signed(space), TAG)])[0].index == 0
         address = ("127.0.0.1", running.grpc_port)
         strangers = [opened.enter_context(socket.create_connection(address)) for _ in range(5)]
-        strangers[-1].settimeout(2.5)
+        strangers[-1].settimeout(8)
         assert ended(strangers[-1])  # there is room for two
         assert client.submit([(signed(space), TAG)])[0].index == 1
-        strangers[0].settimeout(10)
+        strangers[0].settimeout(30)
         assert ended(strangers[0])
 
 
 def ended(connection):
-    with contextlib.suppress(ConnectionResetError):
+    try:
         return connection.recv(1) == b""
-    return True
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        return True
 
 
 def test_too_many_records_to_check_are_refused_as_busy(running, space, monkeypatch):
@@ -530,7 +536,7 @@ def test_who_submits_first_under_a_tag_of_its_own_takes_nobodys_proof(running, s
         assert first.await_proof(envelope, bytes(32))
         assert "another tag" not in caplog.text
         assert tlog_proof.parse(second.await_proof(envelope, TAG)).index == 0
-        assert "another tag: a co-signer submitted it first" in caplog.text
+        assert "another tag: a co-signer submitted it first, or" in caplog.text
 
 
 class Liar(witness_pb2_grpc.WitnessServicer):

@@ -1,5 +1,6 @@
 """Every system call of an append and of a start goes wrong once: crashing.py, over failing_calls.c."""
 
+import datetime as dt
 import os
 import shutil
 import subprocess
@@ -32,6 +33,8 @@ def preloaded(tmp_path_factory):
     ids=["a new log", "a tile fills up", "several tiles"],
 )
 def test_nothing_acknowledged_is_lost_and_nothing_contradicts(tmp_path, preloaded, before, size, share):
-    words = [sys.executable, "-m", "tests.witness.crashing", tmp_path, *map(str, (before, size, share))]
+    figures = [str(n) for n in (before, size, share, dt.date.today().toordinal())]
+    words = [sys.executable, "-m", "tests.witness.crashing", tmp_path, *figures]
     done = subprocess.run(words, env=preloaded, cwd=HERE.parents[1], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-300:] + done.stderr
+    said = f"crashing FOLDER {' '.join(figures)}\n{done.stdout[-300:]}{done.stderr}"
+    assert done.returncode == 0, said
