@@ -28,7 +28,8 @@ from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Re
 WEIGHTS_FEWEST, WEIGHTS_LARGEST = "weights-fewest", "weights-largest-per-mille"
 """Figures about the asker's weights in a release record: as the owner counted, and as the asker attests."""
 
-SESSION_VERSION = "bayspace query v1"
+SESSION_VERSION = "bayspace query v2"
+"""Rises when both sides come to state something else of an exchange: no session is of two versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,10 @@ class Terms:
         return {**loss, "uses": "1"}
 
     def _data_categories(self) -> tuple[str, ...]:
-        """What the owner's columns are to the lists of the law, as its description declares them."""
+        """What the dataset's columns are to the lists of the law, as its description declares them.
+
+        All of them, whichever a query reads: a record of a query that was refused has no plan to ask.
+        """
         return tuple(sorted({c.category for c in self.agreement.dataset.columns if c.category is not None}))
 
     def _retained(self) -> str | None:
