@@ -43,6 +43,23 @@ def _words(values: Collection[str], otherwise: str = "nothing") -> str:
     return ", ".join(sorted(values)) or otherwise
 
 
+def _instead(policy: Policy) -> str:
+    """What may be asked about the dataset that is no join."""
+    named = policy.analysis.federation
+    return "queries over this dataset alone" if named is None else f"sums over federation.{named.name}"
+
+
+def _countable(policy: Policy) -> str:
+    """Where identities can be counted before the release."""
+    if policy.analysis.federation is not None:
+        return _instead(policy)
+    return f"a join on {policy.analysis.identity} alone, or a query over this dataset alone"
+
+
+_OWNERS = "nothing under this policy: its owner takes the word out, or publishes a second offer"
+"""Under a word that no federation can keep to, in a policy that answers in a federation only."""
+
+
 # -- the policy itself
 
 
@@ -228,7 +245,7 @@ def _join(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Rea
         return
     if policy.analysis.join is None:
         sentence = "this dataset may not be joined with another participant's"
-        yield Reason("join.not-allowed", "analysis.join", sentence, allowed="queries over this dataset alone")
+        yield Reason("join.not-allowed", "analysis.join", sentence, allowed=_instead(policy))
     if not any(use.joined for use in request.columns):
         sentence = "another participant's data takes part without a join"
         named = policy.analysis.join.columns if policy.analysis.join else ()
@@ -260,7 +277,7 @@ def _operators(policy: Policy, request: Request, _ledger: LedgerView) -> Iterato
         allowed, "one condition alone; the owner may add `operators: [and]` to the policy's `join`"
     )
     if policy.analysis.join is None:
-        instead = "queries over this dataset alone: it may not be joined at all"
+        instead = f"{_instead(policy)}: it may not be joined at all"
     for operator in sorted(request.join_operators - set(allowed)):
         sentence = f"join conditions may not be combined with {operator!r}"
         yield Reason("join.operator-not-allowed", "analysis.join.operators", sentence, allowed=instead)
@@ -328,7 +345,7 @@ def _minimum_identities(policy: Policy, request: Request, _ledger: LedgerView) -
         "analysis.minimum_identities",
         f"{request.protocol.name} cannot count {analysis.identity} for this query before it releases",
         column=analysis.identity,
-        allowed=f"a join on {analysis.identity} alone, or a query over this dataset alone",
+        allowed=_countable(policy),
     )
 
 
@@ -338,7 +355,8 @@ def _dominance(policy: Policy, request: Request, _ledger: LedgerView) -> Iterato
     code, rule, name = "gate.dominance.unavailable", "analysis.dominance", request.protocol.name
     if request.joint or "dominance" not in request.protocol.gates or not _gated(request.protocol.reveals):
         sentence = f"{name} shows the owner no identity's share of a cell before it releases"
-        allowed = "queries over this dataset alone" if request.federation is None else _SHARED
+        pooled = request.federation is not None and policy.analysis.federation is not None
+        allowed = _SHARED if pooled else _instead(policy)
         yield Reason(code, rule, sentence, allowed=allowed)
     elif request.federation is not None:
         federation = policy.analysis.federation
@@ -361,7 +379,8 @@ def _differencing(policy: Policy, request: Request, _ledger: LedgerView) -> Iter
     if "differencing" in request.protocol.gates and _gated(request.protocol.reveals):
         return
     sentence = f"{request.protocol.name} has no place to compare this query with earlier ones"
-    allowed = "aggregates over this dataset alone, or joined with the asker's"
+    open_to = "aggregates over this dataset alone, or joined with the asker's"
+    allowed = _OWNERS if policy.analysis.federation is not None else open_to
     yield Reason("gate.differencing.unavailable", "analysis.differencing", sentence, allowed=allowed)
 
 
@@ -376,7 +395,7 @@ def _noise(policy: Policy, request: Request, _ledger: LedgerView) -> Iterator[Re
             "analysis.noise",
             f"{request.protocol.name} cannot add noise that hides one {analysis.identity} in this query",
             column=analysis.identity,
-            allowed=f"a join on {analysis.identity} alone, or a query over this dataset alone",
+            allowed=_countable(policy),
         )
     for use in request.columns if request.joint else ():
         if use.grouped or "histogram" in use.aggregated:
@@ -466,7 +485,7 @@ def _complementary(policy: Policy, request: Request, _ledger: LedgerView) -> Ite
             "gate.complementary.unavailable",
             "analysis.suppressions",
             sentence,
-            allowed="queries over this dataset alone",
+            allowed=_OWNERS if policy.analysis.federation is not None else _instead(policy),
         )
 
 

@@ -153,6 +153,7 @@ def test_reasons_are_sentences_with_a_rule_and_no_literal(case):
         assert not reason.sentence.endswith(".")
 
 
+OWNERS = "nothing under this policy: its owner takes the word out, or publishes a second offer"
 WAYS_OUT = {
     "a stranger receives": ["hk-bank, hk-insurer"],
     "another purpose": ["credit-risk"],
@@ -199,6 +200,20 @@ WAYS_OUT = {
     "another federation": ["federation.loans"],
     "dominance by a protocol that does not look": ["queries over this dataset alone"],
     "dominance by a protocol that sees no cells": ["sums, counts and what is computed from them"],
+    "dominance of the dataset alone that is in a federation": [
+        "sums over federation.loans",
+        "federation.loans",
+    ],
+    "dominance over a federation that is not named": ["queries over this dataset alone"] * 2,
+    "identities that no gate counts": ["sums over federation.loans"],
+    "differences over a federation": [OWNERS],
+    "a federation under complementary suppression": [OWNERS],
+    "a join with what answers in a federation only": [
+        "sums over federation.loans",
+        "a join on no column: this dataset may not be joined",
+        "sums over federation.loans: it may not be joined at all",
+        "federation.loans",
+    ],
     "dominance of a total": ["`scope: local`: shares of this dataset's own cells"],
     "the largest value under dominance over a federation": ["sums, counts and what is computed from them"],
     "a list with a label compared alone": ["amount, due, note, paid, year"],
