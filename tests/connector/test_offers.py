@@ -108,6 +108,16 @@ def test_what_a_receipt_cannot_open_is_refused(shared) -> None:
     assert caught.value.code == "evidence.show"
 
 
+def test_no_policy_is_shown_but_the_one_whose_digest_is_on_record(shared, monkeypatch) -> None:
+    """As an older version's, which this one would write otherwise."""
+    node = shared.nodes[OWNER]
+    negotiation = next(n for n in node.store.negotiations() if n.agreement)
+    assert node.evidence.settle(negotiation.id, 20)
+    monkeypatch.setattr("connector.receipts._policy", lambda *_: b'{"odrl:uid":"other"}')
+    with pytest.raises(ConfigError, match="nothing here opens policy"):
+        receipt(node.store, negotiation.id, ("policy",))
+
+
 def test_a_contract_receipt_shows_its_policy(shared) -> None:
     for node in shared.nodes.values():
         negotiation = next(n for n in node.store.negotiations() if n.agreement)
