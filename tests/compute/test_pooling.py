@@ -231,12 +231,17 @@ BY_AMOUNT = "SELECT region, sum(amount) AS s FROM federation.loans GROUP BY regi
 SHARE = Fraction(7, 10)
 
 
-@pytest.mark.parametrize("protocol", ["masked_sum", "he_sum"])
 @pytest.mark.parametrize(
-    ("large", "shown"), [("70.00", True), ("70.01", False), ("-90", False), ("-50", True)]
+    ("large", "shown", "protocol"),
+    [
+        ("70", True, "masked_sum"),
+        ("70.01", False, "masked_sum"),
+        ("70.01", False, "he_sum"),
+        ("-90", False, "masked_sum"),
+    ],
 )
 def test_a_part_that_one_of_its_clients_dominates_goes_into_no_total(
-    protocol: str, large: str, shown: bool
+    large: str, shown: bool, protocol: str
 ) -> None:
     """The others' clients make that one small in the total, which nobody sees in time."""
     dominated = _amounts(
@@ -305,7 +310,7 @@ def _undominated(table: pa.Table, share: str) -> pa.Table:
     return duckdb.from_arrow(table).query("table", query).to_arrow_table()
 
 
-@pytest.mark.parametrize(("seed", "share"), [(1, "0.25"), (2, "0.5"), (3, "0.9")])
+@pytest.mark.parametrize(("seed", "share"), [(1, "0.3"), pytest.param(2, "0.9", marks=pytest.mark.deep)])
 def test_the_answer_is_that_of_the_parts_that_nobody_dominates(seed: int, share: str) -> None:
     rng = np.random.default_rng(seed)
     tables = [_table(rng, rows) for rows in (200, 60, 20, 0)]
