@@ -118,6 +118,9 @@ class Kept:
     def is_open(self, _exchange: str) -> bool:
         return True
 
+    def following(self, _exchange: str) -> tuple[int, None]:
+        return len(self.records), None
+
     def in_the_end(self, write: Any) -> None:
         write()
 
@@ -174,9 +177,9 @@ class Seat:
 
     agreement = known_agreement
 
-    def check_uncharged(self, _peer: str) -> None: ...
+    def check_uncharged(self, _peer: str, _agreement: Agreement) -> None: ...
 
-    def note_uncharged(self, _peer: str) -> None: ...
+    def note_uncharged(self, _peer: str, _code: str) -> None: ...
 
     def own_offer(self, _name: str) -> Any:
         return SimpleNamespace(dataset=dataset_of("credit"), policy=policy_of("credit"))
