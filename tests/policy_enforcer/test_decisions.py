@@ -207,6 +207,7 @@ WAYS_OUT = {
     "dominance over a federation that is not named": ["queries over this dataset alone"] * 2,
     "identities that no gate counts": ["sums over federation.loans"],
     "differences over a federation": [OWNERS],
+    "answers that no guard compares": ["aggregates over this dataset alone, or joined with the asker's"],
     "a federation under complementary suppression": [OWNERS],
     "a join with what answers in a federation only": [
         "sums over federation.loans",
