@@ -35,7 +35,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> str:
         ["timeout", "-k", "10", "400", "bash", "-c", _on_free_ports(_bounded(script))],
         cwd=folder,
         env={
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "COLUMNS"},  # xdist sets it to 80
             "PATH": f"{_programs(folder)}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
         },
