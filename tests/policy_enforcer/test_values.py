@@ -7,9 +7,10 @@ from dataclasses import MISSING, fields
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from policy_enforcer import model
 from policy_enforcer.facts import ColumnUse, Decision, FederationUse, LedgerView, Request, TransferList
 from policy_enforcer.load import load
-from policy_enforcer.model import Jurisdiction, Policy, json_schema
+from policy_enforcer.model import Policy, json_schema
 from policy_enforcer.problems import PolicyError
 from policy_enforcer.transfer_lists import within
 from policy_enforcer.write import to_yaml
@@ -194,7 +195,7 @@ def test_what_goes_by_its_own_code_is_no_part_of_a_country(code):
 
 
 def test_lists_of_the_law_name_such_places_by_their_own_code():
-    places = TypeAdapter(Jurisdiction)
+    places = TypeAdapter(model.Jurisdiction)
     assert [places.validate_python(code) for code in ("CN", "CN-SZ", "HK")] == ["CN", "CN-SZ", "HK"]
     with pytest.raises(ValidationError, match="write HK"):
         places.validate_python("CN-HK")
