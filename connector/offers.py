@@ -18,7 +18,6 @@ from connector import own_records
 from connector.config import ConnectorConfig
 from connector.node import Node
 from connector.state.rows import OfferRecord
-from connector.storage import Store
 from connector.transitions import PROVIDER
 from policy_enforcer import odrl
 from policy_enforcer.problems import PolicyError
@@ -26,7 +25,6 @@ from witness.bundle import Opening
 from witness.record import SALT_SIZE, Contract, Data, Dataset, commit
 
 OFFERED, CHANGED, KIND = "offer", "policy.change", "offer"
-_EVER = "ever"
 
 _log = logging.getLogger(__name__)
 
@@ -59,12 +57,10 @@ def record(node: Node) -> list[str]:
 
 
 def _recorded(node: Node, offer: OfferRecord) -> str | None:
-    exchange = node.entropy(16).hex()  # one that peers could foretell, they could take before us
     try:
-        with node.store.atomic():
-            if not node.store.lose(_ledger(offer.name, offer.version), _EVER, 1, 1):
-                return None
-            _keep(node, offer, exchange)
+        with own_records.once(node, _version(offer.name, offer.version)) as exchange:
+            if exchange is not None:
+                _keep(node, offer, exchange)
     except (PolicyError, PeerViolation) as error:  # an older version's: it must not keep us from starting
         _log.error("offer %s is not on record, it cannot be read: %s", offer.name, type(error).__name__)
         return None
@@ -72,7 +68,7 @@ def _recorded(node: Node, offer: OfferRecord) -> str | None:
 
 
 def _keep(node: Node, offer: OfferRecord, exchange: str) -> None:
-    before = _before(node.store, offer)
+    before = _before(node, offer)
     changed = before is not None and before != offer.policy_digest
     salt = node.entropy(SALT_SIZE)
     own_records.keep(
@@ -91,11 +87,11 @@ def _keep(node: Node, offer: OfferRecord, exchange: str) -> None:
     )
 
 
-def _before(store: Store, offer: OfferRecord) -> str | None:
+def _before(node: Node, offer: OfferRecord) -> str | None:
     """The policy's digest in the version of this offer that was recorded last; None where none was."""
     for version in range(offer.version - 1, 0, -1):
-        if store.lost(_ledger(offer.name, version), _EVER):
-            earlier = store.offer(offer.name, version)
+        if own_records.recorded(node, _version(offer.name, version)):
+            earlier = node.store.offer(offer.name, version)
             return None if earlier is None else earlier.policy_digest
     return None
 
@@ -104,6 +100,6 @@ def _commitment(offer: OfferRecord) -> str:
     return DatasetInfo.from_json(json.loads(offer.entry)["dataset"]).commitment
 
 
-def _ledger(name: str, version: int) -> str:
-    """Counts the records of one version of an offer: one, whoever else starts at the same time."""
-    return f"recorded offer {name} {version}"
+def _version(name: str, version: int) -> str:
+    """What the record of one version of an offer is kept once under, whoever else starts at the same time."""
+    return f"offer {name} {version}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from connector.records import DONE, Statement, countersigned
@@ -12,6 +13,23 @@ from witness.record import Contract, Data, Exchange, Outcome, Party, Sensitive
 
 if TYPE_CHECKING:
     from connector.node import Node
+
+_EVER = "ever"
+
+
+@contextmanager
+def once(node: Node, name: str) -> Iterator[str | None]:
+    """The exchange of the one record of this name, in the transaction that keeps it; None where it is kept.
+
+    The id is one that peers cannot foretell: they could take it before us.
+    """
+    with node.store.atomic():
+        yield node.entropy(16).hex() if node.store.lose(f"recorded {name}", _EVER, 1, 1) else None
+
+
+def recorded(node: Node, name: str) -> bool:
+    """Whether the one record of this name is kept."""
+    return node.store.lost(f"recorded {name}", _EVER) > 0
 
 
 def keep(

@@ -24,12 +24,10 @@ def record(node: Node) -> str | None:
     before = _ended(node)
     if not node.evidence.witnesses or not before or _recorded_once(node):
         return None
-    exchange = node.entropy(16).hex()  # one that peers could foretell, they could take before us
     data = Data(digests={f"before-{n}": key for n, key in enumerate(before)})
-    with node.store.atomic():
-        if not node.store.lose(f"recorded rotation {_keys(node)}", "ever", 1, 1):
-            return None
-        own_records.keep(node, EVENT, KIND, HOLDER, exchange, data)
+    with own_records.once(node, f"rotation {_keys(node)}") as exchange:
+        if exchange is not None:
+            own_records.keep(node, EVENT, KIND, HOLDER, exchange, data)
     return exchange
 
 
