@@ -51,8 +51,9 @@ from witness.door import Places, connection_limits
 _log = logging.getLogger(__name__)
 
 THREADS = 64
-ANALYST_THREADS = 16
-"""Of their own: no peer can keep a participant's own people from their connector."""
+ANALYST_THREADS = 12
+"""Of their own: no peer can keep a participant's own people from their connector. Fewer than the streams
+that a peer lets us have: it may still be ending some of ours when our next questions come."""
 MOST_CALLS_OF_A_PEER = 24
 """Calls of any kind that one caller may have open at once."""
 MESSAGE_SECONDS = 10.0
