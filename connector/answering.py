@@ -43,7 +43,7 @@ from connector.state.rows import AnswerRecord
 from connector.statements import charged
 from connector.stopping import Stop
 from connector.telemetry import Span
-from connector.terms import Side, Terms, milliseconds
+from connector.terms import Terms, milliseconds, side_of
 from connector.transport import Headers
 from policy_enforcer.disclosure import Party
 from policy_enforcer.facts import Decision, Request
@@ -130,8 +130,8 @@ class Answering:
             opening=opening,
             agreement=agreement,
             plan=None,
-            asker=self._side(self._asker, opening.build, opening.clock),
-            owner=self._side(node.id, node.build, now),
+            asker=side_of(node, self._asker, node.key_of(self._asker), opening.build, opening.clock),
+            owner=side_of(node, node.id, node.key_of(node.id), node.build, now),
         )
         node.check_uncharged(self._asker, agreement)
         node.store.open_exchange(
@@ -185,11 +185,6 @@ class Answering:
             raise PeerViolation("peer.federation", "the asker stands among those that protect each other")
         name = sqltext.parse(opening.sql).sources[0].dataset.casefold()
         return pooling.pooled(name, agreement.dataset, opening.federation)
-
-    def _side(self, participant: str, build: str, clock: int) -> Side:
-        node = self._node
-        place, claims = node.jurisdiction_of(participant), node.claims_of(participant)
-        return Side(participant, node.key_of(participant).ids, build, clock, place, claims)
 
     def _decide(self, terms: Terms, prepared: Prepared) -> None:
         decision = self._decision(terms, prepared)

@@ -73,7 +73,6 @@ class Asking:
         self._place, self._seat = place, cast(Seat | None, None)
         self._local, self._headers, self._progress = local, headers, progress
         self._stated: dict[str, int] = {}  # the release record's figures
-        self._opener: Opener | None = None
 
     def run(self) -> Role[Answer]:
         """The whole exchange; raises `PolicyRefusal` with the owner's reasons when it refuses."""
@@ -81,8 +80,9 @@ class Asking:
             yield Frame("open", self._terms.opening.to_bytes())
             sid, intent = yield from self._accepted()
             yield from self._started()
-            cells, release = yield from self._protocol(sid, intent)
-            return self._finished(cells, release)
+            opener = Opener(sid)
+            cells, release = yield from self._protocol(sid, intent, opener)
+            return self._finished(cells, release, opener.answer)
         except BayspaceError as error:
             self._failed(error.code)
             raise
@@ -152,7 +152,7 @@ class Asking:
 
     # --- protocol and release -------------------------------------------------------------------------
 
-    def _protocol(self, sid: bytes, intent: Sealed) -> Role[tuple[Cells, Sealed]]:
+    def _protocol(self, sid: bytes, intent: Sealed, opener: Opener) -> Role[tuple[Cells, Sealed]]:
         """Run the protocol's receiver. Where it waits for the release, exchange receipt for key first."""
         plan, node = self._prepared.plan, self._node
         minimum = self._terms.agreement.policy.analysis.minimum_identities or 1
@@ -169,8 +169,7 @@ class Asking:
         own, self._local = self._local, None
         role = protocol_named(plan.protocol).receiver(context, own)
         del own
-        opener, opened, release = Opener(sid), deque[Frame](), None
-        self._opener = opener
+        opened, release = deque[Frame](), None
         try:
             item = role.send(None)
             while True:
@@ -240,15 +239,20 @@ class Asking:
                 "peer.evidence", "the owner released a cell of fewer weights than its minimum"
             )
 
-    def _finished(self, cells: Cells, release: Sealed) -> Answer:
-        """Turn released cells into the answer and assert its salted commitment under our name alone."""
+    def _finished(self, cells: Cells, release: Sealed, answer: bytes) -> Answer:
+        """Turn released cells into the table and assert its salted commitment under our name alone.
+
+        `answer` is what the owner committed to, where it can be recomputed from our masks.
+        """
         node, terms = self._node, self._terms
         # we signed for these counts before we could count
         if self._stated != {**self._stated, **terms.counts(cells.released)}:
             raise PeerViolation("peer.figures", "the owner released another number of cells than it stated")
         table = self._table(cells)
         body = arrow_bytes(table)
-        shown = self._shown(body, cells)
+        # what we may open some day: the result, and what it can be recomputed from (`recomputing`)
+        inputs = {} if cells.masks is None else {"answer": answer, "masks": cells.masks}
+        shown = {"result": body, **inputs}
         openings = [Opening(name, node.entropy(32), value) for name, value in shown.items()]
         committed = {o.name: commit(o.name, o.salt, o.value) for o in openings}
         sealed = terms.result(release.digest, committed, milliseconds(node.now())).seal(node.entropy)
@@ -258,12 +262,6 @@ class Asking:
             self._note_answered(release, (cells.table.num_rows, cells.suppressed))
         told = terms.plan is not None and terms.plan.says_suppressed
         return Answer(body, cells.table.num_rows, cells.suppressed if told else None)
-
-    def _shown(self, body: bytes, cells: Cells) -> dict[str, bytes]:
-        """What we may open some day: the result, and what it can be recomputed from (`recomputing`)."""
-        answer = self._opener.answer if self._opener is not None else b""
-        inputs = {} if cells.masks is None else {"answer": answer, "masks": cells.masks}
-        return {"result": body, **inputs}
 
     def _note_answered(self, release: Sealed, counts: tuple[int, int]) -> None:
         """Remember that the question was answered, for when it is asked again. In a transaction."""

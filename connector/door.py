@@ -10,7 +10,7 @@ call without its message.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -28,15 +28,13 @@ _FOR_EVERYBODY = ("/grpc.health.", "/grpc.reflection.")
 @contextmanager
 def placed(places: Places, caller: str, what: str) -> Iterator[None]:
     """One of the caller's places, until the block ends. Raises `Unavailable` when it holds its share."""
-    try:
-        places.take(caller)
-    except Refusal:
-        sentence = f"{caller or 'whoever calls'} has too many {what} open here at once"
-        raise Unavailable("peer.overloaded", sentence) from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(places.taken(caller))
+        except Refusal:
+            sentence = f"{caller or 'whoever calls'} has too many {what} open here at once"
+            raise Unavailable("peer.overloaded", sentence) from None
         yield
-    finally:
-        places.leave(caller)
 
 
 class Door:

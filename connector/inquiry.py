@@ -29,7 +29,7 @@ from connector.opening import Opening, checked_purpose
 from connector.records import countersigned
 from connector.references import template_of, transfer_of
 from connector.stopping import Stop
-from connector.terms import Side, Terms, milliseconds
+from connector.terms import Terms, milliseconds, side_of
 from connector.threat_models import threat_model
 from connector.transport import Headers, call
 from connector.v1 import query_pb2_grpc
@@ -263,22 +263,9 @@ def _terms(node: Node, inquiry: Inquiry, opening: Opening) -> Terms:
         opening=opening,
         agreement=inquiry.agreement,
         plan=inquiry.prepared.plan,
-        asker=Side(
-            node.id,
-            node.key.public.ids,
-            node.build,
-            opening.clock,
-            node.jurisdiction_of(node.id),
-            node.claims_of(node.id),
-        ),
-        owner=Side(
-            provider,
-            node.key_of(provider).ids,
-            "0" * 64,  # until the owner states its build
-            opening.clock,
-            node.jurisdiction_of(provider),
-            node.claims_of(provider),
-        ),
+        asker=side_of(node, node.id, node.key.public, node.build, opening.clock),
+        # the build is zeros until the owner states its own
+        owner=side_of(node, provider, node.key_of(provider), "0" * 64, opening.clock),
     )
 
 

@@ -97,7 +97,7 @@ def inquire(node: Node, sql: str, purpose: str, protocol: str = "") -> Inquiry |
 def _round(node: Node, name: str, sql: str, purpose: str, protocol: str) -> Round:
     agreements, own = _agreements(node, name), _own(node, name)
     parts = tuple(Part(a.full_name, a.dataset.rows_bound) for a in agreements)
-    inquiries = _inquiries(node, name, sql, purpose, agreements, parts, protocol)
+    inquiries = _inquiries(node, _Question(name, sql, purpose, parts, protocol), agreements)
     plan, columns = inquiries[0].prepared.plan, _columns_of(inquiries[0])
     for inquiry in inquiries:
         if inquiry.prepared.plan.digest != plan.digest:
@@ -117,21 +117,24 @@ def _round(node: Node, name: str, sql: str, purpose: str, protocol: str) -> Roun
     return Round(tuple(inquiries), own)
 
 
-def _inquiries(
-    node: Node,
-    name: str,
-    sql: str,
-    purpose: str,
-    agreements: Sequence[Agreement],
-    parts: tuple[Part, ...],
-    protocol: str,
-) -> list[Inquiry]:
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What all participants of a federation are asked."""
+
+    federation: str
+    sql: str
+    purpose: str
+    parts: tuple[Part, ...]
+    protocol: str  # "": the planner's choice
+
+
+def _inquiries(node: Node, question: _Question, agreements: Sequence[Agreement]) -> list[Inquiry]:
     """The question as every participant plans it. What not all of them would refuse alike says who does."""
     found: list[Inquiry] = []
     refused: dict[str, QueryError] = {}
     for agreement in agreements:
         try:
-            found.append(_inquiry(node, name, sql, purpose, agreement, parts, protocol))
+            found.append(_inquiry(node, question, agreement))
         except QueryError as error:
             refused[agreement.full_name] = error
     if not refused:
@@ -218,17 +221,10 @@ def _agreements(node: Node, name: str) -> list[Agreement]:
     return [found[participant] for participant in sorted(found)]
 
 
-def _inquiry(
-    node: Node,
-    name: str,
-    sql: str,
-    purpose: str,
-    agreement: Agreement,
-    parts: tuple[Part, ...],
-    protocol: str,
-) -> Inquiry:
+def _inquiry(node: Node, question: _Question, agreement: Agreement) -> Inquiry:
     """The question as this participant plans and judges it."""
-    prepared = prepared_by(node, name, sql, agreement, parts, protocol)
+    sql, purpose, parts, protocol = question.sql, question.purpose, question.parts, question.protocol
+    prepared = prepared_by(node, question.federation, sql, agreement, parts, protocol)
     places = {node.jurisdiction_of(part.participant) for part in parts} | {node.jurisdiction_of(node.id)}
     template = template_of(agreement, sql, node.id)
     (request,) = prepared.requests(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from compute.facts import bytes_at_most, rows_at_most
 from compute.federation import Entry
@@ -23,7 +24,11 @@ from policy_enforcer.model import DeleteDuty
 from policy_enforcer.moments import later
 from policy_enforcer.privacy import rho
 from witness import bundle
+from witness.keys import PublicKeys
 from witness.record import Contract, Data, Dataset, Exchange, Outcome, Party, Reveal, Sensitive, commit
+
+if TYPE_CHECKING:
+    from connector.node import Node
 
 WEIGHTS_FEWEST, WEIGHTS_LARGEST = "weights-fewest", "weights-largest-per-mille"
 """Figures about the asker's weights in a release record: as the owner counted, and as the asker attests."""
@@ -42,6 +47,12 @@ class Side:
     clock: int
     jurisdiction: str
     claims: tuple[str, ...] = ()  # what the space's operator certifies of it
+
+
+def side_of(node: Node, participant: str, keys: PublicKeys, build: str, clock: int) -> Side:
+    """A member as our member list has it. Raises `Unavailable` for a stranger."""
+    place, claims = node.jurisdiction_of(participant), node.claims_of(participant)
+    return Side(participant, keys.ids, build, clock, place, claims)
 
 
 @dataclass(frozen=True, slots=True)

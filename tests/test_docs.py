@@ -7,12 +7,8 @@ snippet is run against the same connectors before they stop.
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shlex
-import socket
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,20 +22,14 @@ from connector import datasets
 from connector.cli import app
 from connector.config import ConnectorConfig
 from connector.config import _template as connector_template
+from tests.pages import ROOT, blocks, printed_by
 from witness.server import _TEMPLATE as WITNESS_TEMPLATE
 
-ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial" / "two-parties.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 REFERENCE = ROOT / "docs" / "reference"
 SNIPPET_HERE = "<!-- The README's Python snippet is run here by tests/test_docs.py. -->"
-PORTS = re.compile(r"(?<=127\.0\.0\.1:)(7443|7444|7543|7580)\b")
-
-
-def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 # --- the tutorial and the README's snippet ------------------------------------------------------------
@@ -51,56 +41,8 @@ def tutorial(tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("tutorial")
     before, after = TUTORIAL.read_text("utf-8").split(SNIPPET_HERE)
     (snippet,) = blocks((ROOT / "README.md").read_text("utf-8"), "python")
-    script = "\n".join(
-        [
-            "set -euo pipefail",
-            "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT",
-            *blocks(before, "bash"),
-            f"python - <<'SNIPPET'\n{snippet}\nSNIPPET",
-            *blocks(after, "bash"),
-        ]
-    )
-    done = subprocess.run(
-        ["bash", "-c", PORTS.sub(_free_ports(), script)],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{_programs(folder)}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-        },
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    logs = "".join(log.read_text() for log in folder.glob("*.log"))
-    assert done.returncode == 0, f"{done.stdout}\n{logs}"
-    return folder, done.stdout
-
-
-def _free_ports():
-    """Each of the tutorial's ports -> a free one, the same each time."""
-    found: dict[str, str] = {}
-
-    def free(match: re.Match[str]) -> str:
-        if match[0] not in found:
-            with socket.create_server(("127.0.0.1", 0)) as listening:
-                found[match[0]] = str(listening.getsockname()[1])
-        return found[match[0]]
-
-    return free
-
-
-def _programs(folder: Path) -> Path:
-    """`bayspace` and `python` of this interpreter, whether or not they are installed as programs."""
-    programs = folder / ".programs"
-    programs.mkdir()
-    for name, rest in (("bayspace", "-c 'from connector.cli import main; main()'"), ("python", "")):
-        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {rest} "$@"\n')
-        (programs / name).chmod(0o755)
-    return programs
+    commands = [*blocks(before, "bash"), f"python - <<'SNIPPET'\n{snippet}\nSNIPPET", *blocks(after, "bash")]
+    return folder, printed_by(folder, commands)
 
 
 @pytest.mark.deep

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
@@ -246,11 +246,9 @@ class Doorkeeper(grpc.ServerInterceptor):
             member = self._identify(context)
         except Refusal:
             member = ""
-        guarded(context, lambda: self._places.take(member))
-        try:
+        with ExitStack() as held:
+            guarded(context, lambda: held.enter_context(self._places.taken(member)))
             yield
-        finally:
-            self._places.leave(member)
 
 
 def guarded(context: grpc.ServicerContext, answer: Callable[[], R]) -> R:
