@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from witness import record as records
 from witness.dsse import Envelope
-from witness.keys import SIGNATURE_SIZES, SignatureInvalid
+from witness.keys import SIGNATURE_SIZES, Check, PublicKey, SignatureInvalid
 from witness.members import EvidenceKey, MemberList
 from witness.record import Party, Record
 from witness.schema import FormatError
@@ -72,8 +72,12 @@ def check_signed(
     lists: Sequence[MemberList],
     at: int,
     requirements: Sequence[Requirement] = (),
+    check: Check = PublicKey.verify,
 ) -> Signed:
-    """The record in `envelope`, recorded at `at` (ms since 1970), against the member lists at hand."""
+    """The record in `envelope`, recorded at `at` (ms since 1970), against the member lists at hand.
+
+    `check` says of one signature whether it holds.
+    """
     if envelope.payload_type != records.PAYLOAD_TYPE:
         raise VerificationFailed("format", "The envelope does not hold an evidence record.")
     try:
@@ -82,7 +86,7 @@ def check_signed(
         raise VerificationFailed("format", f"The record is malformed: {error}.") from error
     applicable = _lists_for(record, lists, at)
     required = required_at(requirements, at).intersection(SIGNATURE_SIZES)
-    _check_signatures(envelope, record, applicable, at, required)
+    _check_signatures(envelope, record, applicable, at, required, check)
     _check_clocks(record, at)
     signed = {s.keyid for s in envelope.signatures}
     signers = tuple(p.id for p in record.parties if signed.issuperset(p.keys))
@@ -103,7 +107,12 @@ def _lists_for(record: Record, lists: Sequence[MemberList], at: int) -> list[Mem
 
 
 def _check_signatures(
-    envelope: Envelope, record: Record, lists: list[MemberList], at: int, required: frozenset[str]
+    envelope: Envelope,
+    record: Record,
+    lists: list[MemberList],
+    at: int,
+    required: frozenset[str],
+    check: Check,
 ) -> None:
     owners = {key: party for party in record.parties for key in party.keys}
     missing = {party.id: set(required) for party in owners.values()}
@@ -112,7 +121,7 @@ def _check_signatures(
             raise VerificationFailed("signature", "A key signed the record that none of its parties names.")
         key = _key(owners[signature.keyid], signature.keyid, lists, at)
         try:
-            envelope.verify(key.public)
+            envelope.verify(key.public, check)
         except SignatureInvalid as error:
             raise VerificationFailed(
                 "signature", f"The signature of {owners[signature.keyid].id} does not match the record."

@@ -14,7 +14,7 @@ from typing import Any
 
 from witness import canonical
 from witness.encoding import EncodingError, b64, unb64, unhex
-from witness.keys import PrivateKey, PublicKey, SignatureInvalid
+from witness.keys import Check, PrivateKey, PublicKey, SignatureInvalid
 
 MOST_SIGNATURES = 16
 _KEYID = re.compile(rb"[0-9a-f]{64}")
@@ -71,11 +71,11 @@ class Envelope:
         """SHA-256 of the canonical envelope: what the log's leaf commits to."""
         return hashlib.sha256(self.to_bytes()).digest()
 
-    def verify(self, key: PublicKey) -> None:
+    def verify(self, key: PublicKey, check: Check = PublicKey.verify) -> None:
         """Returns when `key` signed the payload; raises SignatureInvalid otherwise."""
         for signature in self.signatures:
             if signature.keyid == key.id:
-                return key.verify(pae(self.payload_type, self.payload), signature.sig)
+                return check(key, pae(self.payload_type, self.payload), signature.sig)
         raise SignatureInvalid("no signature by this key")
 
 

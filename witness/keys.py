@@ -93,6 +93,10 @@ class PublicKey:
             raise KeyInvalid(f"not a public key of {self.algorithm}") from error
 
 
+Check = Callable[[PublicKey, bytes, bytes], None]
+"""(key, message, signature): returns when the signature holds, as `PublicKey.verify` does."""
+
+
 class PrivateKey:
     """A signing key. Its representation shows only the name of its public half."""
 

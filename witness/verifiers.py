@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 
-from witness import dsse
+from witness import dsse, sodium
 from witness.checks import VerificationFailed, check_signed
 from witness.dsse import EnvelopeInvalid
 from witness.members import MemberList
@@ -47,7 +47,7 @@ _Answer = list[Verdict] | Exception  # to one part
 def verdict(envelope: bytes, peer: str, lists: Sequence[MemberList], at: int) -> Verdict:
     """Whether the record in `envelope` may be recorded for `peer` at time `at`."""
     try:
-        signed = check_signed(dsse.parse(envelope), lists, at)
+        signed = check_signed(dsse.parse(envelope), lists, at, check=sodium.verify)
     except EnvelopeInvalid as error:
         return "format", f"The envelope is malformed: {error}."
     except VerificationFailed as error:
