@@ -269,7 +269,7 @@ _PREPARED: list[_Prepared] = []
 
 
 def build(
-    folder: Path, *, uses: int = 1000, timeout: int = 5, start: bool = True, companies: int = 0
+    folder: Path, *, uses: int = 1000, timeout: int = 20, start: bool = True, companies: int = 0
 ) -> DataSpace:
     """A data space; `open` is offered without a witness duty, the other two demand one."""
     settings = (uses, timeout, companies)

@@ -47,7 +47,7 @@ from witness.verify import verify_files
 ASKER, WITNESS = "hk-monitor", "witness-a"
 BANKS = {"hk-bank": "HK", "mo-bank": "MO", "sz-bank": "CN-SZ"}
 PURPOSE = "credit-risk"
-FRAME_SECONDS = 5
+FRAME_SECONDS = 20
 REGIONS = ("深圳", "Hong Kong", "澳门")
 DESCRIPTION = """\
 title: {{en: Loans, zh: 贷款}}
