@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from compute.frames import Frame, Role
 
 T = TypeVar("T")
@@ -91,6 +93,14 @@ def timed(work: Callable[[], object], runs: int) -> tuple[float, float]:
         walls.append(time.perf_counter() - start)
         cpus.append(cpu_of_self() - before)
     return statistics.median(walls), statistics.median(cpus)
+
+
+def openssl_x25519(runs: int) -> float:
+    """Exchanges per second of OpenSSL's X25519 in one thread: how fast this machine is."""
+    own, other = X25519PrivateKey.generate(), X25519PrivateKey.generate().public_key()
+    exchanges = 10_000
+    seconds, _ = timed(lambda: [own.exchange(other) for _ in range(exchanges)], runs)
+    return exchanges / seconds
 
 
 def cpu_of_self() -> float:

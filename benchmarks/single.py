@@ -11,11 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from benchmarks import peers
-from benchmarks.measure import Result, counted, cpu_of_self, median, peak_of_self, timed
+from benchmarks.measure import Result, counted, cpu_of_self, median, openssl_x25519, peak_of_self, timed
 from compute import kernel as native
 from compute import selection_sum as sums
 from compute.protocols.base import run_pair
@@ -41,17 +40,9 @@ def kernel(options: argparse.Namespace) -> Result:
         "hashes_per_s": round(rows / hashing),
         "matches_per_s": round(rows / matching),
         "threads": cores,
-        "openssl_x25519_per_s": round(_openssl(options.runs)),
+        "openssl_x25519_per_s": round(openssl_x25519(options.runs)),
     }
     return Result("kernel", rows, "curve25519", masking, cpu, peak_rss_mb=peak_of_self(), figures=figures)
-
-
-def _openssl(runs: int) -> float:
-    """Exchanges per second of OpenSSL's X25519 in one thread, by way of `cryptography`."""
-    own, other = X25519PrivateKey.generate(), X25519PrivateKey.generate().public_key()
-    exchanges = 10_000
-    seconds, _ = timed(lambda: [own.exchange(other) for _ in range(exchanges)], runs)
-    return exchanges / seconds
 
 
 def selection_sum(options: argparse.Namespace) -> Result:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.measure import Result, cpu_of, cpu_of_self, peak_of
+from benchmarks.measure import Result, cpu_of, cpu_of_self, openssl_x25519, peak_of
 from connector.enrolment import load_members
 from connector.identity import channel_credentials, channel_options, load_signing_keys, utc_now
 from connector.loopback import WITNESS, Loopback
@@ -68,9 +68,11 @@ def _recorded(space: Loopback, rows: int) -> Result:
     maker = _Maker(space)
     process = space.processes[WITNESS].pid
     asyncio.run(_sent(maker, maker.calls(PER_CALL * len(MEMBERS), 1, PER_CALL), 1))  # starts processes
+    before = openssl_x25519(1)
     batches = _load(process, maker, maker.calls(rows, 1, PER_CALL), CALLS_EACH)
     both = _load(process, maker, maker.calls(rows // 4, 2, PER_CALL), CALLS_EACH)
     unary = _load(process, maker, maker.calls(min(rows, UNARY), 1, 1), UNARY_CALLS_EACH)
+    beside = (before + openssl_x25519(1)) / 2
     client = maker.client(OWNER)
     figures = {
         "records_per_s": batches.per_s,
@@ -80,6 +82,7 @@ def _recorded(space: Loopback, rows: int) -> Result:
         "unary_per_s": unary.per_s,
         "unary_cpu_us_per_record": unary.cpu_us,
         "unary_clients_cpu_us_per_record": unary.clients_cpu_us,
+        "openssl_x25519_per_s": round(beside),
         **_percentiles("unary", unary.walls),
         **_percentiles("published", _until_proved(client, maker.many(SINGLES, 2))),
     }

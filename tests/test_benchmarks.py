@@ -62,7 +62,7 @@ def test_the_witness_says_every_figure_of_its_goals(monkeypatch, capsys):
     assert figures["entries"] == 300
 
 
-COUNTED = ("openssl_x25519_per_s", "cpu_seconds_per_participant", "bytes_per_participant")
+COUNTED = ("unary_per_s", "openssl_x25519_per_s", "cpu_seconds_per_participant", "bytes_per_participant")
 
 
 def test_the_page_is_made_of_what_was_measured_and_nothing_else(monkeypatch, tmp_path):
@@ -79,7 +79,8 @@ def test_the_page_is_made_of_what_was_measured_and_nothing_else(monkeypatch, tmp
         of_machine = {"commit": "def" if name == "witness" else "abc", "kernel": "ifma"}
         counted = dict.fromkeys(COUNTED, 20_250)
         said = Result(name, rows, "some", 2, 3, floor_seconds=1, stages={"part": 4}, figures=counted)
-        return {**said.document(), **of_machine}
+        peer = {"name": "spu-ecdh", "rows": rows, "error": "none"} | ({"seconds": 4} if name == "psi" else {})
+        return {**said.document(), **of_machine, "peers": [peer]}
 
     monkeypatch.setattr(figures, "measured", measured)
     monkeypatch.setattr(measure, "commit", str)
@@ -92,6 +93,10 @@ def test_the_page_is_made_of_what_was_measured_and_nothing_else(monkeypatch, tmp
     assert "| `catalogue` | p99 <= 50 ms | failed |" in page
     assert "- `psi --rows 65536`: part 4 s" in page
     assert "| OpenSSL's X25519, one thread | 30,000 a second | 20,250 a second | 1.48 |" in page
+    assert "| `psi --rows 65536` | seconds | 1.2 | spu-ecdh 1.5 | 0.800 | 2 | 4 | 0.500 |" in page
+    beside_psi = "| seconds | 18 | spu-ecdh 17.9 | 1.006 | 2 | 4 | 0.500 |"  # psi's, at the same size
+    assert f"| `private_join_and_compute --rows 1048576` {beside_psi}" in page
+    assert f"| `{figures.WITNESS}` | unary_per_s | 900 " in page
     assert all(f"| `{command}` | {goal} |" in page for command, goal in figures.GOALS)
 
 
