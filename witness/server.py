@@ -47,6 +47,7 @@ from witness.metrics import Metrics, MetricsServer
 from witness.note import NoteInvalid, check_name
 from witness.policy import Policy, PolicyInvalid
 from witness.quorum import Quorum
+from witness.quota import Quota
 from witness.registry import Registry
 from witness.retention import Retention
 from witness.schema import ID, LINE, Fields, FormatError, matching
@@ -67,6 +68,7 @@ MOST_CALLS = 256
 MESSAGE_SECONDS = 10.0
 """How long a call may keep a message waiting."""
 LARGEST_MESSAGE = 10 * 1024 * 1024  # 64 envelopes of 128 KiB and their framing
+DAILY_MIB = 4096
 
 
 class ConfigInvalid(ValueError):
@@ -97,6 +99,7 @@ class WitnessConfig:
     quorum: Path | None = None
     metrics_listen: str | None = None
     retain_days: int | None = None
+    daily_mib: int = DAILY_MIB
     sm2_key: Path | None = None
     evidence_key: Path | None = None
 
@@ -165,6 +168,9 @@ operator_keys = [{operator_keys}]
 
 # Contents of records are erased after so many days; leaves and proofs stay for ever.
 # retain_days = 3650
+
+# MiB of new records that each member may bring in a day (UTC), so that nobody fills the disk for all others.
+# daily_mib = 4096
 """
 
 
@@ -247,6 +253,7 @@ def _read(value: Any, base: Path) -> WitnessConfig:
         def path(name: str) -> Path:
             return base / f.text(name, _PATH)
 
+        daily = f.optional("daily_mib", f.integer)
         return WitnessConfig(
             space=f.text("space", ID),
             participant=f.text("participant", ID),
@@ -268,6 +275,7 @@ def _read(value: Any, base: Path) -> WitnessConfig:
             quorum=f.optional("quorum", path),
             metrics_listen=f.optional("metrics_listen", lambda name: f.text(name, LINE)),
             retain_days=f.optional("retain_days", f.integer),
+            daily_mib=DAILY_MIB if daily is None else daily,
             sm2_key=f.optional("sm2_key", path),
             evidence_key=f.optional("evidence_key", path) or _made_with_the_folder(base),
         )
@@ -370,7 +378,8 @@ def _serve(
         verifiers = Verifiers()
         running.callback(verifiers.close)
         admission = Admission(registry, log, verifiers, system_clock)
-        service = Service(log, sequencer, admission, identify, confirmed)
+        quota = Quota(config.daily_mib << 20, system_clock)
+        service = Service(log, sequencer, admission, quota, identify, confirmed)
         messages = Messages(MESSAGE_SECONDS)
         door = Doorkeeper(identify, Places(MOST_CALLS_EACH, THREADS), messages)
         server, port = _grpc_server(service, door, _credentials(config), config.grpc_listen)

@@ -22,6 +22,7 @@ from witness.database import Database
 from witness.door import PeerIdentity, Places, Refusal, guarded
 from witness.leaf import TAG_SIZE
 from witness.log import Log, LogRefused, Submission
+from witness.quota import Quota
 from witness.registry import Registry
 from witness.sequencer import Busy, Sequencer
 from witness.tlog_proof import TlogProof
@@ -96,11 +97,12 @@ class Service(witness_pb2_grpc.WitnessServicer):
         log: Log,
         sequencer: Sequencer,
         admission: Admission,
+        quota: Quota,
         identify: PeerIdentity,
         confirmed: Callable[[], bool] | None = None,
     ) -> None:
         self._log, self._sequencer, self._admission = log, sequencer, admission
-        self._identify = identify
+        self._quota, self._identify = quota, identify
         self._confirmed = confirmed or (lambda: True)
         self._waits = Places(MOST_WAITING_CALLS_EACH, MOST_WAITING_CALLS)
         self._watches = Places(MOST_WATCHERS_EACH, MOST_WATCHERS)
@@ -201,6 +203,9 @@ class Service(witness_pb2_grpc.WitnessServicer):
             raise Refusal(
                 code_pb2.UNAVAILABLE, "quorum", "The quorum has not confirmed this log since its start."
             )
+        self._quota.take(
+            peer, sum(len(s.envelope) for s in admitted if not self._log.recorded_lately(s.digest))
+        )
         return self._sequencer.submit(admitted, peer)
 
     @staticmethod

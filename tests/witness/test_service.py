@@ -44,6 +44,7 @@ from witness import (
 from witness.client import WitnessClient, WitnessDishonest, WitnessRejected, WitnessUnavailable
 from witness.keys import PrivateKey, PrivateKeys
 from witness.log import Log, LogRefused
+from witness.quota import Quota
 from witness.v1 import witness_pb2 as pb
 from witness.v1 import witness_pb2_grpc
 
@@ -434,6 +435,53 @@ def test_too_many_records_to_check_are_refused_as_busy(running, space, monkeypat
     with running.channel(urn("hk-bank")) as channel, pytest.raises(grpc.RpcError) as caught:
         witness_pb2_grpc.WitnessStub(channel).SubmitBatch(request, timeout=5)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_member_that_brings_too_much_waits_for_tomorrow_and_nobody_else_does(running, space, monkeypatch):
+    """Its share of the day is its own; what is recorded already takes nothing of it."""
+    running.stop()
+    asked, envelopes = [], [signed(space) for _ in range(4)]
+
+    def two_records(each, clock):
+        asked.append(each)
+        return Quota(2 * len(envelopes[0]), clock)
+
+    monkeypatch.setattr(server, "Quota", two_records)
+    file = running.folder / server.CONFIG_FILE
+    file.write_text(file.read_text() + "daily_mib = 7\n")
+    running.start()
+    assert asked == [7 << 20]
+    with running.channel(urn("hk-bank")) as mine, running.channel(urn("sz-trade")) as other:
+
+        def submit(channel, *numbers):
+            made = [pb.Submission(envelope=envelopes[n], tag=TAG) for n in numbers]
+            stub = witness_pb2_grpc.WitnessStub(channel)
+            return [r.index for r in stub.SubmitBatch(pb.SubmitBatchRequest(submissions=made)).receipts]
+
+        assert submit(mine, 0, 1) == [0, 1]
+        assert submit(mine, 0, 1) == [0, 1]
+        with pytest.raises(grpc.RpcError) as caught:
+            submit(mine, 1, 2)
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "tomorrow" in caught.value.details()
+        assert submit(other, 2, 3) == [2, 3]
+        assert submit(mine, 2) == [2]
+
+
+def test_a_share_of_the_day():
+    now, tomorrow = 20_000 * 86_400_000, 20_001 * 86_400_000
+    clock = iter([now, now, now + 86_399_999, now, now, tomorrow, tomorrow])
+    quota = Quota(10, lambda: next(clock))
+    quota.take("a", 4)
+    quota.take("a", 6)
+    with pytest.raises(door.Refusal, match="tomorrow"):
+        quota.take("a", 1)
+    quota.take("b", 10)
+    with pytest.raises(door.Refusal):
+        quota.take("c", 11)
+    quota.take("a", 10)
+    with pytest.raises(door.Refusal):
+        quota.take("a", 1)
 
 
 def test_one_member_has_its_share_of_waiting_and_no_more(running):
