@@ -370,6 +370,15 @@ def _federation(policy: Policy) -> Iterator[Contradiction]:
     if policy.analysis.dominance is not None and federation.scope == "total":
         sentence = "nobody sees a share of a total before it is released: with `dominance` all is refused"
         yield (*path, "scope"), sentence, "Write `scope: local`, or remove `dominance`."
+    suppressions = policy.analysis.suppressions
+    if suppressions is not None and suppressions.complementary:
+        sentence = "over a federation no second cell is held back: with `complementary` all is refused"
+        yield ("analysis", "suppressions", "complementary"), sentence, "Remove it, or `federation`."
+    if policy.analysis.differencing is not None and policy.analysis.noise is None:
+        sentence = (
+            "nobody compares the sums of a federation: with `differencing` and no `noise` all is refused"
+        )
+        yield ("analysis", "differencing"), sentence, "Set `noise`, or remove `differencing` or `federation`."
     if policy.analysis.join is not None:
         sentence = "its datasets are asked about in its sums alone, so joint queries will be refused"
         yield (*path, "name"), sentence, "Remove `join`, or publish a second offer with a policy of its own."

@@ -614,6 +614,29 @@ def test_lint_says_that_dominance_ends_totals(invoices_text, scope, warned):
     assert "analysis.federation.scope" not in without
 
 
+@pytest.mark.parametrize(
+    ("words", "path", "warned"),
+    [
+        (["suppressions: {complementary: true}"], "analysis.suppressions.complementary", True),
+        (["suppressions: {count: hidden}"], "analysis.suppressions.complementary", False),
+        (["differencing: {minimum_difference: 10, window: P30D}"], "analysis.differencing", True),
+        (
+            [
+                "differencing: {minimum_difference: 10, window: P30D}",
+                NOISE.format("0.05", "1", ""),
+                *BOUNDED.split(", "),
+            ],
+            "analysis.differencing",
+            False,
+        ),
+    ],
+)
+def test_lint_says_what_ends_a_federation(invoices_text, words, path, warned):
+    federation = "federation: {name: loans, scope: local, minimum_participants: 3}"
+    assert (path in [p.path for p in advice(with_words(invoices_text, federation, *words))]) == warned
+    assert path not in [p.path for p in advice(with_words(invoices_text, *words))]
+
+
 def noised(text, rho="0.05", budget="1", *more):
     return with_words(text, NOISE.format(rho, budget, ""), *BOUNDED.split(", "), *more)
 
