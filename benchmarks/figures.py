@@ -106,10 +106,10 @@ def write_results(options: argparse.Namespace) -> int:
         ]
         for name in ("psi", "psi_aggregate")
     }
-    _plot(curve)
     results = HERE / "RESULTS.md"
     tables = [_page([*rows, *_curves(sizes, curve)]), sums(options), rounds(options)]
     page = "\n".join([*tables, MUTANTS]) + _mutants(results.read_text("utf-8"))
+    _plot(curve)  # last, like the page: until then the tree is that of the commit
     results.write_text(page, encoding="utf-8")
     return int("| failed |" in page)
 
@@ -274,7 +274,8 @@ def _ratios(rows: Sequence[Row]) -> list[str]:
         ours, other = (_figure(by_command, command, name) for name in (figure, beside))
         if ours and other:
             said = f"| `{command}` | {figure} | {goal:,} | {beside} {there:,} | {goal / there:.3f} "
-            lines.append(f"{said}| {ours:,.5g} | {other:,.5g} | {ours / other:.3f} |")
+            here = " | ".join(f"{one:,.0f}" if one >= 1000 else f"{one:.3f}" for one in (ours, other))
+            lines.append(f"{said}| {here} | {ours / other:.3f} |")
     return [*lines, ""]
 
 
