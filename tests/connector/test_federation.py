@@ -47,7 +47,7 @@ from witness.verify import verify_files
 ASKER, WITNESS = "hk-monitor", "witness-a"
 BANKS = {"hk-bank": "HK", "mo-bank": "MO", "sz-bank": "CN-SZ"}
 PURPOSE = "credit-risk"
-FRAME_SECONDS = 20
+FRAME_SECONDS = 10
 REGIONS = ("深圳", "Hong Kong", "澳门")
 DESCRIPTION = """\
 title: {{en: Loans, zh: 贷款}}
@@ -506,7 +506,7 @@ def test_a_participant_that_falls_silent_fails_the_round(
 
     def silent(member: Any, scheme: Any, roster: Any, entropy: Any) -> Any:
         if member.participant == "mo-bank":
-            time.sleep(7)  # the asker waits for five seconds
+            time.sleep(FRAME_SECONDS + 2)  # longer than the asker waits
         return (yield from honest(member, scheme, roster, entropy))
 
     monkeypatch.setattr(masked_sum, "agreed", silent)
