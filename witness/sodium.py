@@ -9,7 +9,7 @@ OpenSSL: with one of those this module refuses to be imported.
 from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
-from witness.keys import ED25519, PublicKey, SignatureInvalid
+from witness.keys import ED25519, SIGNATURE_SIZES, PublicKey, SignatureInvalid
 
 _KEY = bytes.fromhex("00a69c9a74af090b422797aa2311cfa3db429196584d50c6aacfe9a02a99bc8a")
 _ONLY_WITH_COFACTOR = bytes.fromhex(
@@ -22,6 +22,8 @@ def verify(key: PublicKey, message: bytes, signature: bytes) -> None:
     """As `PublicKey.verify`, which it calls for every other algorithm."""
     if key.algorithm != ED25519:
         return key.verify(message, signature)
+    if len(signature) != SIGNATURE_SIZES[ED25519]:  # libsodium is told nothing of where the message begins
+        raise SignatureInvalid("the signature has another size than the algorithm's")
     try:
         crypto_sign_open(signature + message, key.raw)
     except (BadSignatureError, ValueError) as error:

@@ -127,6 +127,15 @@ def test_signatures_of_another_size_are_refused(size):
         sodium.verify(key.public, b"message", (key.sign(b"message") + b"m")[:size])
 
 
+@pytest.mark.parametrize("size", [0, 1, 63, 65, 70])
+def test_nothing_of_the_message_passes_as_the_signature_or_the_other_way_round(size):
+    """libsodium reads both as one text: where the message begins is ours to say."""
+    key = PrivateKey.from_seed(bytes(32))
+    text = key.sign(b"a longer message") + b"a longer message"
+    assert both(key.public.raw, text[64:], text[:64]) == (True, True)
+    assert both(key.public.raw, text[size:], text[:size]) == (False, False)
+
+
 def test_other_algorithms_are_openssls():
     key = PrivateKey.from_seed(bytes(32), ML_DSA_44)
     sodium.verify(key.public, b"message", key.sign(b"message"))
