@@ -35,3 +35,8 @@ class Quota:
                 )
                 raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "quota", sentence)
             self._brought[member] += count
+
+    def give_back(self, member: str, count: int) -> None:
+        """Of what was taken, so much was not recorded."""
+        with self._lock:
+            self._brought[member] = max(0, self._brought[member] - count)

@@ -203,10 +203,17 @@ class Service(witness_pb2_grpc.WitnessServicer):
             raise Refusal(
                 code_pb2.UNAVAILABLE, "quorum", "The quorum has not confirmed this log since its start."
             )
-        self._quota.take(
-            peer, sum(len(s.envelope) for s in admitted if not self._log.recorded_lately(s.digest))
+        count = sum(len(s.envelope) for s in admitted if not self._log.recorded_lately(s.digest))
+        self._quota.take(peer, count)
+        try:
+            recording = self._sequencer.submit(admitted, peer)
+        except Busy:
+            self._quota.give_back(peer, count)
+            raise
+        recording.add_done_callback(
+            lambda done: self._quota.give_back(peer, count) if done.exception() else None
         )
-        return self._sequencer.submit(admitted, peer)
+        return recording
 
     @staticmethod
     def _indexes(recording: Future[list[int]] | None, context: grpc.ServicerContext) -> list[int]:

@@ -35,6 +35,7 @@ from witness import (
     note,
     record,
     registry,
+    sequencer,
     server,
     service,
     tiles,
@@ -482,6 +483,30 @@ def test_a_share_of_the_day():
     quota.take("a", 10)
     with pytest.raises(door.Refusal):
         quota.take("a", 1)
+
+
+def test_what_a_busy_witness_does_not_record_takes_nothing_of_the_day(running, space, monkeypatch):
+    """Else who floods the witness would have the others use up their days by trying again."""
+    running.stop()
+    envelope = signed(space)
+    monkeypatch.setattr(server, "Quota", lambda _each, clock: Quota(len(envelope), clock))
+    running.start()
+    request = pb.SubmitBatchRequest(submissions=[pb.Submission(envelope=envelope, tag=TAG)])
+    with running.channel(urn("hk-bank")) as channel:
+        stub = witness_pb2_grpc.WitnessStub(channel)
+        with monkeypatch.context() as full:
+            full.setattr(sequencer, "MOST_WAITING_EACH", 0)
+            assert "busy" in refused(stub, request)
+        with monkeypatch.context() as broken:
+            broken.setattr(Log, "append", lambda *_: [][0])
+            assert "does not take entries" in refused(stub, request)
+        assert stub.SubmitBatch(request).receipts[0].index == 0
+
+
+def refused(stub, request):
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.SubmitBatch(request)
+    return caught.value.details()
 
 
 def test_one_member_has_its_share_of_waiting_and_no_more(running):
