@@ -61,21 +61,18 @@ YARDSTICKS: tuple[tuple[str, str, str, float, str], ...] = (
     ("spu-rr22, 2^20 keys a side", MATCHED, "spu-rr22", 4.24, "s"),
 )
 """What others' software did where the goals were set (shared/goals.md), and in which run it is found here."""
-RATIOS: tuple[tuple[str, str, float, str, float], ...] = (
-    ("psi --rows 65536", "seconds", 1.2, "spu-ecdh", 1.5),
-    (MATCHED, "seconds", 15, "spu-ecdh", 17.9),
-    ("psi_aggregate --rows 1048576", "seconds", 18, "spu-ecdh", 17.9),
-    ("private_join_and_compute --rows 1048576", "seconds", 18, "spu-ecdh", 17.9),
-    (IFMA, "masks_per_s", 200_000, X25519, 30_000),
-    (AVX2, "masks_per_s", 60_000, X25519, 30_000),
-    (PORTABLE, "masks_per_s", 20_000, X25519, 30_000),
-    (WITNESS, "records_per_s", 4_000, X25519, 30_000),
-    (WITNESS, "unary_per_s", 900, X25519, 30_000),
+RATIOS: tuple[tuple[str, str, float, str, str, float], ...] = (
+    ("psi --rows 65536", "seconds", 1.2, "psi --rows 65536", "spu-ecdh", 1.5),
+    (MATCHED, "seconds", 15, MATCHED, "spu-ecdh", 17.9),
+    ("psi_aggregate --rows 1048576", "seconds", 18, MATCHED, "spu-ecdh", 17.9),
+    ("private_join_and_compute --rows 1048576", "seconds", 18, MATCHED, "spu-ecdh", 17.9),
+    (IFMA, "masks_per_s", 200_000, IFMA, X25519, 30_000),
+    (AVX2, "masks_per_s", 60_000, AVX2, X25519, 30_000),
+    (PORTABLE, "masks_per_s", 20_000, PORTABLE, X25519, 30_000),
+    (WITNESS, "records_per_s", 4_000, WITNESS, X25519, 30_000),
+    (WITNESS, "unary_per_s", 900, WITNESS, X25519, 30_000),
 )
-"""Goals in seconds or per second, with what others' software did where they were set: the ratio counts.
-
-That software is looked for in the same row, and for joint queries of 2^20 keys a side in the row of `psi`.
-"""
+"""Goals in seconds or per second; beside what, found in which run, and what that did where they were set."""
 SUMS: tuple[tuple[int, int], ...] = (  # participants, cells
     *((2, 10_000), (8, 10_000), (16, 10_000), (32, 10_000)),
     *((16, 10), (16, 1000), (16, 100_000)),
@@ -270,8 +267,8 @@ def _ratios(rows: Sequence[Row]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     by_command = {command: found for command, _, found in rows}
-    for command, figure, goal, beside, there in RATIOS:
-        ours, other = (_figure(by_command, command, name) for name in (figure, beside))
+    for command, figure, goal, run, beside, there in RATIOS:
+        ours, other = _figure(by_command, command, figure), _figure(by_command, run, beside)
         if ours and other:
             said = f"| `{command}` | {figure} | {goal:,} | {beside} {there:,} | {goal / there:.3f} "
             here = " | ".join(f"{one:,.0f}" if one >= 1000 else f"{one:.3f}" for one in (ours, other))
@@ -284,8 +281,7 @@ def _figure(found: dict[str, dict[str, Any]], command: str, name: str) -> float 
     row: dict[str, Any] = found.get(command, {"peers": []})
     seconds = {peer["name"]: peer.get("seconds") for peer in row["peers"]}
     here: float | None = {**row, **row.get("figures", {}), **seconds}.get(name)
-    beside_matched = here is None and command.endswith(" --rows 1048576") and command != MATCHED
-    return _figure(found, MATCHED, name) if beside_matched else here
+    return here
 
 
 def _peers(rows: Sequence[Row]) -> list[str]:
