@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.pages import ROOT, blocks, printed_by
@@ -19,8 +21,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_page_shows_what_is_printed(ran: str) -> None:
-    shown = [line.strip() for block in blocks(PAGE.read_text("utf-8"), "text") for line in block.splitlines()]
-    said = [line.strip() for line in ran.splitlines()]
+    shown = _lines("".join(blocks(PAGE.read_text("utf-8"), "text")))
+    said = _lines(ran)
     assert len(shown) >= 15
     assert [line for line in shown if line not in said and line != "…"] == []
 
@@ -30,3 +32,11 @@ def test_what_is_answered_refused_and_verified(ran: str) -> None:
     assert "[federation.participants-changed]" in ran
     assert ran.count("VERIFIED") == 1
     assert ran.count("query.release: done") == 3  # one receipt, each bank's record
+
+
+def _lines(text: str) -> list[str]:
+    """Lines without their indents. Two banks refuse a round with others: whichever is first is named."""
+    return [
+        re.sub(r"^bayspace: (hk|sz)-bank: this dataset was", "bayspace: a bank: …", line.strip())
+        for line in text.splitlines()
+    ]

@@ -10,7 +10,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
@@ -225,14 +224,6 @@ def asked_anew():
     with pytest.MonkeyPatch.context() as patch:  # its own: tests undo theirs half-way
         patch.setattr(analyst, "kept", lambda *_: None)
         yield
-
-
-def settled(true: Callable[[], bool]) -> bool:
-    """Wait for what another thread is about to record."""
-    late = time.monotonic() + 10
-    while not true() and time.monotonic() < late:
-        time.sleep(0.02)
-    return true()
 
 
 def free_ports(count: int) -> list[int]:

@@ -13,6 +13,7 @@ import pytest
 from compute.errors import BayspaceError, ConfigError, DataError, PolicyRefusal, QueryError, Unavailable
 from connector import datasets
 from connector.receipts import receipt, trust_file
+from tests.waiting import settled
 from witness import dsse
 from witness.checks import VerificationFailed
 from witness.verify import verify_files
@@ -310,13 +311,8 @@ def test_closing_the_stream_cancels_the_owners_end_and_leaves_evidence(shared, m
     call.cancel()
     time.sleep(0.3)
     proceed.set()
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        if "query.failure" in shared.evidence(OWNER)[-1] and "query.failure" in shared.evidence(ASKER)[-1]:
-            break
-        time.sleep(0.05)
-    assert shared.evidence(OWNER)[-1] == ["query.intent", "query.failure"]
-    assert shared.evidence(ASKER)[-1] == ["query.intent", "query.failure"]
+    failed = ["query.intent", "query.failure"]
+    assert settled(lambda: [shared.evidence(name)[-1] for name in (OWNER, ASKER)] == [failed, failed])
     monkeypatch.undo()
     assert not node.store.running()
     assert shared.asker.query(asked(QUESTIONS["joint"], "matched"), PURPOSE).table.num_rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from queue import SimpleQueue
@@ -18,6 +17,7 @@ from connector.negotiating import Negotiating
 from connector.node import Node
 from connector.opening import Opening
 from connector.transport import Headers
+from tests.waiting import settled
 from witness import dsse
 from witness.record import Record
 
@@ -40,10 +40,7 @@ def when_sent(monkeypatch, kind, action):
 
 def ends(space):
     """The events of the last query on both sides, once both have recorded its end."""
-    late = time.monotonic() + 10
-    while any(e.status == "open" for n in space.nodes.values() for e in queries(n)):
-        assert time.monotonic() < late
-        time.sleep(0.01)
+    assert settled(lambda: all(e.status != "open" for n in space.nodes.values() for e in queries(n)))
     return [space.evidence(name)[-1] for name in (OWNER, ASKER)]
 
 
@@ -262,10 +259,9 @@ class Silent:
 
     def over(self, node):
         """The event and the reason that a side recorded last, which it must while the asker is silent."""
-        late = time.monotonic() + 4  # the frame timeout is 5 s
-        while node.store.exchange(self.exchange).status == "open":
-            assert time.monotonic() < late
-            time.sleep(0.01)
+        assert settled(
+            lambda: node.store.exchange(self.exchange).status != "open", seconds=15
+        )  # a frame has 20
         last = node.store.evidence(self.exchange)[-1]
         return last.event, Record.parse(dsse.parse(last.envelope).payload).outcome.reason
 

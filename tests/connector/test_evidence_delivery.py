@@ -17,6 +17,7 @@ from connector.config import ConnectorConfig
 from connector.evidence import Evidence, Witness, checked_quorum, demanded_quorum
 from connector.records import countersigned
 from connector.storage import Store
+from tests.waiting import settled
 from witness import cosignature
 from witness.client import Recorded, Uncosigned, WitnessRejected, WitnessUnavailable
 from witness.keys import PrivateKeys
@@ -83,13 +84,6 @@ def made(tmp_path, monkeypatch):
         store.close()
 
 
-def eventually(holds):
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def statuses(store):
     return {(item.sequence, item.witness): item.status for item in store.receipts(EXCHANGE)}
 
@@ -98,7 +92,7 @@ def test_a_record_that_was_erased_before_it_was_delivered_does_not_stop_the_cour
     kept, store = made(records=2, w=Client())
     store.erase_evidence(EXCHANGE)
     kept.start()
-    eventually(lambda: statuses(store) == {(0, "w"): "rejected", (1, "w"): "rejected"})
+    assert settled(lambda: statuses(store) == {(0, "w"): "rejected", (1, "w"): "rejected"})
 
 
 def test_a_store_that_fails_for_a_while_does_not_stop_the_courier(made, monkeypatch):
@@ -113,7 +107,7 @@ def test_a_store_that_fails_for_a_while_does_not_stop_the_courier(made, monkeypa
 
     monkeypatch.setattr(store, "outbox", outbox)
     kept.start()
-    eventually(lambda: statuses(store) == {(0, "w"): "delivered"})
+    assert settled(lambda: statuses(store) == {(0, "w"): "delivered"})
 
 
 @pytest.mark.parametrize(("reason", "tries"), [("signature", 1), ("format", 1), ("time", 3), ("members", 3)])
@@ -121,7 +115,7 @@ def test_a_refusal_for_good_is_not_repeated_and_one_that_may_pass_is(made, reaso
     client = Client(WitnessRejected(reason, "no"))
     kept, store = made(w=client)
     kept.start()
-    eventually(lambda: len(client.asked) >= tries)
+    assert settled(lambda: len(client.asked) >= tries)
     time.sleep(0.2)
     assert (len(client.asked) == 1) == (tries == 1)
     assert statuses(store) == {(0, "w"): "rejected" if tries == 1 else "pending"}
@@ -131,10 +125,10 @@ def test_a_refusal_for_good_is_not_repeated_and_one_that_may_pass_is(made, reaso
 def test_what_was_refused_is_tried_once_more_after_a_restart(made):
     kept, store = made(w=Client(WitnessRejected("key", "no")))
     kept.start()
-    eventually(lambda: statuses(store) == {(0, "w"): "rejected"})
+    assert settled(lambda: statuses(store) == {(0, "w"): "rejected"})
     again = Evidence(store, {"w": Witness(Client(), ())})
     again.start()
-    eventually(lambda: statuses(store) == {(0, "w"): "delivered"})
+    assert settled(lambda: statuses(store) == {(0, "w"): "delivered"})
     again.close()
 
 
@@ -143,7 +137,7 @@ def test_a_silent_witness_is_asked_once_a_round_and_holds_up_nobody(made, monkey
     silent, well = Client(WitnessUnavailable("no")), Client()
     kept, store = made(records=5, a=silent, b=well)
     kept.start()
-    eventually(lambda: list(statuses(store).values()).count("delivered") == 5)
+    assert settled(lambda: list(statuses(store).values()).count("delivered") == 5)
     assert len(silent.asked) == 1
 
 

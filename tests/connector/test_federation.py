@@ -38,7 +38,7 @@ from connector.storage import Store
 from connector.transport import Headers
 from connector.v1 import analyst_pb2
 from connector.witnesses import init_witness, load_witness, witness_seat
-from tests.connector.conftest import settled
+from tests.waiting import settled
 from witness import dsse
 from witness.record import Record
 from witness.server import serve

@@ -7,13 +7,13 @@ asserts whose error it is, that nothing was released, and that the honest side's
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import pytest
 
 from compute.errors import BayspaceError, PeerViolation
 from connector import inquiry, transport
 from connector.v1 import frame_pb2
+from tests.waiting import settled
 
 PURPOSE = "credit-risk"
 OWNER, ASKER = "sz-trade", "hk-bank"
@@ -102,14 +102,6 @@ def on(target, change):
     return lambda number, frame: change(frame) if number == target else [frame]
 
 
-def eventually(holds, seconds=15.0):
-    """The owner notices a moment later than the asker."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def honest_query_works(space, offer):
     assert space.asker.query(JOINT.format(offer=offer), PURPOSE).table.num_rows
 
@@ -142,7 +134,9 @@ def test_a_changed_frame_to_the_owner_is_refused(shared, relay, offer, change, f
     relay(outgoing=on(frame, CHANGES[change]))
     with pytest.raises(BayspaceError):
         shared.asker.query(JOINT.format(offer=offer), PURPOSE)
-    eventually(lambda: shared.evidence(OWNER)[-1] in (["query.failure"], ["query.intent", "query.failure"]))
+    assert settled(
+        lambda: shared.evidence(OWNER)[-1] in (["query.failure"], ["query.intent", "query.failure"])
+    )
 
 
 KINDS = ("accept", "start", "sealed", "outcome", "key")
@@ -293,12 +287,12 @@ def test_an_asker_that_claims_any_number_of_keys_is_refused(shared, monkeypatch)
 
 
 def test_a_stalled_peer_times_out(build_space, relay):
-    space = build_space(timeout=2)
+    space = build_space(timeout=4)
     space.agree("matched")
     relay(outgoing=lambda number, frame: [] if number >= 2 else [frame])
     with pytest.raises(BayspaceError):
         space.asker.query(JOINT.format(offer="matched"), PURPOSE)
-    eventually(lambda: space.evidence(OWNER)[-1] == ["query.intent", "query.failure"])
+    assert settled(lambda: space.evidence(OWNER)[-1] == ["query.intent", "query.failure"])
     assert not space.nodes[OWNER].store.running()
     relay(incoming=lambda _number, frame: [] if frame.kind == "outcome" else [frame])
     with pytest.raises(BayspaceError):

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, text
 
 from compute.errors import PolicyRefusal, Unavailable
 from connector import analyst, config
-from tests.connector.conftest import settled
+from tests.waiting import settled
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
 POSTGRES = "BAYSPACE_TEST_POSTGRES"

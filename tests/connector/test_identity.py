@@ -186,7 +186,7 @@ def _ask(port, seat, expected):
     credentials = identity.channel_credentials(seat.tls)
     options = identity.channel_options(seat.trust.space, expected)
     with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
-        return channel.unary_unary("/x/WhoAmI")(b"", timeout=5).decode()
+        return channel.unary_unary("/x/WhoAmI")(b"", timeout=30).decode()
 
 
 def test_both_sides_know_whom_they_talk_to(gba, serve):
@@ -225,7 +225,7 @@ def test_a_stranger_and_an_anonymous_caller_are_refused(gba, serve, tmp_path):
         grpc.secure_channel(f"127.0.0.1:{port}", anonymous, options=options) as channel,
         pytest.raises(grpc.RpcError),
     ):
-        channel.unary_unary("/x/WhoAmI")(b"", timeout=5)
+        channel.unary_unary("/x/WhoAmI")(b"", timeout=30)
 
 
 def test_a_removed_member_and_a_wrong_role_are_refused(gba, serve):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from connector.asking import Asking
 from connector.receipts import trust_file
 from connector.state.rows import AnswerRecord
 from connector.storage import Store
+from tests.waiting import settled
 from witness.verify import verify_files
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
@@ -208,9 +208,7 @@ def test_an_asker_that_died_after_its_receipt_gets_the_answer_when_it_asks_again
             item = role.send(arrived)
             arrived = yield item
             if isinstance(item, Frame) and item.kind == "receipt":
-                until = time.monotonic() + 10
-                while owner.evidence.is_open(self._terms.opening.exchange) and time.monotonic() < until:
-                    time.sleep(0.01)
+                assert settled(lambda: not owner.evidence.is_open(self._terms.opening.exchange))
                 raise Unavailable("peer.gone", "killed")
 
     with monkeypatch.context() as killed:

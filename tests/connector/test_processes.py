@@ -15,6 +15,7 @@ import pytest
 from compute.errors import BayspaceError
 from connector import config, connect
 from connector.storage import Store
+from tests.waiting import settled
 
 OWNER, ASKER, WITNESS, PURPOSE = "sz-trade", "hk-bank", "witness-a", "credit-risk"
 SQL = (
@@ -89,13 +90,6 @@ def ask(processes, failures):
             failures.append(error)
 
 
-def until(holds, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
 @pytest.mark.deep
 @pytest.mark.parametrize("victim", [OWNER, ASKER])
 def test_kill_nine_in_the_middle_of_a_query(processes, victim):
@@ -104,14 +98,14 @@ def test_kill_nine_in_the_middle_of_a_query(processes, victim):
     failures = []
     asking = threading.Thread(target=ask, args=(processes, failures))
     asking.start()
-    until(lambda: len(processes.events(OWNER)) > before and processes.events(OWNER)[-1] == ["query.intent"])
+    assert settled(lambda: processes.events(OWNER)[before:] == [["query.intent"]])
     processes.kill(victim)
     asking.join(60)
     assert failures, "the query was answered before its connector was killed"
-    until(lambda: processes.events(survivor)[-1] == ["query.intent", "query.failure"])
+    assert settled(lambda: processes.events(survivor)[-1] == ["query.intent", "query.failure"])
     processes.start(victim)
     # what died says so itself when it is back, and knows nothing of a release
-    until(lambda: processes.events(victim)[-1] in (["query.intent", "query.failure"], []))
+    assert settled(lambda: processes.events(victim)[-1] in (["query.intent", "query.failure"], []))
     assert not processes.store(victim).running()
     with connect(processes.folder / ASKER) as asker:
         assert asker.query(SQL, PURPOSE, again=True).table.to_pylist()[0]["n"] == COMPANIES // 2
@@ -131,13 +125,13 @@ def test_ctrl_c_at_the_command_line_cancels_on_both_sides(processes):
     ]
     options = ["-c", str(processes.folder / ASKER), "--purpose", PURPOSE]
     asking = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until(lambda: len(processes.events(OWNER)) > before and processes.events(OWNER)[-1] == ["query.intent"])
+    assert settled(lambda: processes.events(OWNER)[before:] == [["query.intent"]])
     os.kill(asking.pid, signal.SIGINT)
     _, said = asking.communicate(timeout=30)
     assert asking.returncode == 130
     assert "Traceback" not in said
     for name in (OWNER, ASKER):
-        until(lambda name=name: processes.events(name)[-1] == ["query.intent", "query.failure"])
+        assert settled(lambda name=name: processes.events(name)[-1] == ["query.intent", "query.failure"])
 
 
 def test_a_connector_whose_witness_died_says_so_and_recovers(processes):

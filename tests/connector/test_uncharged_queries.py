@@ -11,7 +11,7 @@ from compute.errors import PolicyRefusal, Unavailable
 from connector import evidence, inquiry
 from connector.transport import Headers
 from policy_enforcer.facts import Decision
-from tests.connector.conftest import settled
+from tests.waiting import settled
 from witness import dsse
 from witness.record import Record
 

@@ -15,7 +15,7 @@ from connector.statements import Account, Statements
 from connector.transfers import transfer, transfers
 from connector.transport import Headers
 from connector.v1 import negotiation_pb2 as pb
-from tests.connector.conftest import settled
+from tests.waiting import settled
 from witness import bundle
 from witness.verify import verify_files
 

@@ -162,7 +162,7 @@ def asked(tmp_path):
     server = TileServer("127.0.0.1", 0, nothing, made.cosigner)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
 
     def ask(method, path, body=None):
         connection.request(method, path, body)

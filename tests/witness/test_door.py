@@ -19,8 +19,8 @@ def test_a_call_that_cannot_be_ended_does_not_end_the_watch():
     messages, stuck, later = Messages(0.02), Call(RuntimeError("gone")), Call()
     messages._waiting[1] = 0.0, stuck
     messages.start()
-    assert stuck.ended.wait(5)
+    assert stuck.ended.wait(30)
     with messages._lock:
         messages._waiting = {2: (0.0, later)}
-    assert later.ended.wait(5)
+    assert later.ended.wait(30)
     messages.close()

@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from tests.waiting import settled
 from witness import __main__ as command
 from witness import (
     checkpoint,
@@ -170,7 +171,7 @@ class Running:
             client.close()
 
     def get(self, path, method="GET"):
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=30)
         connection.putrequest(method, path, skip_accept_encoding=True)
         connection.endheaders()
         response = connection.getresponse()
@@ -313,12 +314,12 @@ def test_callers_without_an_identity_or_a_membership(running, names, reason):
             (stub.GetCheckpoint, pb.GetCheckpointRequest()),
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                call(request, timeout=5)
+                call(request, timeout=30)
             info = error_details_pb2.ErrorInfo()
             assert rpc_status.from_call(caught.value).details[0].Unpack(info)
             assert (info.reason, info.domain) == (reason, "bayspace.witness")
         with pytest.raises(grpc.RpcError):
-            next(stub.WatchCheckpoints(pb.WatchCheckpointsRequest(), timeout=5))
+            next(stub.WatchCheckpoints(pb.WatchCheckpointsRequest(), timeout=30))
 
 
 def test_callers_without_a_certificate(running, authority):
@@ -326,7 +327,7 @@ def test_callers_without_a_certificate(running, authority):
         f"localhost:{running.grpc_port}", grpc.ssl_channel_credentials(authority.pem)
     ) as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            witness_pb2_grpc.WitnessStub(channel).GetCheckpoint(pb.GetCheckpointRequest(), timeout=2)
+            witness_pb2_grpc.WitnessStub(channel).GetCheckpoint(pb.GetCheckpointRequest(), timeout=30)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
@@ -368,7 +369,7 @@ def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
         for call in opened:
             call.cancel()
     with running.client("sz-trade") as again:  # its places are free again
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while True:
             try:
                 assert again.checkpoint()
@@ -434,7 +435,7 @@ def test_too_many_records_to_check_are_refused_as_busy(running, space, monkeypat
         submissions=[pb.Submission(envelope=signed(space), tag=TAG)] * verifiers.FEWEST
     )
     with running.channel(urn("hk-bank")) as channel, pytest.raises(grpc.RpcError) as caught:
-        witness_pb2_grpc.WitnessStub(channel).SubmitBatch(request, timeout=5)
+        witness_pb2_grpc.WitnessStub(channel).SubmitBatch(request, timeout=30)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -512,23 +513,21 @@ def refused(stub, request):
 def test_one_member_has_its_share_of_waiting_and_no_more(running):
     """An entry far beyond the log is waited for until the call's deadline."""
     request = pb.AwaitProofRequest(index=10**6)
+    surplus = service.MOST_CALLS_EACH - service.MOST_WAITING_CALLS_EACH
     with running.channel(urn("sz-trade")) as greedy, running.channel(urn("hk-bank")) as other:
         stub = witness_pb2_grpc.WitnessStub(greedy)
-        waiting = [stub.AwaitProof.future(request, timeout=20) for _ in range(service.MOST_CALLS_EACH)]
-        refused = [call for call in waiting if not still_waits(call)]
-        assert len(waiting) - len(refused) == service.MOST_WAITING_CALLS_EACH
-        assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        waiting = [stub.AwaitProof.future(request, timeout=60) for _ in range(service.MOST_CALLS_EACH)]
+        assert settled(lambda: sum(call.done() for call in waiting) == surplus), [
+            call.done() for call in waiting
+        ]
         with pytest.raises(grpc.RpcError) as caught:
-            witness_pb2_grpc.WitnessStub(other).AwaitProof(request, timeout=0.4)
+            witness_pb2_grpc.WitnessStub(other).AwaitProof(request, timeout=2)
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND  # it has waited, and was not turned away
+        refused = [call for call in waiting if call.done()]
+        assert len(refused) == surplus
+        assert {call.code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         for call in waiting:
             call.cancel()
-
-
-def still_waits(call):
-    with contextlib.suppress(grpc.FutureTimeoutError):
-        return call.exception(timeout=0.3) is None
-    return True
 
 
 def test_what_is_recorded_is_neither_checked_nor_refused_again(running, space, monkeypatch):
@@ -717,11 +716,11 @@ def test_http_headers_and_methods(running, space):
 def test_health_and_reflection(running):
     with running.channel(urn("hk-bank")) as channel:
         request = health_pb2.HealthCheckRequest(service="bayspace.witness.v1.Witness")
-        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=30)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        listed = next(stub.ServerReflectionInfo(asked, timeout=5)).list_services_response
+        listed = next(stub.ServerReflectionInfo(asked, timeout=30)).list_services_response
         assert "bayspace.witness.v1.Witness" in {s.name for s in listed.service}
 
 
@@ -738,7 +737,7 @@ def test_internal_errors_leave_as_a_reference(running, space, monkeypatch):
             pb.SubmitBatchRequest(submissions=[pb.Submission(envelope=signed(space), tag=TAG)]), timeout=5
         )
         with pytest.raises(grpc.RpcError) as caught:
-            stub.AwaitProof(pb.AwaitProofRequest(index=0), timeout=5)
+            stub.AwaitProof(pb.AwaitProofRequest(index=0), timeout=30)
     assert caught.value.code() == grpc.StatusCode.INTERNAL
     assert "4711" not in str(caught.value)
     assert "reference" in caught.value.details()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import settled
 from witness import members, verifiers
 from witness.verifiers import FEWEST, Overloaded, Verifiers, verdict
 
@@ -86,14 +87,7 @@ class Pool:
         self.chunks[number].set_result([[None] * count for _, count in self.asked[number]])
 
     def has(self, count):
-        return eventually(lambda: len(self.chunks) == count)
-
-
-def eventually(holds):
-    until = time.monotonic() + 5
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.002)
-    return holds()
+        return settled(lambda: len(self.chunks) == count)
 
 
 @pytest.fixture
@@ -167,7 +161,7 @@ def test_what_was_beside_a_death_is_checked_with_nothing_beside_it(checking, spa
         ask = functools.partial(checking.verdicts, lists=(), at=0, timeout=10)
         calls = [threads.submit(ask, [b"{}"] * FEWEST, peer) for peer in ("hk-bank", "sz-trade")]
         assert pool.has(2)
-        assert eventually(lambda: checking._turns.size == 2 * FEWEST - 8)
+        assert settled(lambda: checking._turns.size == 2 * FEWEST - 8)
         for chunk in pool.chunks[:2]:
             chunk.set_exception(BrokenProcessPool("died"))
         for count in (3, 4):
@@ -205,9 +199,9 @@ def test_many_small_calls_share_a_chunk_and_members_take_turns(checking, space, 
         flood = threads.submit(ask, "hk-bank", 16)
         assert pool.has(2)
         others = [threads.submit(ask, "sz-trade", 2)]
-        assert eventually(lambda: checking._turns.size == 10)
+        assert settled(lambda: checking._turns.size == 10)
         others.append(threads.submit(ask, "auditor", 2))
-        assert eventually(lambda: checking._turns.size == 12)
+        assert settled(lambda: checking._turns.size == 12)
         for number in range(5):
             pool.end(number)
             assert pool.has(min(5, number + 3))
@@ -225,20 +219,20 @@ def test_small_calls_start_processes_and_do_not_wait_for_them(checking, space, p
 
     def verdict(*_):
         entered.release()
-        assert go.wait(5)
+        assert go.wait(30)
 
     monkeypatch.setattr(verifiers, "verdict", verdict)
     ask = functools.partial(checking.verdicts, [b"{}"], "hk-bank", (space.members,), space.now, 10)
     with ThreadPoolExecutor(20) as threads:
         calls = [threads.submit(ask) for _ in range(FEWEST - 1)]
-        assert all(entered.acquire(timeout=5) for _ in calls)
+        assert all(entered.acquire(timeout=30) for _ in calls)
         assert not pool.chunks
         calls += [threads.submit(ask) for _ in range(3)]
-        assert all(entered.acquire(timeout=5) for _ in range(3))  # no process has answered yet
+        assert all(entered.acquire(timeout=30) for _ in range(3))  # no process has answered yet
         assert pool.has(1)
         assert pool.asked == [[("hk-bank", 0)]]
         pool.end(0)
-        assert eventually(lambda: checking._ready)
+        assert settled(lambda: checking._ready)
         calls.append(threads.submit(ask))
         assert pool.has(2)
         pool.end(1)
@@ -290,7 +284,4 @@ def test_a_witness_that_is_killed_leaves_no_process_behind():
     assert ended.returncode == -9, ended.stderr
     pids = [int(pid) for pid in ended.stdout.split()]
     assert pids
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert settled(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
