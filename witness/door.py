@@ -160,6 +160,8 @@ def _cut_off(context: grpc.ServicerContext) -> None:
         _log.error("a call without its message cannot be ended: %s", type(error).__name__)
 
 
+MOST_FIELDS = 128
+"""Of a message: twice what the largest has, a full batch."""
 HANDSHAKE_SECONDS = 10
 MOST_CONNECTIONS = 2**16
 
@@ -197,7 +199,7 @@ class Doorkeeper(grpc.ServerInterceptor):
         found: Any = continuation(handler_call_details)
         if found is None:
             return None
-        coding = (found.request_deserializer, found.response_serializer)
+        coding = (_bounded(found.request_deserializer), found.response_serializer)
         if found.stream_stream:
             many = found.stream_stream
             behaviour = self._streaming(lambda requests, context: many(self._all(requests, context), context))
@@ -249,6 +251,48 @@ class Doorkeeper(grpc.ServerInterceptor):
         with ExitStack() as held:
             guarded(context, lambda: held.enter_context(self._places.taken(member)))
             yield
+
+
+def _bounded(parse: Callable[[bytes], R]) -> Callable[[bytes], R]:
+    """Parses messages of few fields only: ten megabytes of empty fields are 300 once they are parsed."""
+
+    def bounded(data: bytes) -> R:
+        if has_more_fields(data, MOST_FIELDS):
+            raise ValueError("a message of too many fields")
+        return parse(data)
+
+    return bounded
+
+
+def has_more_fields(data: bytes, most: int) -> bool:
+    """Whether a protobuf message has more than so many fields, each repetition counted, at its top.
+
+    What is no message may have any number. Source: the Protocol Buffers encoding, wire types 0, 1, 2 and 5.
+    """
+    at = count = 0
+    while at < len(data):
+        count += 1
+        tag, at = _varint(data, at)
+        size = {1: 8, 5: 4}.get(tag & 7, 0)
+        if tag & 7 in (0, 2):
+            value, at = _varint(data, at)
+            size = value if tag & 7 == 2 else 0
+        if count > most:
+            return True
+        at += size
+    return False
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            break
+    return value, at
 
 
 def guarded(context: grpc.ServicerContext, answer: Callable[[], R]) -> R:

@@ -6,6 +6,7 @@ parties and only when its signatures hold; each item of a batch is answered by i
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -35,6 +36,8 @@ _log = logging.getLogger(__name__)
 LARGEST_BATCH = 64
 LARGEST_ENVELOPE = 128 * 1024
 LONGEST_WAIT = 30.0
+LOOK = 0.5
+"""Seconds after which a call that waits looks whether the witness stops."""
 # A call holds one of the server's threads; no member, and no kind of waiting, may hold all of them.
 THREADS = 64
 MOST_CALLS_EACH = 16
@@ -109,7 +112,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
         self._stopped = False
 
     def stop(self) -> None:
-        """Ends the streams, so that a server can stop without waiting for its watchers."""
+        """Lets the calls that wait end, so that a server can stop without waiting for them."""
         self._stopped = True
 
     def SubmitBatch(  # noqa: N802  gRPC names its methods so
@@ -162,7 +165,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
             if head is not None and head != last:
                 yield pb.WatchCheckpointsResponse(checkpoint=str(head))
             last = head
-            self._log.wait_newer(head, timeout=0.5)
+            self._log.wait_newer(head, LOOK)
 
     def _for_member(self, context: grpc.ServicerContext, answer: Callable[[str], R]) -> R:
         return guarded(context, lambda: answer(self._member(context)))
@@ -253,7 +256,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
     def _prove(self, peer: str, index: int, context: grpc.ServicerContext) -> TlogProof:
         if index >= self._log.witnessed_size:
             with self._waits.taken(peer):
-                self._log.wait(index + 1, _patience(context))
+                self._wait(index + 1, _patience(context))
         if index >= self._log.size:
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such entry is published yet.")
         if index >= self._log.witnessed_size:
@@ -263,6 +266,13 @@ class Service(witness_pb2_grpc.WitnessServicer):
                 "It is recorded; too few witnesses have cosigned it yet.",
             )
         return self._log.prove(index)
+
+    def _wait(self, size: int, timeout: float) -> None:
+        until = time.monotonic() + timeout
+        while (
+            self._log.witnessed_size < size and not self._stopped and (left := until - time.monotonic()) > 0
+        ):
+            self._log.wait(size, min(LOOK, left))
 
 
 def _parties(envelope: bytes) -> set[str]:

@@ -4,24 +4,27 @@ Checking is most of what a record costs, and a Python process does one thing at 
 each core the witness records on all of them. A few records are checked where they are; more, of one call or
 of many small ones at the same time, go to the processes in chunks, members in turns.
 
-When a process dies or is stuck, all are replaced and what was under way is checked once more, the part of
-each call with nothing beside it: a second death is that caller's error and nobody else's, and nothing was
-admitted. A call that is not waited for any more leaves nothing behind but what a process has in hand, and
-that counts as its member's until it ends: who asks for more than a member may have waiting is refused
-(`Overloaded`). A process knows the member lists as they were when it started, so a newer list means new
-processes.
+Each process has a thread here that brings it chunks over a pipe, one at a time, and replaces it when it dies
+or is stuck. The part of each call that was in the chunk is then checked once more by itself: a second death
+is that caller's error and nobody else's, and nothing was admitted. A call that is not waited for any more
+leaves nothing behind but what a process has in hand, and that counts as its member's until it ends: who asks
+for more than a member may have waiting is refused (`Overloaded`). A process knows the member lists as they
+were when it started, so a newer list means new processes.
 """
 
 import os
 import signal
+import socket
+import struct
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
 
 from witness import dsse, sodium
 from witness.checks import VerificationFailed, check_signed
@@ -35,13 +38,17 @@ CHUNK = 32
 MOST_WAITING_EACH = 1024
 """As many as the calls that one member may have open can bring."""
 TRIES = 2
+GATHERING = 0.002
+"""Seconds that a process waits for a few records to become more: a chunk costs as much as a record."""
 LONGEST = 60.0
 """Seconds for a chunk, which takes a tenth of one: then its process is stuck, and is put an end to."""
-LOOK = 5.0
 
 # Code and sentence of what is wrong; None: the record holds, and the caller is a party of it.
 Verdict = tuple[str, str] | None
+_Asked = tuple[Sequence[bytes], str, int]  # envelopes, whose, when
 _Answer = list[Verdict] | Exception  # to one part
+
+_one_at_a_time = threading.Lock()  # starts and ends: a process reaps others' children too
 
 
 def verdict(envelope: bytes, peer: str, lists: Sequence[MemberList], at: int) -> Verdict:
@@ -57,6 +64,12 @@ def verdict(envelope: bytes, peer: str, lists: Sequence[MemberList], at: int) ->
     return None
 
 
+def _all_verdicts(
+    envelopes: Sequence[bytes], peer: str, lists: Sequence[MemberList], at: int
+) -> list[Verdict]:
+    return [verdict(envelope, peer, lists, at) for envelope in envelopes]
+
+
 class Overloaded(Exception):
     """Too many records of this member are being checked; try again later."""
 
@@ -69,47 +82,39 @@ class _Part:
     envelopes: Sequence[bytes]
     at: int
     verdicts: Future[list[Verdict]] = field(default_factory=Future)
-    tries: int = 0
-
-
-@dataclass(eq=False)
-class _Chunk:
-    """Parts that one process checks, since when, and the pool that it is of."""
-
-    parts: Sequence[_Part]
-    began: float
-    pool: ProcessPoolExecutor | None = None
+    failures: int = 0
 
 
 class Verifiers:
-    """The processes, which start when much is to be checked at once. Any thread may ask.
-
-    INVARIANT: one thread alone calls the pool, and never with the lock held: a pool that breaks answers with
-    locks of its own held.
-    """
+    """The processes, which start when much is to be checked at once. Any thread may ask."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # of a lock that its holder may take again
         self._here = 0  # envelopes checked where they are
         self._unfinished = Counter[str]()  # envelopes handed over, by member
         self._turns: Turns[_Part] = Turns()
-        self._again = deque[_Part]()  # what was under way when a process died
-        self._alone = False  # the chunk under way is one of these
-        self._under_way: list[_Chunk] = []  # that the processes have
+        self._again = deque[_Part]()  # what a process had when it died
         self._lists: tuple[MemberList, ...] = ()
-        self._known: tuple[MemberList, ...] = ()  # to the pool's processes
-        self._pool: ProcessPoolExecutor | None = None
-        self._starting = self._ready = False  # the pool: a start was asked for; it has answered
+        self._starting = False  # a start was asked for
+        self._ready = set[_Process]()  # those that have answered
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="checking", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name="checking", daemon=True) for _ in range(_processes())
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Ends the processes, after the chunks under way."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        with self._changed:
+            left = [*self._again, *self._asked(self._turns.size)]
+            self._again.clear()
+        self._settle(left, [RuntimeError("the witness is stopping")] * len(left))
 
     def verdicts(
         self, envelopes: Sequence[bytes], peer: str, lists: tuple[MemberList, ...], at: int, timeout: float
@@ -120,38 +125,47 @@ class Verifiers:
         """
         with self._place_here(len(envelopes)) as here:
             if here:
-                self._start_if_wanted(peer, lists, at)
-                return [verdict(envelope, peer, lists, at) for envelope in envelopes]
+                self._start_if_wanted(lists)
+                return _all_verdicts(envelopes, peer, lists, at)
         until = time.monotonic() + timeout
         pieces = (envelopes[first : first + CHUNK] for first in range(0, len(envelopes), CHUNK))
         parts = [_Part(peer, piece, at) for piece in pieces]
+        handed: list[_Part] = []
         try:
             for part in parts:
                 self._hand_over(part, lists)
+                handed.append(part)
             return [v for part in parts for v in part.verdicts.result(max(0.0, until - time.monotonic()))]
         finally:
-            for part in parts:
+            for part in handed:
                 self._take_back(part)
 
     @contextmanager
     def _place_here(self, count: int) -> Iterator[bool]:
         """Whether so many more are checked where they are: once processes answer, only who comes alone."""
         with self._changed:
-            here = self._here + count < 2 if self._ready else count < FEWEST
+            alone = not (self._here or self._unfinished)
+            here = count < (FEWEST if not self._ready else 2 if alone else 1)
             self._here += count if here else 0
         try:
             yield here
         finally:
-            with self._changed:
-                self._here -= count if here else 0
+            if here:
+                with self._changed:
+                    self._here -= count
 
-    def _start_if_wanted(self, peer: str, lists: tuple[MemberList, ...], at: int) -> None:
-        """Lets processes start, by a chunk of nothing, when many small calls come; nobody waits for them."""
+    def _start_if_wanted(self, lists: tuple[MemberList, ...]) -> None:
+        """Lets processes start when many small calls come, which do not wait for them."""
         with self._changed:
-            if self._ready or self._starting or self._closed or self._here < FEWEST:
-                return
-            self._starting = True
-        self._hand_over(_Part(peer, (), at), lists)
+            if not (self._ready or self._starting) and self._here >= FEWEST:
+                self._starting = True
+                self._know(lists)
+                self._changed.notify_all()
+
+    def _know(self, lists: tuple[MemberList, ...]) -> None:
+        if len(lists) > len(self._lists):
+            self._lists = lists
+            self._changed.notify_all()
 
     def _hand_over(self, part: _Part, lists: tuple[MemberList, ...]) -> None:
         """Lets a part be checked at its member's turn. It counts as the member's until it ends."""
@@ -160,147 +174,165 @@ class Verifiers:
             if self._closed or self._unfinished[part.peer] + count > MOST_WAITING_EACH:
                 raise Overloaded("too many records of this member are being checked")
             self._unfinished[part.peer] += count
-            if len(lists) > len(self._lists):
-                self._lists = lists
+            self._know(lists)
+            first = not self._turns
             self._turns.put(part.peer, part, count)
-            self._changed.notify()
-        part.verdicts.add_done_callback(lambda _: self._ended(part))
-
-    def _ended(self, part: _Part) -> None:
-        with self._changed:
-            self._unfinished[part.peer] -= len(part.envelopes)
-            if not self._unfinished[part.peer]:
-                del self._unfinished[part.peer]
+            if first or self._turns.size >= FEWEST:
+                self._changed.notify()
 
     def _take_back(self, part: _Part) -> None:
         if part.verdicts.cancel():  # it is not with a process
             with self._changed:
                 self._turns.drop(part.peer, part, len(part.envelopes))
+                self._finished(part)
 
-    # The thread that gives work to the processes
+    def _finished(self, part: _Part) -> None:
+        self._unfinished[part.peer] -= len(part.envelopes)
+        if not self._unfinished[part.peer]:
+            del self._unfinished[part.peer]
+
+    # The threads that bring work to the processes, each to its own
 
     def _run(self) -> None:
-        while parts := self._take():
-            if asked := [p for p in parts if p.tries or p.verdicts.set_running_or_notify_cancel()]:
-                self._give(asked)
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        while self._wanted():
+            try:
+                process = _Process(self._lists)
+            except Exception as error:  # noqa: BLE001  a machine that starts none
+                self._failed(self._at_hand(), error)
+            else:
+                self._work(process)
 
-    def _take(self) -> list[_Part]:
-        """A chunk, as soon as a process will have time for it; none when closed."""
+    def _wanted(self) -> bool:
+        """Waits until there is something to check; False when closed."""
         with self._changed:
-            while not self._changed.wait_for(lambda: self._closed or self._has_time(), LOOK):
-                self._end_stuck()
-            self._end_stuck()
-            if not self._closed:
-                self._alone = bool(self._again)
-                return [self._again.popleft()] if self._alone else self._turns.take(CHUNK)
-            left = [*self._again, *self._turns.take(self._turns.size)]
-        _settle(left, [RuntimeError("the witness is stopping")] * len(left))
-        return []
+            self._changed.wait_for(lambda: self._closed or self._starting or self._again or self._turns)
+            return not self._closed
 
-    def _has_time(self) -> bool:
-        if self._again:
-            return not self._under_way
-        # one more than there are processes, so that each finds the next when it has done one
-        return bool(self._turns) and len(self._under_way) <= (0 if self._alone else _processes())
-
-    def _end_stuck(self) -> None:
-        """Ends the processes when one has a chunk for too long: as when it died."""
-        late = time.monotonic() - LONGEST
-        for pool in {chunk.pool for chunk in self._under_way if chunk.began < late and chunk.pool}:
-            _kill(pool)
-
-    def _give(self, parts: Sequence[_Part]) -> None:
-        chunk = _Chunk(parts, time.monotonic())
-        for part in parts:
-            part.tries += 1
+    def _work(self, process: "_Process") -> None:
+        """Brings it chunks until it ends, or there is a newer list."""
         with self._changed:
-            self._under_way.append(chunk)
-        try:
-            chunk.pool = self._current()
-            asked = chunk.pool.submit(_verdicts, [(part.envelopes, part.peer, part.at) for part in parts])
-        except Exception as error:  # noqa: BLE001  a pool that died, or a machine that starts no process
-            self._answered(chunk, RuntimeError(f"no process: {type(error).__name__}"))
-        else:
-            asked.add_done_callback(lambda done: self._answered(chunk, _outcome(done)))
-
-    def _current(self) -> ProcessPoolExecutor:
-        """The pool whose processes know the newest lists."""
-        with self._changed:
-            pool, lists = self._pool, self._lists
-        if pool is None or self._known is not lists:
-            if pool is not None:
-                pool.shutdown(wait=False)
-            pool, self._known = _started(lists), lists
-            with self._changed:
-                self._pool, self._ready = pool, False
-        return pool
-
-    def _answered(self, chunk: _Chunk, answer: Sequence[_Answer] | Exception) -> None:
-        died, parts, pool = isinstance(answer, RuntimeError), chunk.parts, chunk.pool
-        with self._changed:
-            self._under_way.remove(chunk)
+            self._ready.add(process)
             self._starting = False
-            if self._pool is pool:  # not one that has been put in its place already
-                self._ready = not died
-                self._pool = None if died else pool
-            again = [part for part in parts if died and part.tries < TRIES and not self._closed]
-            self._again += again
-            self._changed.notify()
-        if not isinstance(answer, Exception):
-            _settle(parts, answer)
-        else:
-            over = [part for part in parts if part not in again]
-            _settle(over, [answer] * len(over))
+        parts: list[_Part] = []
+        try:
+            while parts := self._take(process):
+                answers = process.verdicts([(part.envelopes, part.peer, part.at) for part in parts])
+                self._settle(parts, answers)
+        except Exception as error:  # noqa: BLE001  it died, or is stuck
+            self._failed(parts, error)
+        finally:
+            with self._changed:
+                self._ready.discard(process)
+            process.end()
 
+    def _take(self, process: "_Process") -> list[_Part]:
+        """What it is to check together; none when it is not to go on."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._over(process) or self._again or self._turns)
+                if self._over(process) or not process.alive:
+                    return []
+                if not self._again:
+                    self._changed.wait_for(lambda: self._closed or self._turns.size >= FEWEST, GATHERING)
+                if parts := self._at_hand():
+                    if self._turns:
+                        self._changed.notify()  # for another one
+                    return parts
 
-def _outcome(chunk: Future[list[_Answer]]) -> Sequence[_Answer] | Exception:
-    try:
-        return chunk.result(0)
-    except CancelledError:
-        return RuntimeError("the witness is stopping")
-    except Exception as error:  # noqa: BLE001  whoever asked must hear of it, whatever it is
-        return error
+    def _over(self, process: "_Process") -> bool:
+        return self._closed or self._lists is not process.lists
 
+    def _at_hand(self) -> list[_Part]:
+        """What failed with a process, by itself; or what is at its turn and still waited for."""
+        with self._changed:
+            return [self._again.popleft()] if self._again else self._asked(CHUNK)
 
-def _settle(parts: Sequence[_Part], answers: Sequence[_Answer]) -> None:
-    for part, answer in zip(parts, answers, strict=True):
-        if isinstance(answer, Exception):
-            part.verdicts.set_exception(answer)
-        else:
-            part.verdicts.set_result(answer)
+    def _asked(self, limit: int) -> list[_Part]:
+        return [p for p in self._turns.take(limit) if p.verdicts.set_running_or_notify_cancel()]
+
+    def _failed(self, parts: Sequence[_Part], error: Exception) -> None:
+        for part in parts:
+            part.failures += 1
+        over = [part for part in parts if part.failures == TRIES]
+        with self._changed:
+            self._starting = False
+            self._again += [part for part in parts if part.failures < TRIES]
+            self._changed.notify_all()
+        self._settle(over, [RuntimeError(f"no process: {type(error).__name__}")] * len(over))
+
+    def _settle(self, parts: Sequence[_Part], answers: Sequence[_Answer]) -> None:
+        with self._changed:
+            for part in parts:
+                self._finished(part)
+        for part, answer in zip(parts, answers, strict=True):
+            if isinstance(answer, Exception):
+                part.verdicts.set_exception(answer)
+            else:
+                part.verdicts.set_result(answer)
 
 
 def _processes() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _kill(pool: ProcessPoolExecutor) -> None:
-    for process in list((pool._processes or {}).values()):  # noqa: SLF001  there is no public way
-        process.kill()
+class _Process:
+    """A process that checks, a chunk at a time, with these lists. One thread's."""
+
+    def __init__(self, lists: tuple[MemberList, ...]) -> None:
+        """Starts it, and waits until it answers. Raises OSError or EOFError when it does not."""
+        self.lists = lists
+        context = get_context("spawn")  # a fork of a process with threads may hold their locks for ever
+        self._pipe, theirs = context.Pipe()
+        _give_up_after(LONGEST, self._pipe)
+        self._process = context.Process(target=_check, args=(theirs,), daemon=True)
+        with theirs, _one_at_a_time:
+            self._process.start()
+        try:
+            self._pipe.send([members.to_payload() for members in lists])
+            self._pipe.recv()
+        except BaseException:
+            self.end()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        with _one_at_a_time:
+            return self._process.is_alive()
+
+    def verdicts(self, parts: Sequence[_Asked]) -> list[_Answer]:
+        """Of each part its verdicts. Raises OSError or EOFError when it died or is stuck: end it then."""
+        self._pipe.send(parts)
+        answers: list[_Answer] = self._pipe.recv()
+        return answers
+
+    def end(self) -> None:
+        """Ends it, whatever it does."""
+        self._pipe.close()
+        with _one_at_a_time:
+            self._process.kill()
+            self._process.join()
 
 
-def _started(lists: Sequence[MemberList]) -> ProcessPoolExecutor:
-    # Not forked: a fork of a process with threads may hold their locks for ever.
-    return ProcessPoolExecutor(
-        _processes(),
-        mp_context=get_context("spawn"),
-        initializer=_prepare,
-        initargs=([members.to_payload() for members in lists],),
-    )
+def _give_up_after(seconds: float, pipe: Connection) -> None:
+    """Whoever sends or receives on this end for longer gets a BlockingIOError."""
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))  # a struct timeval
+    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            end.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
-# In a process of the pool
-
-_lists: tuple[MemberList, ...] = ()
+# In such a process
 
 
-def _prepare(payloads: Sequence[bytes]) -> None:
-    global _lists
+def _check(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the witness, which ends us
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _lists = tuple(MemberList.parse(payload) for payload in payloads)
+    with suppress(EOFError, ConnectionError):  # we are to end
+        lists = tuple(MemberList.parse(payload) for payload in pipe.recv())
+        pipe.send(None)
+        while True:
+            pipe.send([_of_part(envelopes, peer, lists, at) for envelopes, peer, at in pipe.recv()])
 
 
 def _end_with_parent() -> None:
@@ -310,13 +342,9 @@ def _end_with_parent() -> None:
         os._exit(1)  # it was killed: nobody is left to end us
 
 
-def _verdicts(parts: Sequence[tuple[Sequence[bytes], str, int]]) -> list[_Answer]:
-    """Of each part its verdicts, or what went wrong: nobody else's records shall fail with it."""
-    return [_of_part(*part) for part in parts]
-
-
-def _of_part(envelopes: Sequence[bytes], peer: str, at: int) -> _Answer:
+def _of_part(envelopes: Sequence[bytes], peer: str, lists: Sequence[MemberList], at: int) -> _Answer:
+    """The verdicts, or what went wrong: nobody else's records shall fail with it."""
     try:
-        return [verdict(envelope, peer, _lists, at) for envelope in envelopes]
+        return _all_verdicts(envelopes, peer, lists, at)
     except Exception as error:  # noqa: BLE001  nothing is expected; its words stay here
         return RuntimeError(f"checking ended with {type(error).__name__}")

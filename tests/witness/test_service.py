@@ -12,6 +12,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -722,6 +724,83 @@ def test_health_and_reflection(running):
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         listed = next(stub.ServerReflectionInfo(asked, timeout=30)).list_services_response
         assert "bayspace.witness.v1.Witness" in {s.name for s in listed.service}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"\n\0" * 5_000_000, b"\x10\1" * (door.MOST_FIELDS + 1), b"\xff\xff secret 4711", b"\n\x7f"],
+    ids=["empty-submissions", "unknown-fields", "garbage", "cut-off"],
+)
+def test_a_message_of_too_many_fields_or_none_is_refused_unparsed(running, space, monkeypatch, message):
+    with running.channel(urn("hk-bank")) as channel, running.client() as client:
+        for method in ("bayspace.witness.v1.Witness/SubmitBatch", "grpc.health.v1.Health/Watch"):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(channel.unary_stream(f"/{method}")(message, timeout=30))
+            assert caught.value.code() == grpc.StatusCode.INTERNAL
+            assert "4711" not in str(caught.value)
+        assert client.submit([(signed(space), TAG)])[0].index == 0
+
+
+@hypothesis.given(st.lists(st.tuples(st.integers(1, 2**29 - 1), st.integers(0, 2**64 - 1) | st.binary())))
+def test_fields_are_counted_as_the_encoding_has_them(fields):
+    def varint(value):
+        rest, low = value >> 7, value & 0x7F
+        return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+    message = b"".join(
+        varint(number << 3) + varint(value)
+        if isinstance(value, int)
+        else varint(number << 3 | 2) + varint(len(value)) + value
+        for number, value in fields
+    )
+    message += b"\x09" + bytes(8) + b"\x15" + bytes(4)  # of fixed sizes
+    assert door.has_more_fields(message, len(fields) + 1)
+    assert not door.has_more_fields(message, len(fields) + 2)
+
+
+@hypothesis.given(st.binary(), st.integers(0, 5))
+def test_counting_the_fields_of_anything_ends(data, most):
+    assert door.has_more_fields(data, most) in (True, False)
+
+
+def test_a_call_that_is_given_up_keeps_no_append_waiting(running, space, monkeypatch):
+    """Nor does the record get lost that was on its way into the log."""
+    entered, go, envelope = threading.Event(), threading.Event(), signed(space)
+    real = Log.append
+
+    def slow(log, batch):
+        entered.set()
+        assert go.wait(30)
+        return real(log, batch)
+
+    monkeypatch.setattr(Log, "append", slow)
+    request = pb.SubmitBatchRequest(submissions=[pb.Submission(envelope=envelope, tag=TAG)])
+    with running.channel(urn("hk-bank")) as channel, running.client() as client:
+        stub = witness_pb2_grpc.WitnessStub(channel)
+        call = stub.SubmitBatch.future(request, timeout=30)
+        assert entered.wait(30)
+        call.cancel()
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.SubmitBatch(request, timeout=1)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        go.set()
+        assert client.submit([(envelope, TAG)])[0].index == 0
+        assert client.submit([(signed(space), TAG)])[0].index == 1
+
+
+def test_a_witness_that_stops_ends_the_calls_that_wait(running):
+    with running.channel(urn("hk-bank")) as channel, running.client() as client:
+        waits = witness_pb2_grpc.WitnessStub(channel).AwaitProof.future(
+            pb.AwaitProofRequest(index=10**6), timeout=60
+        )
+        watches = client.watch(deadline=60)
+        assert next(watches)
+        begun = time.monotonic()
+        running.stop()
+        assert time.monotonic() - begun < 8
+        assert waits.code() is not None
+        with pytest.raises((WitnessUnavailable, StopIteration)):
+            next(watches)
 
 
 def test_internal_errors_leave_as_a_reference(running, space, monkeypatch):

@@ -1,14 +1,13 @@
 """Signatures checked in processes: the same verdicts as in place, a death survived, no orphan left."""
 
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -19,19 +18,24 @@ from witness.verifiers import FEWEST, Overloaded, Verifiers, verdict
 
 
 @pytest.fixture
-def checking():
+def checking(monkeypatch):
+    """One process at a time: each takes a second to start."""
+    monkeypatch.setattr(verifiers, "_processes", lambda: 1)
     made = Verifiers()
     yield made
     made.close()
 
 
-def processes(checking):
-    return list(checking._pool._processes.values())
+def asked(checking, envelopes, peer="hk-bank", lists=(), at=0, timeout=30):
+    return checking.verdicts(envelopes, peer, lists, at, timeout)
+
+
+def processes():
+    return multiprocessing.active_children()
 
 
 def test_the_same_verdicts_as_in_place_also_after_a_death_and_a_newer_list(checking, space, monkeypatch):
     monkeypatch.setattr(verifiers, "CHUNK", 5)  # the order of several chunks
-    monkeypatch.setattr(verifiers, "_processes", lambda: 1)  # each takes a second to start
     good = space.sign(space.seal()).to_bytes()
     spoilt = space.sign(space.seal(), "hk-bank", "auditor").to_bytes()
     foreign = space.seal("query.result", parties=[space.party("sz-trade", "provider")])
@@ -43,178 +47,183 @@ def test_the_same_verdicts_as_in_place_also_after_a_death_and_a_newer_list(check
         *("format", "signature", "party", "format"),
         None,
     ]
-    assert checking.verdicts(batch, "hk-bank", lists, space.now, 30) == here
-    first = processes(checking)
-    for process in first:
-        os.kill(process.pid, signal.SIGKILL)
-    assert checking.verdicts(batch, "hk-bank", lists, space.now, 30) == here
-    assert {p.pid for p in first}.isdisjoint(p.pid for p in processes(checking))
+    assert asked(checking, batch, lists=lists, at=space.now) == here
+    (first,) = processes()
+    os.kill(first.pid, signal.SIGKILL)
+    assert asked(checking, batch, lists=lists, at=space.now) == here
+    (second,) = processes()
+    assert second.pid != first.pid
     shorter = [p for p in space.participants() if p.id != "sz-trade"]
     newer = (space.members, members.successor(space.members, "gba", shorter, space.now - 1))
-    assert {wrong and wrong[0] for wrong in checking.verdicts(batch, "hk-bank", newer, space.now, 30)} == {
-        *("key", "format", "signature"),
-    }
+    found = asked(checking, batch, lists=newer, at=space.now)
+    assert {wrong and wrong[0] for wrong in found} == {"key", "format", "signature"}
+    checking.close()
+    assert not processes()
 
 
-def test_processes_that_keep_dying_admit_nothing(checking, space, monkeypatch):
-    class Dying:
-        def submit(self, *_):
-            raise RuntimeError("dead")
+def test_a_process_that_does_not_answer_is_ended(checking, monkeypatch):
+    monkeypatch.setattr(verifiers, "LONGEST", 8.0)
+    assert asked(checking, [b"{}"] * FEWEST)
+    (process,) = processes()
+    os.kill(process.pid, signal.SIGSTOP)
+    large = [b"x" * 100_000] * FEWEST  # more than a pipe takes before it is read
+    assert {code for code, _ in asked(checking, large, timeout=60)} == {"format"}
+    assert process.pid not in {other.pid for other in processes()}
 
-        def shutdown(self, **_):
-            pass
 
-    monkeypatch.setattr(verifiers, "_started", lambda _lists: Dying())
+def test_a_process_that_dies_while_it_starts_is_ended(checking, monkeypatch):
+    """Also with lists that fill the pipe to it."""
+    ended, real = [], verifiers._Process.end
+
+    def end(process):
+        ended.append(process)
+        real(process)
+
+    class Lists:
+        def to_payload(self):
+            return b"x" * 500_000  # no list: it cannot be read
+
+    monkeypatch.setattr(verifiers._Process, "end", end)
     with pytest.raises(RuntimeError, match="no process"):
-        checking.verdicts([b"{}"] * FEWEST, "hk-bank", (space.members,), space.now, 1)
+        asked(checking, [b"{}"] * FEWEST, lists=(Lists(), Lists()))
+    assert len(ended) == verifiers.TRIES
+    assert not processes()
 
 
-class Pool:
-    """A pool whose chunks end when the test says so."""
+def test_a_machine_that_starts_no_process_admits_nothing(checking, monkeypatch):
+    def none(_lists):
+        raise OSError("no memory")
 
-    def __init__(self, *_):
-        self.asked, self.chunks = [], []
+    monkeypatch.setattr(verifiers, "_Process", none)
+    with pytest.raises(RuntimeError, match="no process: OSError"):
+        asked(checking, [b"{}"] * FEWEST)
+    assert not checking._unfinished
 
-    def submit(self, _, parts):
-        self.asked.append([(peer, len(envelopes)) for envelopes, peer, _ in parts])
-        self.chunks.append(Future())
-        return self.chunks[-1]
 
-    def shutdown(self, **_):
-        pass
+class Chunks:
+    """Processes whose chunks end when the test says so."""
+
+    def __init__(self):
+        self.asked, self.answers, self.started, self.ended = [], [], 0, 0
+        self.may_start = threading.Event()
+        self.may_start.set()
+
+    def process(self, lists):
+        self.started += 1
+        assert self.may_start.wait(30)
+        return Held(self, lists)
 
     def end(self, number):
-        self.chunks[number].set_result([[None] * count for _, count in self.asked[number]])
+        self.answers[number].set_result([[None] * count for _, count in self.asked[number]])
+
+    def dies(self, number):
+        self.answers[number].set_exception(EOFError())
 
     def has(self, count):
-        return settled(lambda: len(self.chunks) == count)
+        return settled(lambda: len(self.answers) == count)
+
+
+class Held:
+    alive = True
+
+    def __init__(self, chunks, lists):
+        self.chunks, self.lists = chunks, lists
+
+    def verdicts(self, parts):
+        self.chunks.asked.append([(peer, len(envelopes)) for envelopes, peer, _ in parts])
+        self.chunks.answers.append(answer := Future())
+        return answer.result(60)
+
+    def end(self):
+        self.chunks.ended += 1
 
 
 @pytest.fixture
-def pool(checking, monkeypatch):
-    made = Pool()
-    monkeypatch.setattr(verifiers, "_started", lambda _lists: made)
-    monkeypatch.setattr(verifiers, "_processes", lambda: 1)
+def chunks(checking, monkeypatch):
+    made = Chunks()
+    monkeypatch.setattr(verifiers, "_Process", made.process)
     monkeypatch.setattr(verifiers, "CHUNK", 4)
     return made
 
 
-def test_calls_that_expired_leave_nothing_behind_and_keep_nobody_out(checking, space, pool, monkeypatch):
+def test_calls_that_expired_leave_nothing_behind_and_keep_nobody_out(checking, chunks, monkeypatch):
     monkeypatch.setattr(verifiers, "MOST_WAITING_EACH", 10)
-    lists = (space.members,)
-
-    def ask(peer, timeout=0.2):
-        checking.verdicts([b"{}"] * FEWEST, peer, lists, space.now, timeout)
-
     with pytest.raises(TimeoutError):
-        ask("hk-bank")
-    assert pool.asked == [[("hk-bank", 4)]] * 2  # under way, and counted: eight and four are too many
+        asked(checking, [b"{}"] * FEWEST, timeout=0.5)
+    assert chunks.asked == [[("hk-bank", 4)]]  # under way, and counted: eight and four are too many
     for _ in range(2):
         with pytest.raises(Overloaded):
-            ask("hk-bank")
+            asked(checking, [b"{}"] * FEWEST)
         with pytest.raises(TimeoutError):
-            ask("sz-trade", 0)
+            asked(checking, [b"{}"] * FEWEST, "sz-trade", timeout=0.1)
     assert not checking._turns  # what nobody waits for any more does not wait
-    pool.end(0), pool.end(1)
-    assert not checking._unfinished
+    assert dict(checking._unfinished) == {"hk-bank": 4}
+    chunks.end(0)
+    assert settled(lambda: not checking._unfinished)
     with pytest.raises(TimeoutError):
-        ask("hk-bank", 0)
+        asked(checking, [b"{}"] * FEWEST, timeout=0.1)
+    chunks.end(1)
 
 
-@pytest.fixture
-def dying(checking, pool, monkeypatch):
-    """A pool in which every chunk with `kill` in it dies, and takes along whatever is under way beside it."""
-
-    def submit(_, parts):
-        chunk = Future()
-        pool.asked.append([(peer, len(envelopes)) for envelopes, peer, _ in parts])
-        if any(b"kill" in envelopes for envelopes, _, _ in parts):
-            chunk.set_exception(BrokenProcessPool("died"))
-        else:
-            chunk.set_result([[None] * len(envelopes) for envelopes, _, _ in parts])
-        return chunk
-
-    monkeypatch.setattr(pool, "submit", submit)
-    checking._ready = True
-    return pool
-
-
-def test_a_record_that_kills_its_process_fails_nobody_elses(checking, dying):
-    evil, honest = (verifiers._Part(*part, 0) for part in (("hk-bank", [b"kill"]), ("sz-trade", [b"good"])))
-    with checking._changed:  # both wait when the thread wakes
-        checking._hand_over(evil, ())
-        checking._hand_over(honest, ())
-    assert honest.verdicts.result(5) == [None]
-    with pytest.raises(RuntimeError, match="died"):
-        evil.verdicts.result(5)
-    assert dying.asked == [
-        [("hk-bank", 1), ("sz-trade", 1)],
-        [("hk-bank", 1)],
-        [("sz-trade", 1)],
-    ]
-    assert checking.verdicts([b"good"] * 2, "hk-bank", (), 0, 5) == [None] * 2  # and it goes on
-    assert not checking._unfinished
-
-
-def test_what_was_beside_a_death_is_checked_with_nothing_beside_it(checking, space, pool):
+def test_a_record_that_kills_its_process_fails_nobody_elses(checking, chunks):
+    """What was in the chunk beside it is checked again, each call's part by itself, with another process."""
+    checking._ready.add("another")  # so that two are handed over
     with ThreadPoolExecutor(3) as threads:
-        ask = functools.partial(checking.verdicts, lists=(), at=0, timeout=10)
-        calls = [threads.submit(ask, [b"{}"] * FEWEST, peer) for peer in ("hk-bank", "sz-trade")]
-        assert pool.has(2)
-        assert settled(lambda: checking._turns.size == 2 * FEWEST - 8)
-        for chunk in pool.chunks[:2]:
-            chunk.set_exception(BrokenProcessPool("died"))
-        for count in (3, 4):
-            assert pool.has(count)
-            time.sleep(0.03)
-            assert len(pool.chunks) == count
-            pool.end(count - 1)
-        assert pool.has(6)
-        pool.end(4), pool.end(5)
-        assert [call.result(5) for call in calls] == [[None] * FEWEST] * 2
-
-
-def test_a_process_that_is_stuck_is_ended_and_its_member_may_ask_again(checking, space, pool, monkeypatch):
-    monkeypatch.setattr(verifiers, "LONGEST", 0.0)
-    monkeypatch.setattr(verifiers, "LOOK", 0.01)
-    monkeypatch.setattr(
-        verifiers, "_kill", lambda _: pool.chunks[-1].set_exception(BrokenProcessPool("killed"))
-    )
-    checking._ready = True
-    with pytest.raises(RuntimeError, match="killed"):
-        checking.verdicts([b"{}"] * 2, "hk-bank", (space.members,), space.now, 10)
-    assert len(pool.chunks) == 2
+        first = threads.submit(asked, checking, [b"{}"] * 2, "auditor")
+        assert chunks.has(1)
+        evil = threads.submit(asked, checking, [b"kill"] * 2)
+        assert settled(lambda: checking._turns.size == 2)
+        honest = threads.submit(asked, checking, [b"good"] * 2, "sz-trade")
+        assert settled(lambda: checking._turns.size == 4)
+        chunks.end(0)
+        assert chunks.has(2)
+        chunks.dies(1)
+        for number, dies in ((2, True), (3, False)):
+            assert chunks.has(number + 1)
+            (chunks.dies if dies else chunks.end)(number)
+        assert first.result(30) == honest.result(30) == [None] * 2
+        with pytest.raises(RuntimeError, match="no process: EOFError"):
+            evil.result(30)
+    members_in_turn = [("hk-bank", 2), ("sz-trade", 2)]
+    assert chunks.asked == [[("auditor", 2)], members_in_turn, *([part] for part in members_in_turn)]
+    assert (chunks.started, chunks.ended) == (3, 2)
     assert not checking._unfinished
 
 
-def test_many_small_calls_share_a_chunk_and_members_take_turns(checking, space, pool):
-    lists = (space.members,)
-    checking._pool, checking._known, checking._lists = pool, lists, lists
-    checking._ready = True
-
-    def ask(peer, count):
-        return checking.verdicts([b"{}"] * count, peer, lists, space.now, 10)
-
-    with ThreadPoolExecutor(20) as threads:
-        flood = threads.submit(ask, "hk-bank", 16)
-        assert pool.has(2)
-        others = [threads.submit(ask, "sz-trade", 2)]
-        assert settled(lambda: checking._turns.size == 10)
-        others.append(threads.submit(ask, "auditor", 2))
-        assert settled(lambda: checking._turns.size == 12)
+def test_many_small_calls_share_a_chunk_and_members_take_turns(checking, chunks):
+    checking._ready.add("another")
+    with ThreadPoolExecutor(3) as threads:
+        flood = threads.submit(asked, checking, [b"{}"] * 16)
+        assert chunks.has(1)
+        others = [threads.submit(asked, checking, [b"{}"] * 2, "sz-trade")]
+        assert settled(lambda: checking._turns.size == 14)
+        others.append(threads.submit(asked, checking, [b"{}"] * 2, "auditor"))
+        assert settled(lambda: checking._turns.size == 16)
         for number in range(5):
-            pool.end(number)
-            assert pool.has(min(5, number + 3))
-        assert flood.result(5) == [None] * 16
-        assert [other.result(5) for other in others] == [[None] * 2] * 2
-    assert pool.asked == [
-        *[[("hk-bank", 4)]] * 3,
+            assert chunks.has(number + 1)
+            chunks.end(number)
+        assert flood.result(30) == [None] * 16
+        assert [other.result(30) for other in others] == [[None] * 2] * 2
+    assert chunks.asked == [
+        *[[("hk-bank", 4)]] * 2,
         [("sz-trade", 2), ("auditor", 2)],
-        [("hk-bank", 4)],
+        *[[("hk-bank", 4)]] * 2,
     ]
 
 
-def test_small_calls_start_processes_and_do_not_wait_for_them(checking, space, pool, monkeypatch):
+def test_a_few_records_wait_a_little_for_more(checking, chunks, monkeypatch):
+    monkeypatch.setattr(verifiers, "CHUNK", 32)
+    monkeypatch.setattr(verifiers, "GATHERING", 30.0)
+    checking._ready.add("another")
+    with ThreadPoolExecutor(FEWEST) as threads:
+        calls = [threads.submit(asked, checking, [b"{}"] * 2) for _ in range(FEWEST // 2)]
+        assert chunks.has(1)  # long before the time is over
+        chunks.end(0)
+        assert [call.result(30) for call in calls] == [[None] * 2] * len(calls)
+    assert chunks.asked == [[("hk-bank", 2)] * (FEWEST // 2)]
+
+
+def test_small_calls_start_a_process_and_do_not_wait_for_it(checking, chunks, monkeypatch):
     go, entered = threading.Event(), threading.Semaphore(0)
 
     def verdict(*_):
@@ -222,22 +231,23 @@ def test_small_calls_start_processes_and_do_not_wait_for_them(checking, space, p
         assert go.wait(30)
 
     monkeypatch.setattr(verifiers, "verdict", verdict)
-    ask = functools.partial(checking.verdicts, [b"{}"], "hk-bank", (space.members,), space.now, 10)
+    chunks.may_start.clear()
+    ask = functools.partial(asked, checking, [b"{}"])
     with ThreadPoolExecutor(20) as threads:
         calls = [threads.submit(ask) for _ in range(FEWEST - 1)]
         assert all(entered.acquire(timeout=30) for _ in calls)
-        assert not pool.chunks
+        assert not chunks.started
         calls += [threads.submit(ask) for _ in range(3)]
         assert all(entered.acquire(timeout=30) for _ in range(3))  # no process has answered yet
-        assert pool.has(1)
-        assert pool.asked == [[("hk-bank", 0)]]
-        pool.end(0)
+        assert chunks.started == 1
+        chunks.may_start.set()
         assert settled(lambda: checking._ready)
+        assert not chunks.asked
         calls.append(threads.submit(ask))
-        assert pool.has(2)
-        pool.end(1)
+        assert chunks.has(1)
+        chunks.end(0)
         go.set()
-        assert [call.result(5) for call in calls] == [[None]] * len(calls)
+        assert [call.result(30) for call in calls] == [[None]] * len(calls)
 
 
 def test_a_record_that_cannot_be_checked_fails_nobody_elses(monkeypatch):
@@ -246,28 +256,33 @@ def test_a_record_that_cannot_be_checked_fails_nobody_elses(monkeypatch):
             raise KeyError("a secret")
 
     monkeypatch.setattr(verifiers, "verdict", verdict)
-    good, bad = verifiers._verdicts([([b"good"], "a", 0), ([b"bad"], "b", 0)])
-    assert good == [None]
+    assert verifiers._of_part([b"good"], "a", (), 0) == [None]
+    bad = verifiers._of_part([b"bad"], "b", (), 0)
     assert isinstance(bad, RuntimeError)
     assert "secret" not in str(bad)
 
 
-def test_what_waits_when_the_witness_stops_is_told_so(checking, space, pool):
-    with ThreadPoolExecutor(1) as threads:
-        asked = threads.submit(checking.verdicts, [b"{}"] * 12, "hk-bank", (space.members,), space.now, 10)
-        assert pool.has(2)
-        checking.close()
-        pool.end(0), pool.end(1)
+def test_what_waits_when_the_witness_stops_is_told_so(checking, chunks):
+    with ThreadPoolExecutor(2) as threads:
+        call = threads.submit(asked, checking, [b"{}"] * 12)
+        assert chunks.has(1)
+        closing = threads.submit(checking.close)
+        assert settled(lambda: checking._closed)
+        chunks.end(0)
         with pytest.raises(RuntimeError, match="stopping"):
-            asked.result(5)
+            call.result(30)
+        closing.result(30)
+    with pytest.raises(Overloaded):
+        asked(checking, [b"{}"] * 12)
+    assert (chunks.started, chunks.ended) == (1, 1)
 
 
 ORPHANS = """
-import os
+import multiprocessing, os
 from witness.verifiers import Verifiers
 made = Verifiers()
 made.verdicts([b"{}"] * 64, "a", (), 0, 60)
-print(*made._pool._processes, flush=True)
+print(*(process.pid for process in multiprocessing.active_children()), flush=True)
 os.kill(os.getpid(), 9)
 """
 
