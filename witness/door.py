@@ -284,15 +284,13 @@ def has_more_fields(data: bytes, most: int) -> bool:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
+    """The number at `at`, and where it ends: with the message, when it is longer than a number can be."""
+    value = 0
+    for shift, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 0x7F) << 7 * shift
         if byte < 0x80:
-            break
-    return value, at
+            return value, at + shift + 1
+    return value, len(data)
 
 
 def guarded(context: grpc.ServicerContext, answer: Callable[[], R]) -> R:

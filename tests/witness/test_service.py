@@ -728,8 +728,14 @@ def test_health_and_reflection(running):
 
 @pytest.mark.parametrize(
     "message",
-    [b"\n\0" * 5_000_000, b"\x10\1" * (door.MOST_FIELDS + 1), b"\xff\xff secret 4711", b"\n\x7f"],
-    ids=["empty-submissions", "unknown-fields", "garbage", "cut-off"],
+    [
+        b"\n\0" * 5_000_000,
+        b"\x10\1" * (door.MOST_FIELDS + 1),
+        b"\xff\xff secret 4711",
+        b"\n\x7f",
+        b"\xff" * 10_000_000,
+    ],
+    ids=["empty-submissions", "unknown-fields", "garbage", "cut-off", "endless-number"],
 )
 def test_a_message_of_too_many_fields_or_none_is_refused_unparsed(running, space, monkeypatch, message):
     with running.channel(urn("hk-bank")) as channel, running.client() as client:
