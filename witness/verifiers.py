@@ -13,6 +13,7 @@ were when it started, so a newer list means new processes.
 """
 
 import os
+import select
 import signal
 import socket
 import struct
@@ -40,8 +41,10 @@ MOST_WAITING_EACH = 1024
 TRIES = 2
 GATHERING = 0.002
 """Seconds that a process waits for a few records to become more: a chunk costs as much as a record."""
-LONGEST = 60.0
-"""Seconds for a chunk, which takes a tenth of one: then its process is stuck, and is put an end to."""
+LONGEST = 20.0
+"""Seconds for a chunk, which takes a tenth of one, or a start: then a process is stuck, and is ended."""
+PAUSE = 1.0
+"""Seconds between two tries to start a process where none starts."""
 
 # Code and sentence of what is wrong; None: the record holds, and the caller is a party of it.
 Verdict = tuple[str, str] | None
@@ -95,9 +98,9 @@ class Verifiers:
         self._turns: Turns[_Part] = Turns()
         self._again = deque[_Part]()  # what a process had when it died
         self._lists: tuple[MemberList, ...] = ()
-        self._starting = False  # a start was asked for
+        self._wanted = False  # processes: from the first time that much was to be checked
         self._ready = set[_Process]()  # those that have answered
-        self._closed = False
+        self._closed, self._closing = False, threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name="checking", daemon=True) for _ in range(_processes())
         ]
@@ -109,12 +112,12 @@ class Verifiers:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._closing.set()
         for thread in self._threads:
             thread.join()
         with self._changed:
-            left = [*self._again, *self._asked(self._turns.size)]
-            self._again.clear()
-        self._settle(left, [RuntimeError("the witness is stopping")] * len(left))
+            left = self._all()
+        self._settle(left, [RuntimeError("the witness is stopping") for _ in left])
 
     def verdicts(
         self, envelopes: Sequence[bytes], peer: str, lists: tuple[MemberList, ...], at: int, timeout: float
@@ -157,15 +160,17 @@ class Verifiers:
     def _start_if_wanted(self, lists: tuple[MemberList, ...]) -> None:
         """Lets processes start when many small calls come, which do not wait for them."""
         with self._changed:
-            if not (self._ready or self._starting) and self._here >= FEWEST:
-                self._starting = True
-                self._know(lists)
-                self._changed.notify_all()
+            if self._here >= FEWEST:
+                self._want(lists)
 
-    def _know(self, lists: tuple[MemberList, ...]) -> None:
+    def _want(self, lists: tuple[MemberList, ...]) -> None:
+        """Lets every thread start its process, or a new one where there is a newer list."""
         if len(lists) > len(self._lists):
             self._lists = lists
-            self._changed.notify_all()
+        elif self._wanted:
+            return
+        self._wanted = True
+        self._changed.notify_all()
 
     def _hand_over(self, part: _Part, lists: tuple[MemberList, ...]) -> None:
         """Lets a part be checked at its member's turn. It counts as the member's until it ends."""
@@ -174,7 +179,7 @@ class Verifiers:
             if self._closed or self._unfinished[part.peer] + count > MOST_WAITING_EACH:
                 raise Overloaded("too many records of this member are being checked")
             self._unfinished[part.peer] += count
-            self._know(lists)
+            self._want(lists)
             first = not self._turns
             self._turns.put(part.peer, part, count)
             if first or self._turns.size >= FEWEST:
@@ -194,30 +199,33 @@ class Verifiers:
     # The threads that bring work to the processes, each to its own
 
     def _run(self) -> None:
-        while self._wanted():
+        with self._changed:
+            self._changed.wait_for(lambda: self._wanted or self._closed)
+        while not self._closed:
             try:
                 process = _Process(self._lists)
             except Exception as error:  # noqa: BLE001  a machine that starts none
-                self._failed(self._at_hand(), error)
+                self._without_process(error)
             else:
                 self._work(process)
 
-    def _wanted(self) -> bool:
-        """Waits until there is something to check; False when closed."""
+    def _without_process(self, error: Exception) -> None:
+        """What waits is told so, unless others are there to check it; and the next try is a little later."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._starting or self._again or self._turns)
-            return not self._closed
+            parts = [] if self._ready else self._all()
+        self._settle(parts, [_no_process(error) for _ in parts])
+        self._closing.wait(PAUSE)
 
     def _work(self, process: "_Process") -> None:
         """Brings it chunks until it ends, or there is a newer list."""
         with self._changed:
             self._ready.add(process)
-            self._starting = False
         parts: list[_Part] = []
         try:
             while parts := self._take(process):
                 answers = process.verdicts([(part.envelopes, part.peer, part.at) for part in parts])
                 self._settle(parts, answers)
+                parts = []
         except Exception as error:  # noqa: BLE001  it died, or is stuck
             self._failed(parts, error)
         finally:
@@ -228,37 +236,42 @@ class Verifiers:
     def _take(self, process: "_Process") -> list[_Part]:
         """What it is to check together; none when it is not to go on."""
         with self._changed:
-            while True:
+            while not self._over(process):
                 self._changed.wait_for(lambda: self._over(process) or self._again or self._turns)
-                if self._over(process) or not process.alive:
-                    return []
                 if not self._again:
-                    self._changed.wait_for(lambda: self._closed or self._turns.size >= FEWEST, GATHERING)
-                if parts := self._at_hand():
-                    if self._turns:
-                        self._changed.notify()  # for another one
+                    self._changed.wait_for(
+                        lambda: self._over(process) or self._turns.size >= FEWEST, GATHERING
+                    )
+                if self._over(process) or not process.alive:
+                    break
+                parts = [self._again.popleft()] if self._again else self._asked(CHUNK)
+                if self._turns:
+                    self._changed.notify()
+                if parts:
                     return parts
+            self._changed.notify()  # what woke this one is for another now
+            return []
 
     def _over(self, process: "_Process") -> bool:
         return self._closed or self._lists is not process.lists
 
-    def _at_hand(self) -> list[_Part]:
-        """What failed with a process, by itself; or what is at its turn and still waited for."""
-        with self._changed:
-            return [self._again.popleft()] if self._again else self._asked(CHUNK)
-
     def _asked(self, limit: int) -> list[_Part]:
+        """Those at their turn that are still waited for."""
         return [p for p in self._turns.take(limit) if p.verdicts.set_running_or_notify_cancel()]
+
+    def _all(self) -> list[_Part]:
+        left = [*self._again, *self._asked(self._turns.size)]
+        self._again.clear()
+        return left
 
     def _failed(self, parts: Sequence[_Part], error: Exception) -> None:
         for part in parts:
             part.failures += 1
         over = [part for part in parts if part.failures == TRIES]
         with self._changed:
-            self._starting = False
             self._again += [part for part in parts if part.failures < TRIES]
             self._changed.notify_all()
-        self._settle(over, [RuntimeError(f"no process: {type(error).__name__}")] * len(over))
+        self._settle(over, [_no_process(error) for _ in over])
 
     def _settle(self, parts: Sequence[_Part], answers: Sequence[_Answer]) -> None:
         with self._changed:
@@ -269,6 +282,10 @@ class Verifiers:
                 part.verdicts.set_exception(answer)
             else:
                 part.verdicts.set_result(answer)
+
+
+def _no_process(error: Exception) -> RuntimeError:
+    return RuntimeError(f"no process: {type(error).__name__}")
 
 
 def _processes() -> int:
@@ -287,6 +304,8 @@ class _Process:
         self._process = context.Process(target=_check, args=(theirs,), daemon=True)
         with theirs, _one_at_a_time:
             self._process.start()
+        self._speaks = select.poll()
+        self._speaks.register(self._pipe, select.POLLIN)
         try:
             self._pipe.send([members.to_payload() for members in lists])
             self._pipe.recv()
@@ -296,9 +315,8 @@ class _Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
-        with _one_at_a_time:
-            return self._process.is_alive()
+        """Whether it runs, as long as nothing is asked: it does not speak of itself."""
+        return not self._speaks.poll(0)
 
     def verdicts(self, parts: Sequence[_Asked]) -> list[_Answer]:
         """Of each part its verdicts. Raises OSError or EOFError when it died or is stuck: end it then."""

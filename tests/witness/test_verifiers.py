@@ -86,7 +86,7 @@ def test_a_process_that_dies_while_it_starts_is_ended(checking, monkeypatch):
     monkeypatch.setattr(verifiers._Process, "end", end)
     with pytest.raises(RuntimeError, match="no process"):
         asked(checking, [b"{}"] * FEWEST, lists=(Lists(), Lists()))
-    assert len(ended) == verifiers.TRIES
+    assert len(ended) == 1
     assert not processes()
 
 
@@ -98,6 +98,78 @@ def test_a_machine_that_starts_no_process_admits_nothing(checking, monkeypatch):
     with pytest.raises(RuntimeError, match="no process: OSError"):
         asked(checking, [b"{}"] * FEWEST)
     assert not checking._unfinished
+
+
+@pytest.fixture
+def two(monkeypatch):
+    monkeypatch.setattr(verifiers, "_processes", lambda: 2)
+    made = Verifiers()
+    yield made
+    made.close()
+
+
+def test_a_process_that_does_not_start_fails_nobody_where_another_one_works(two, monkeypatch):
+    real, tries = verifiers._Process, []
+
+    def every_other(lists):
+        tries.append(lists)
+        if len(tries) > 1:
+            raise OSError("no memory")
+        return real(lists)
+
+    monkeypatch.setattr(verifiers, "PAUSE", 0.0)
+    monkeypatch.setattr(verifiers, "_Process", every_other)
+    with two._changed:
+        two._want(())
+    assert settled(lambda: two._ready)
+    with ThreadPoolExecutor(16) as threads:
+        calls = [threads.submit(asked, two, [b"{}"] * 32, f"member {n % 8}") for n in range(64)]
+        assert {len(call.result(30)) for call in calls} == {32}
+    assert settled(lambda: len(tries) > 3)  # and it is tried again
+
+
+def test_nothing_is_lost_when_all_die_while_nothing_is_asked(two):
+    assert asked(two, [b"{}"] * FEWEST)
+    assert settled(lambda: len(two._ready) == 2)
+    for process in processes():
+        os.kill(process.pid, signal.SIGKILL)
+    assert settled(lambda: not processes())
+    assert len(asked(two, [b"{}"] * FEWEST)) == FEWEST
+
+
+def test_what_finds_its_process_dead_leaves_the_work_to_the_other(two, monkeypatch):
+    """Who waits is served at once, and not by the process that is to replace the dead one."""
+    assert asked(two, [b"{}"] * FEWEST)
+    assert settled(lambda: len(two._ready) == 2)
+    may_start, real = threading.Event(), verifiers._Process
+
+    def late(lists):
+        assert may_start.wait(30)
+        return real(lists)
+
+    monkeypatch.setattr(verifiers, "_Process", late)
+    os.kill(processes()[0].pid, signal.SIGKILL)
+    assert settled(lambda: len(processes()) == 1)
+    try:
+        for _ in range(4):  # whichever is woken
+            assert asked(two, [b"{}"] * FEWEST, timeout=20)
+    finally:
+        may_start.set()
+
+
+def test_a_newer_list_is_not_checked_with_by_who_has_the_older(checking, space, monkeypatch):
+    """Also by a process that was waiting for a few records to become more."""
+    monkeypatch.setattr(verifiers, "GATHERING", 1.0)
+    good = space.sign(space.seal()).to_bytes()
+    assert asked(checking, [good] * FEWEST, lists=(space.members,), at=space.now) == [None] * FEWEST
+    shorter = [p for p in space.participants() if p.id != "sz-trade"]
+    newer = (space.members, members.successor(space.members, "gba", shorter, space.now - 1))
+    with ThreadPoolExecutor(1) as threads:
+        few = threads.submit(asked, checking, [good] * 2, lists=(space.members,), at=space.now)
+        assert settled(lambda: checking._turns.size == 2)
+        found = asked(checking, [good] * FEWEST, lists=newer, at=space.now)
+        assert {code for code, _ in found} == {"key"}
+        assert {code for code, _ in few.result(30)} == {"key"}
 
 
 class Chunks:
