@@ -92,7 +92,7 @@ class Verifiers:
     """The processes, which start when much is to be checked at once. Any thread may ask."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # of a lock that its holder may take again
+        self._changed = threading.Condition()
         self._here = 0  # envelopes checked where they are
         self._unfinished = Counter[str]()  # envelopes handed over, by member
         self._turns: Turns[_Part] = Turns()
@@ -100,7 +100,7 @@ class Verifiers:
         self._lists: tuple[MemberList, ...] = ()
         self._wanted = False  # processes: from the first time that much was to be checked
         self._ready = set[_Process]()  # those that have answered
-        self._closed, self._closing = False, threading.Event()
+        self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name="checking", daemon=True) for _ in range(_processes())
         ]
@@ -110,9 +110,8 @@ class Verifiers:
     def close(self) -> None:
         """Ends the processes, after the chunks under way."""
         with self._changed:
-            self._closed = True
+            self._closed.set()
             self._changed.notify_all()
-        self._closing.set()
         for thread in self._threads:
             thread.join()
         with self._changed:
@@ -176,7 +175,7 @@ class Verifiers:
         """Lets a part be checked at its member's turn. It counts as the member's until it ends."""
         with self._changed:
             count = len(part.envelopes)
-            if self._closed or self._unfinished[part.peer] + count > MOST_WAITING_EACH:
+            if self._closed.is_set() or self._unfinished[part.peer] + count > MOST_WAITING_EACH:
                 raise Overloaded("too many records of this member are being checked")
             self._unfinished[part.peer] += count
             self._want(lists)
@@ -200,8 +199,8 @@ class Verifiers:
 
     def _run(self) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._wanted or self._closed)
-        while not self._closed:
+            self._changed.wait_for(lambda: self._wanted or self._closed.is_set())
+        while not self._closed.is_set():
             try:
                 process = _Process(self._lists)
             except Exception as error:  # noqa: BLE001  a machine that starts none
@@ -214,7 +213,7 @@ class Verifiers:
         with self._changed:
             parts = [] if self._ready else self._all()
         self._settle(parts, [_no_process(error) for _ in parts])
-        self._closing.wait(PAUSE)
+        self._closed.wait(PAUSE)
 
     def _work(self, process: "_Process") -> None:
         """Brings it chunks until it ends, or there is a newer list."""
@@ -253,7 +252,7 @@ class Verifiers:
             return []
 
     def _over(self, process: "_Process") -> bool:
-        return self._closed or self._lists is not process.lists
+        return self._closed.is_set() or self._lists is not process.lists
 
     def _asked(self, limit: int) -> list[_Part]:
         """Those at their turn that are still waited for."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -26,6 +25,7 @@ from tests.connector.test_federation import (
     build,
     cells,
 )
+from tests.waiting import settled
 
 pytestmark = pytest.mark.deep
 
@@ -149,12 +149,9 @@ def asked(processes: Processes) -> list[dict[str, object]]:
         return asker.query(BY_REGION, PURPOSE, again=True).table.to_pylist()
 
 
-def settled(events: Callable[[], list[list[str]]]) -> list[list[str]]:
+def ended_events(events: Callable[[], list[list[str]]]) -> list[list[str]]:
     """These events, once every exchange has ended; of what died before its first record there is none."""
-    late = time.monotonic() + 30
-    while not all(not found or found[-1] in ENDS for found in events()):
-        assert time.monotonic() < late, events()
-        time.sleep(0.1)
+    assert settled(lambda: all(not found or found[-1] in ENDS for found in events())), events()
     return events()
 
 
@@ -180,7 +177,8 @@ def test_kill_nine_releases_nothing(processes: Processes, victim: str, kind: str
         assert VICTIM in error.value.sentence
     processes.start(victim)  # what died says so itself when it is back
     ended = {
-        name: settled(lambda name=name: processes.events(name)[earlier[name] :]) for name in (ASKER, *BANKS)
+        name: ended_events(lambda name=name: processes.events(name)[earlier[name] :])
+        for name in (ASKER, *BANKS)
     }
     assert all(events for name in ended for events in ended[name] if name != victim)
     assert not any("query.result" in events for events in ended[ASKER])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import grpc
@@ -17,6 +18,7 @@ from connector.identity import channel_credentials, channel_options
 from connector.stopping import Stop
 from connector.transport import Headers
 from connector.v1 import query_pb2_grpc
+from tests.waiting import settled
 
 OWNER, ASKER, PURPOSE = "sz-trade", "hk-bank", "credit-risk"
 
@@ -49,14 +51,12 @@ def test_one_peer_cannot_hold_every_thread(build_space, monkeypatch):
     for channel, closing in opened:
         closing.set()
         channel.close()
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            assert space.asker.query("SELECT count(*) AS n FROM sz-trade.matched", PURPOSE).table.num_rows
-            return
-        except Unavailable:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+
+    def answered():
+        with suppress(Unavailable):
+            return space.asker.query("SELECT count(*) AS n FROM sz-trade.matched", PURPOSE).table.num_rows
+
+    assert settled(answered)
 
 
 def test_peers_that_hold_every_thread_leave_the_owners_people_theirs(build_space, monkeypatch):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.waiting import settled
 from witness import plainhttp
 from witness.cosigner import Answer
 from witness.metrics import MetricsServer
@@ -142,9 +143,9 @@ def test_an_address_has_its_share_of_the_places_and_no_more(monkeypatch):
             assert served(other)
             with client(port, "127.0.0.3") as beyond_all:
                 assert not served(beyond_all)
-        deadline = time.monotonic() + 30
-        while True:  # the place is free again once the server has seen its end
+
+        def served_again():
             with client(port) as again:
-                if served(again):
-                    break
-            assert time.monotonic() < deadline
+                return served(again)
+
+        assert settled(served_again)  # the place is free again once the server has seen its end

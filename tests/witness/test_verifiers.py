@@ -17,13 +17,17 @@ from witness import members, verifiers
 from witness.verifiers import FEWEST, Overloaded, Verifiers, verdict
 
 
-@pytest.fixture
-def checking(monkeypatch):
-    """One process at a time: each takes a second to start."""
-    monkeypatch.setattr(verifiers, "_processes", lambda: 1)
+def with_processes(count, monkeypatch):
+    monkeypatch.setattr(verifiers, "_processes", lambda: count)
     made = Verifiers()
     yield made
     made.close()
+
+
+@pytest.fixture
+def checking(monkeypatch):
+    """One process at a time: each takes a second to start."""
+    yield from with_processes(1, monkeypatch)
 
 
 def asked(checking, envelopes, peer="hk-bank", lists=(), at=0, timeout=30):
@@ -102,10 +106,7 @@ def test_a_machine_that_starts_no_process_admits_nothing(checking, monkeypatch):
 
 @pytest.fixture
 def two(monkeypatch):
-    monkeypatch.setattr(verifiers, "_processes", lambda: 2)
-    made = Verifiers()
-    yield made
-    made.close()
+    yield from with_processes(2, monkeypatch)
 
 
 def test_a_process_that_does_not_start_fails_nobody_where_another_one_works(two, monkeypatch):
@@ -339,7 +340,7 @@ def test_what_waits_when_the_witness_stops_is_told_so(checking, chunks):
         call = threads.submit(asked, checking, [b"{}"] * 12)
         assert chunks.has(1)
         closing = threads.submit(checking.close)
-        assert settled(lambda: checking._closed)
+        assert settled(checking._closed.is_set)
         chunks.end(0)
         with pytest.raises(RuntimeError, match="stopping"):
             call.result(30)
