@@ -78,10 +78,13 @@ def _uris(pem: bytes) -> tuple[str, ...]:
 
 
 class Places:
-    """Counts who holds how many of a limited number of places. Raises Refusal when there is none left."""
+    """Counts who holds how many of a limited number of places. Raises Refusal when there is none left.
 
-    def __init__(self, each: int, in_all: int) -> None:
-        self._each, self._in_all = each, in_all
+    The last `kept` are for members that hold none: some that fill all others leave each of the rest one.
+    """
+
+    def __init__(self, each: int, in_all: int, kept: int = 0) -> None:
+        self._each, self._in_all, self._kept = each, in_all, kept
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
 
@@ -97,7 +100,9 @@ class Places:
     def take(self, member: str) -> None:
         """One more place."""
         with self._lock:
-            if self._held[member] >= self._each or self._held.total() >= self._in_all:
+            own = self._held[member]
+            most = self._in_all - self._kept if own else self._in_all
+            if own >= self._each or self._held.total() >= most:
                 raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "Too many calls at once; try again.")
             self._held[member] += 1
 

@@ -38,12 +38,16 @@ LARGEST_ENVELOPE = 128 * 1024
 LONGEST_WAIT = 30.0
 LOOK = 0.5
 """Seconds after which a call that waits looks whether the witness stops."""
-# A call holds one of the server's threads; no member, and no kind of waiting, may hold all of them.
-THREADS = 64
+# A call holds one of the server's threads; no member, and no kind of waiting, may hold all of them. The last
+# third is for members that hold none.
+THREADS = 96
+KEPT_CALLS = 32
 MOST_CALLS_EACH = 16
-MOST_WAITING_CALLS = 32
+MOST_WAITING_CALLS = 48
+KEPT_WAITING_CALLS = 16
 MOST_WAITING_CALLS_EACH = 8
-MOST_WATCHERS = 8
+MOST_WATCHERS = 12
+KEPT_WATCHERS = 4
 MOST_WATCHERS_EACH = 2
 
 Clock = Callable[[], int]
@@ -107,8 +111,8 @@ class Service(witness_pb2_grpc.WitnessServicer):
         self._log, self._sequencer, self._admission = log, sequencer, admission
         self._quota, self._identify = quota, identify
         self._confirmed = confirmed or (lambda: True)
-        self._waits = Places(MOST_WAITING_CALLS_EACH, MOST_WAITING_CALLS)
-        self._watches = Places(MOST_WATCHERS_EACH, MOST_WATCHERS)
+        self._waits = Places(MOST_WAITING_CALLS_EACH, MOST_WAITING_CALLS, KEPT_WAITING_CALLS)
+        self._watches = Places(MOST_WATCHERS_EACH, MOST_WATCHERS, KEPT_WATCHERS)
         self._stopped = False
 
     def stop(self) -> None:

@@ -321,6 +321,22 @@ def test_an_append_waits_for_what_is_being_checked_but_not_for_long(monkeypatch)
     assert last.result(0) == [0]
 
 
+def test_the_last_places_are_for_members_that_hold_none():
+    places = Places(3, 4, kept=2)
+    places.take("a")
+    places.take("a")
+    with pytest.raises(Refusal):
+        places.take("a")
+    places.take("b")
+    with pytest.raises(Refusal):
+        places.take("b")
+    places.take("c")
+    with pytest.raises(Refusal):
+        places.take("d")
+    places.leave("a")
+    places.take("d")
+
+
 def test_places_are_limited_for_each_and_in_all():
     places = Places(2, 3)
     with places.taken("a"), places.taken("a"):

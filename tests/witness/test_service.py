@@ -379,6 +379,28 @@ def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
         assert settled(answered)
 
 
+def test_members_that_fill_all_places_together_leave_one_to_each_other(running, space, monkeypatch):
+    """One that may have all that its thread pool has stands for many that collude."""
+    running.stop()
+    monkeypatch.setattr(server, "MOST_CALLS_EACH", service.THREADS)
+    running.start()
+    never = threading.Event()
+    submit = "/bayspace.witness.v1.Witness/SubmitBatch"
+
+    def nothing():
+        never.wait()
+        yield b""
+
+    with running.channel(urn("sz-trade")) as slow, running.client() as client:
+        opened = [slow.stream_unary(submit).future(nothing()) for _ in range(service.THREADS)]
+        assert settled(lambda: sum(call.done() for call in opened) == service.KEPT_CALLS)
+        assert client.submit([(signed(space), TAG)])[0].index == 0
+        assert client.checkpoint()
+        never.set()
+        for call in opened:
+            call.cancel()
+
+
 def test_who_keeps_its_messages_back_loses_its_calls(running, monkeypatch):
     """Also in the middle of a stream: else its places were gone for as long as it likes."""
     running.stop()
