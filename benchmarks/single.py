@@ -110,7 +110,7 @@ def witness(options: argparse.Namespace) -> Result:
     """Records with two signatures verified, durable, published, cosigned and proved."""
     from benchmarks.witnessing import recorded
 
-    return recorded(options.rows or 8192, options.entries)
+    return recorded(options.rows or 8192, options.entries, options.runs)
 
 
 def imported(options: argparse.Namespace) -> Result:

@@ -14,6 +14,7 @@ import asyncio
 import math
 import os
 import random
+import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -50,29 +51,36 @@ Submission = tuple[bytes, bytes]
 _Calls = Mapping[str, Sequence[bytes]]  # of each member
 
 
-def recorded(rows: int, entries: int) -> Result:
-    """Records per second, 64 a call and one a call; how long a single one takes; proofs from a large log."""
+def recorded(rows: int, entries: int, runs: int) -> Result:
+    """Records per second, 64 a call and one a call; how long a single one takes; proofs from a large log.
+
+    Of each load the median of its runs. They take turns, each time with the yardstick before and after.
+    """
     with tempfile.TemporaryDirectory(prefix="bayspace-benchmark-") as folder:
         space = Loopback(Path(folder) / "space", NAME, MEMBERS)
         try:
             space.start(WITNESS)
             space.await_ready(WITNESS)
-            result = _recorded(space, rows)
+            result = _recorded(space, rows, runs)
         finally:
             space.stop()
         figures = result.figures | _cosigned(Path(folder) / "cosigned")
         return replace(result, figures=figures | _proved(Path(folder) / "large", entries))
 
 
-def _recorded(space: Loopback, rows: int) -> Result:
+def _recorded(space: Loopback, rows: int, runs: int) -> Result:
     maker = _Maker(space)
     process = space.processes[WITNESS].pid
     asyncio.run(_sent(maker, maker.calls(PER_CALL * len(MEMBERS), 1, PER_CALL), 1))  # starts processes
-    before = openssl_x25519(1)
-    batches = _load(process, maker, maker.calls(rows, 1, PER_CALL), CALLS_EACH)
-    both = _load(process, maker, maker.calls(rows // 4, 2, PER_CALL), CALLS_EACH)
-    unary = _load(process, maker, maker.calls(min(rows, UNARY), 1, 1), UNARY_CALLS_EACH)
-    beside = (before + openssl_x25519(1)) / 2
+    beside = [openssl_x25519(1)]
+    taken: list[tuple[_Load, ...]] = []
+    for _ in range(runs):
+        calls = maker.calls(rows, 1, PER_CALL), maker.calls(rows // 4, 2, PER_CALL)
+        single = maker.calls(min(rows, UNARY), 1, 1)
+        many = [_load(process, maker, each, CALLS_EACH) for each in calls]
+        taken.append((*many, _load(process, maker, single, UNARY_CALLS_EACH)))
+        beside.append(openssl_x25519(1))
+    batches, both, unary = (_median(of_one_kind) for of_one_kind in zip(*taken, strict=True))
     client = maker.client(OWNER)
     figures = {
         "records_per_s": batches.per_s,
@@ -82,7 +90,7 @@ def _recorded(space: Loopback, rows: int) -> Result:
         "unary_per_s": unary.per_s,
         "unary_cpu_us_per_record": unary.cpu_us,
         "unary_clients_cpu_us_per_record": unary.clients_cpu_us,
-        "openssl_x25519_per_s": round(beside),
+        "openssl_x25519_per_s": round(statistics.median(beside)),
         **_percentiles("unary", unary.walls),
         **_percentiles("published", _until_proved(client, maker.many(SINGLES, 2))),
     }
@@ -164,6 +172,10 @@ class _Load:
     @property
     def clients_cpu_us(self) -> int:
         return round(self.clients_cpu / self.records * 1e6)
+
+
+def _median(loads: Sequence[_Load]) -> _Load:
+    return sorted(loads, key=lambda load: load.per_s)[len(loads) // 2]
 
 
 def _load(process: int, maker: _Maker, calls: _Calls, at_once: int) -> _Load:

@@ -14,9 +14,10 @@ import resource
 import secrets
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NoReturn, TypeVar
 
@@ -63,7 +64,27 @@ def certificate_identity(space: str) -> PeerIdentity:
             )
         return ids[0]
 
-    return identify
+    return _once_a_call(identify)
+
+
+def _once_a_call(identify: PeerIdentity) -> PeerIdentity:
+    """Asks gRPC once for each call, which takes as long as all else at the door.
+
+    A call stays on the thread that it was given, and is known as long as it lives.
+    """
+    last = threading.local()
+
+    def identified(context: grpc.ServicerContext) -> str:
+        if getattr(last, "call", _no_call)() is not context:
+            last.id = identify(context)
+            last.call = weakref.ref(context)
+        return str(last.id)
+
+    return identified
+
+
+def _no_call() -> None:
+    return None
 
 
 @lru_cache(maxsize=256)  # every call of a connection brings the same one
@@ -86,6 +107,7 @@ class Places:
     def __init__(self, each: int, in_all: int, kept: int = 0) -> None:
         self._each, self._in_all, self._kept = each, in_all, kept
         self._held: Counter[str] = Counter()
+        self._taken = 0
         self._lock = threading.Lock()
 
     @contextmanager
@@ -102,13 +124,15 @@ class Places:
         with self._lock:
             own = self._held[member]
             most = self._in_all - self._kept if own else self._in_all
-            if own >= self._each or self._held.total() >= most:
+            if own >= self._each or self._taken >= most:
                 raise Refusal(code_pb2.RESOURCE_EXHAUSTED, "busy", "Too many calls at once; try again.")
-            self._held[member] += 1
+            self._held[member] = own + 1
+            self._taken += 1
 
     def leave(self, member: str) -> None:
         """One place less."""
         with self._lock:
+            self._taken -= 1
             self._held[member] -= 1
             if not self._held[member]:
                 del self._held[member]
@@ -217,15 +241,21 @@ class Doorkeeper(grpc.ServerInterceptor):
 
     def _single(self, answer: Callable[[Any, grpc.ServicerContext], R]) -> Callable[..., R]:
         def behaviour(requests: Iterator[Any], context: grpc.ServicerContext) -> R:
-            with self._place(context):
+            member = self._enter(context)
+            try:
                 return answer(self._only(requests, context), context)
+            finally:
+                self._places.leave(member)
 
         return behaviour
 
     def _streaming(self, answer: Callable[..., Iterator[R]]) -> Callable[..., Iterator[R]]:
         def behaviour(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[R]:
-            with self._place(context):
+            member = self._enter(context)
+            try:
                 yield from answer(requests, context)
+            finally:
+                self._places.leave(member)
 
         return behaviour
 
@@ -247,15 +277,14 @@ class Doorkeeper(grpc.ServerInterceptor):
         except Gone:
             abort(context, Refusal(code_pb2.CANCELLED, "gone", "The caller left, or kept its message back."))
 
-    @contextmanager
-    def _place(self, context: grpc.ServicerContext) -> Iterator[None]:
+    def _enter(self, context: grpc.ServicerContext) -> str:
+        """Takes a place, and says whose it is."""
         try:
             member = self._identify(context)
         except Refusal:
             member = ""
-        with ExitStack() as held:
-            guarded(context, lambda: held.enter_context(self._places.taken(member)))
-            yield
+        guarded(context, lambda: self._places.take(member))
+        return member
 
 
 def _bounded(parse: Callable[[bytes], R]) -> Callable[[bytes], R]:

@@ -190,11 +190,12 @@ class Service(witness_pb2_grpc.WitnessServicer):
                 code_pb2.INVALID_ARGUMENT, "batch", f"A batch has 1 to {LARGEST_BATCH} submissions."
             )
         asked = [Submission(_digest(s.envelope), s.envelope, s.tag) for s in request.submissions]
-        with _taken_in(), self._sequencer.coming():
-            verdicts = self._admission.check(peer, asked, _patience(context))
-            admitted = [s for s, wrong in zip(asked, verdicts, strict=True) if wrong is None]
-            recording = self._recording(peer, admitted)
-        indexes = iter(self._indexes(recording, context))
+        with _taken_in():
+            with self._sequencer.coming():
+                verdicts = self._admission.check(peer, asked, _patience(context))
+                admitted = [s for s, wrong in zip(asked, verdicts, strict=True) if wrong is None]
+                recording = self._recording(peer, admitted)
+            indexes = iter(self._indexes(recording, context))
         return pb.SubmitBatchResponse(
             receipts=[
                 pb.Receipt(index=next(indexes)) if wrong is None else pb.Receipt(rejection=_rejection(wrong))
@@ -227,8 +228,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
         if recording is None:
             return []
         try:
-            with _taken_in():
-                return recording.result(_patience(context))
+            return recording.result(_patience(context))
         except LogRefused as error:
             _log.exception("the log refused an append")
             raise Refusal(code_pb2.UNAVAILABLE, "log", "The log does not take entries now.") from error

@@ -20,9 +20,9 @@ import struct
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
@@ -125,10 +125,12 @@ class Verifiers:
 
         Raises TimeoutError, Overloaded, or RuntimeError when processes keep dying.
         """
-        with self._place_here(len(envelopes)) as here:
-            if here:
+        if self._begin_here(len(envelopes)):
+            try:
                 self._start_if_wanted(lists)
                 return _all_verdicts(envelopes, peer, lists, at)
+            finally:
+                self._end_here(len(envelopes))
         until = time.monotonic() + timeout
         pieces = (envelopes[first : first + CHUNK] for first in range(0, len(envelopes), CHUNK))
         parts = [_Part(peer, piece, at) for piece in pieces]
@@ -142,19 +144,17 @@ class Verifiers:
             for part in handed:
                 self._take_back(part)
 
-    @contextmanager
-    def _place_here(self, count: int) -> Iterator[bool]:
+    def _begin_here(self, count: int) -> bool:
         """Whether so many more are checked where they are: once processes answer, only who comes alone."""
         with self._changed:
             alone = not (self._here or self._unfinished)
             here = count < (FEWEST if not self._ready else 2 if alone else 1)
             self._here += count if here else 0
-        try:
-            yield here
-        finally:
-            if here:
-                with self._changed:
-                    self._here -= count
+        return here
+
+    def _end_here(self, count: int) -> None:
+        with self._changed:
+            self._here -= count
 
     def _start_if_wanted(self, lists: tuple[MemberList, ...]) -> None:
         """Lets processes start when many small calls come, which do not wait for them."""

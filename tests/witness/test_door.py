@@ -2,7 +2,9 @@
 
 import threading
 
-from witness.door import Messages
+import pytest
+
+from witness.door import Messages, Refusal, _once_a_call
 
 
 class Call:
@@ -24,3 +26,23 @@ def test_a_call_that_cannot_be_ended_does_not_end_the_watch():
         messages._waiting = {2: (0.0, later)}
     assert later.ended.wait(30)
     messages.close()
+
+
+def test_who_calls_is_asked_once_for_each_call_and_never_taken_from_another():
+    asked = []
+
+    def identify(call):
+        asked.append(call)
+        if call is stranger:
+            raise Refusal(16, "identity", "nobody")
+        return "first" if call is first else "second"
+
+    first, second, stranger = Call(), Call(), Call()
+    identified = _once_a_call(identify)
+    assert [identified(first), identified(first), identified(second)] == ["first", "first", "second"]
+    assert asked == [first, second]
+    for _ in range(2):
+        with pytest.raises(Refusal):
+            identified(stranger)
+    assert identified(second) == "second"
+    assert asked == [first, second, stranger, stranger]
