@@ -1,5 +1,7 @@
 """Canonical JSON: what is written is RFC 8785, and a reader takes no other bytes."""
 
+import json
+
 import pytest
 import rfc8785
 from hypothesis import given
@@ -103,6 +105,23 @@ def test_nesting_has_a_limit_when_writing_too():
         deep = [deep]
     with pytest.raises(CanonicalError):
         canonical.serialise(deep)
+
+
+@pytest.mark.parametrize("inside", ["", "1", "{}", '"\u00e9"'])
+@pytest.mark.parametrize("depth", range(14, 19))
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}"), ('[0,{"a":', "}]")])
+def test_what_is_written_is_read_and_nothing_deeper(inside, depth, opening, closing):
+    depth //= len(closing)
+    inside = inside or ("1" if opening.endswith(":") else "")
+    data = (opening * depth + inside + closing * depth).encode()
+    try:
+        written = canonical.serialise(json.loads(data))
+    except CanonicalError:
+        with pytest.raises(CanonicalError, match="deep"):
+            canonical.parse(data)
+    else:
+        assert written == data
+        assert canonical.serialise(canonical.parse(data)) == data
 
 
 def test_files_for_people_may_be_spaced():
