@@ -48,7 +48,7 @@ test: setup
 	@$(BIN)/python -m pytest -n auto --dist loadfile -rs
 
 deep: setup
-	@$(BIN)/python -m pytest -n auto --dist loadfile -rs -m deep
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs -m deep
 
 check: setup
 	$(BIN)/ruff check .

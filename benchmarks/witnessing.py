@@ -54,7 +54,7 @@ _Calls = Mapping[str, Sequence[bytes]]  # of each member
 def recorded(rows: int, entries: int, runs: int) -> Result:
     """Records per second, 64 a call and one a call; how long a single one takes; proofs from a large log.
 
-    Of each load the median of its runs. They take turns, each time with the yardstick before and after.
+    Of each load the median of its runs, which take turns; of the yardstick that of all before and after them.
     """
     with tempfile.TemporaryDirectory(prefix="bayspace-benchmark-") as folder:
         space = Loopback(Path(folder) / "space", NAME, MEMBERS)
@@ -175,7 +175,7 @@ class _Load:
 
 
 def _median(loads: Sequence[_Load]) -> _Load:
-    return sorted(loads, key=lambda load: load.per_s)[len(loads) // 2]
+    return sorted(loads, key=lambda load: load.seconds)[len(loads) // 2]
 
 
 def _load(process: int, maker: _Maker, calls: _Calls, at_once: int) -> _Load:

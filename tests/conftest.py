@@ -26,6 +26,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return processors + (config.option.markexpr != "deep")
 
 
+SLOWEST = ("test_docs.py", "test_examples.py", "test_federation_howto.py", "test_mutants.py")
+"""Their few deep tests take minutes: `make deep` begins with them, and no worker ends alone with one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in SLOWEST)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield

@@ -1,16 +1,19 @@
 """A connector's client of the witness: submits envelopes, and believes a proof only after checking it.
 
-Every call has a deadline. Raises `WitnessUnavailable` when nothing is known and trying again is right,
-`WitnessRejected` when the witness says no, and `WitnessDishonest` when its proof does not hold.
+Every call has a deadline, until which a witness that is too busy is asked again. Raises `WitnessUnavailable`
+when nothing is known and trying again is right, `WitnessRejected` when the witness says no, and
+`WitnessDishonest` when its proof does not hold.
 """
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -24,6 +27,8 @@ from witness.v1 import witness_pb2_grpc
 _log = logging.getLogger(__name__)
 
 DEADLINE = 10.0
+PAUSE = 0.1
+"""Seconds until a busy witness is asked again."""
 T = TypeVar("T")
 _RETRY = frozenset(
     {
@@ -39,6 +44,10 @@ _RETRY = frozenset(
 
 class WitnessUnavailable(Exception):
     """The witness did not answer, or not now. Submitting the same envelope again is safe."""
+
+
+class Busy(WitnessUnavailable):
+    """The witness has no place for the call now, or too many records wait."""
 
 
 class Uncosigned(WitnessUnavailable):
@@ -100,7 +109,7 @@ class WitnessClient:
         request = pb.SubmitBatchRequest(
             submissions=[pb.Submission(envelope=envelope, tag=tag) for envelope, tag in submissions]
         )
-        response = _call(lambda: self._stub.SubmitBatch(request, timeout=self._deadline))
+        response = self._ask(self._stub.SubmitBatch, request)
         if len(response.receipts) != len(submissions):
             raise WitnessDishonest("The witness answered for another number of submissions.")
         return [_recorded(receipt) for receipt in response.receipts]
@@ -114,7 +123,7 @@ class WitnessClient:
         """
         digest = hashlib.sha256(envelope).digest()
         request = pb.AwaitProofRequest(envelope_digest=digest)
-        response = _call(lambda: self._stub.AwaitProof(request, timeout=deadline or self._deadline))
+        response = self._ask(self._stub.AwaitProof, request, deadline)
         proof: str = response.proof
         if self._check(proof, envelope).leaf.tag != tag:
             _log.warning(
@@ -128,7 +137,7 @@ class WitnessClient:
         """A checked tlog-proof of this envelope, and the checked COSE receipt of the same entry and tree."""
         digest = hashlib.sha256(envelope).digest()
         request = pb.AwaitProofRequest(envelope_digest=digest, receipt=True)
-        response = _call(lambda: self._stub.AwaitProof(request, timeout=self._deadline))
+        response = self._ask(self._stub.AwaitProof, request)
         place = self._check(response.proof, envelope)
         try:
             receipt = cose.verify(response.receipt, place.leaf.hash, self._policy.logs)
@@ -141,7 +150,7 @@ class WitnessClient:
     def bundle(self, digest: bytes) -> tuple[bytes, str]:
         """The envelope with this digest and its checked proof, for a party of its record."""
         request = pb.GetBundleRequest(envelope_digest=digest)
-        response = _call(lambda: self._stub.GetBundle(request, timeout=self._deadline))
+        response = self._ask(self._stub.GetBundle, request)
         if hashlib.sha256(response.envelope).digest() != digest:
             raise WitnessDishonest("The witness returned another envelope than the one asked for.")
         self._check(response.proof, response.envelope)
@@ -150,7 +159,7 @@ class WitnessClient:
     def checkpoint(self) -> str:
         """The log's published checkpoint, as the witness says: a signed note, unchecked."""
         request = pb.GetCheckpointRequest()
-        response = _call(lambda: self._stub.GetCheckpoint(request, timeout=self._deadline))
+        response = self._ask(self._stub.GetCheckpoint, request)
         text: str = response.checkpoint
         return text
 
@@ -160,6 +169,17 @@ class WitnessClient:
         stream = self._stub.WatchCheckpoints(request, timeout=deadline)
         while (response := _call(lambda: next(stream, None))) is not None:
             yield response.checkpoint
+
+    def _ask(self, method: Callable[..., T], request: Message, deadline: float | None = None) -> T:
+        """Asks until the deadline, while the witness is too busy to take the call."""
+        until = time.monotonic() + (deadline or self._deadline)
+        while True:
+            try:
+                return _call(lambda: method(request, timeout=max(0.0, until - time.monotonic())))
+            except Busy:
+                if time.monotonic() + PAUSE >= until:
+                    raise
+                time.sleep(PAUSE)
 
     def _check(self, proof: str, envelope: bytes) -> Included:
         try:
@@ -196,6 +216,8 @@ def _translated(error: Any) -> Exception:
     reason = _reason(status)
     if reason == "quorum":
         return Uncosigned(f"The log waits for its witnesses ({code.name}).")
+    if reason == "busy":
+        return Busy(f"{status.message} ({code.name})")
     if code in _RETRY and reason is not None:
         return WitnessUnavailable(f"{status.message} ({code.name})")
     if code in _RETRY:

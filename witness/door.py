@@ -213,7 +213,7 @@ def connection_limits() -> tuple[tuple[str, int], ...]:
 class Doorkeeper(grpc.ServerInterceptor):
     """Calls every handler before the message is there, with a place for the caller, and then reads it.
 
-    Callers without an identity share one member's places: some calls, such as health, are for them too.
+    Callers that are no members share one member's places: some calls, such as health, are for them too.
     """
 
     def __init__(self, identify: PeerIdentity, places: Places, messages: Messages) -> None:
@@ -279,11 +279,14 @@ class Doorkeeper(grpc.ServerInterceptor):
 
     def _enter(self, context: grpc.ServicerContext) -> str:
         """Takes a place, and says whose it is."""
+        return guarded(context, lambda: self._take(context))
+
+    def _take(self, context: grpc.ServicerContext) -> str:
         try:
             member = self._identify(context)
         except Refusal:
             member = ""
-        guarded(context, lambda: self._places.take(member))
+        self._places.take(member)
         return member
 
 

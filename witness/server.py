@@ -52,7 +52,7 @@ from witness.registry import Registry
 from witness.retention import Retention
 from witness.schema import ID, LINE, Fields, FormatError, matching
 from witness.sequencer import Sequencer
-from witness.service import KEPT_CALLS, MOST_CALLS_EACH, THREADS, Admission, Service
+from witness.service import KEPT_CALLS, MOST_CALLS_EACH, PLACES, THREADS, Admission, Service, members_only
 from witness.sm2 import Sm2PrivateKey
 from witness.sm2_key import load as load_sm2_key
 from witness.tileserver import TileServer
@@ -374,6 +374,7 @@ def _serve(
         cosigner, memory = _cosigner(config, log) or (None, None)
         quorum = _quorum(config, log)
         registry = _registry(config, log, operator_keys)
+        identify = members_only(identify, registry)
         confirmed = None if quorum is None else quorum.confirmed.is_set
         verifiers = Verifiers()
         running.callback(verifiers.close)
@@ -381,7 +382,7 @@ def _serve(
         quota = Quota(config.daily_mib << 20, system_clock)
         service = Service(log, sequencer, admission, quota, identify, confirmed)
         messages = Messages(MESSAGE_SECONDS)
-        door = Doorkeeper(identify, Places(MOST_CALLS_EACH, THREADS, KEPT_CALLS), messages)
+        door = Doorkeeper(identify, Places(MOST_CALLS_EACH, PLACES, KEPT_CALLS), messages)
         server, port = _grpc_server(service, door, _credentials(config), config.grpc_listen)
         public = TileServer(*_address(config.http_listen), log.read, cosigner)
         running.callback(public.server_close)

@@ -38,9 +38,10 @@ LARGEST_ENVELOPE = 128 * 1024
 LONGEST_WAIT = 30.0
 LOOK = 0.5
 """Seconds after which a call that waits looks whether the witness stops."""
-# A call holds one of the server's threads; no member, and no kind of waiting, may hold all of them. The last
-# third is for members that hold none.
-THREADS = 96
+# A call holds a place and a thread of the server's; no member, and no kind of waiting, may hold all places.
+# The last third is for members that hold none. The threads beyond the places are there to refuse.
+PLACES = 96
+THREADS = PLACES + 8
 KEPT_CALLS = 32
 MOST_CALLS_EACH = 16
 MOST_WAITING_CALLS = 48
@@ -94,6 +95,18 @@ def _form(submission: Submission) -> Verdict:
     if len(submission.envelope) > LARGEST_ENVELOPE or len(submission.tag) != TAG_SIZE:
         return "format", "The envelope is too long, or the tag is not 32 bytes."
     return None
+
+
+def members_only(identify: PeerIdentity, registry: Registry) -> PeerIdentity:
+    """Refuses callers that the newest member list does not name: certificates outlive memberships."""
+
+    def identified(context: grpc.ServicerContext) -> str:
+        peer, lists = identify(context), registry.lists()
+        if not lists or lists[-1].participant(peer) is None:
+            raise Refusal(code_pb2.PERMISSION_DENIED, "member", "The member list does not name the caller.")
+        return peer
+
+    return identified
 
 
 class Service(witness_pb2_grpc.WitnessServicer):
@@ -158,7 +171,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
             self._watches.leave(peer)
 
     def _enter_watch(self, context: grpc.ServicerContext) -> str:
-        peer = self._member(context)
+        peer = self._identify(context)
         self._watches.take(peer)
         return peer
 
@@ -172,15 +185,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
             self._log.wait_newer(head, LOOK)
 
     def _for_member(self, context: grpc.ServicerContext, answer: Callable[[str], R]) -> R:
-        return guarded(context, lambda: answer(self._member(context)))
-
-    def _member(self, context: grpc.ServicerContext) -> str:
-        """The caller's id, when the newest member list has it. Certificates outlive memberships."""
-        peer = self._identify(context)
-        lists = self._admission.registry.lists()
-        if not lists or lists[-1].participant(peer) is None:
-            raise Refusal(code_pb2.PERMISSION_DENIED, "member", "The member list does not name the caller.")
-        return peer
+        return guarded(context, lambda: answer(self._identify(context)))
 
     def _submit(
         self, peer: str, request: pb.SubmitBatchRequest, context: grpc.ServicerContext
@@ -260,7 +265,7 @@ class Service(witness_pb2_grpc.WitnessServicer):
     def _prove(self, peer: str, index: int, context: grpc.ServicerContext) -> TlogProof:
         if index >= self._log.witnessed_size:
             with self._waits.taken(peer):
-                self._wait(index + 1, _patience(context))
+                self._wait(index + 1, context)
         if index >= self._log.size:
             raise Refusal(code_pb2.NOT_FOUND, "unknown", "No such entry is published yet.")
         if index >= self._log.witnessed_size:
@@ -271,11 +276,12 @@ class Service(witness_pb2_grpc.WitnessServicer):
             )
         return self._log.prove(index)
 
-    def _wait(self, size: int, timeout: float) -> None:
-        until = time.monotonic() + timeout
-        while (
-            self._log.witnessed_size < size and not self._stopped and (left := until - time.monotonic()) > 0
-        ):
+    def _wait(self, size: int, context: grpc.ServicerContext) -> None:
+        until = time.monotonic() + _patience(context)
+        while self._log.witnessed_size < size and context.is_active() and not self._stopped:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
             self._log.wait(size, min(LOOK, left))
 
 

@@ -28,7 +28,7 @@ def test_a_call_that_cannot_be_ended_does_not_end_the_watch():
     messages.close()
 
 
-def test_who_calls_is_asked_once_for_each_call_and_never_taken_from_another():
+def test_who_calls_is_asked_once_for_each_call():
     asked = []
 
     def identify(call):
@@ -46,3 +46,13 @@ def test_who_calls_is_asked_once_for_each_call_and_never_taken_from_another():
             identified(stranger)
     assert identified(second) == "second"
     assert asked == [first, second, stranger, stranger]
+
+
+def test_no_call_is_taken_for_one_that_has_ended_where_it_lies():
+    def caller(name):
+        call = Call()
+        call.name = name
+        return identified(call)
+
+    identified = _once_a_call(lambda call: call.name)
+    assert [caller(name) for name in "abc"] == list("abc")

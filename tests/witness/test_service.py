@@ -45,7 +45,7 @@ from witness import (
     tlog_proof,
     verifiers,
 )
-from witness.client import WitnessClient, WitnessDishonest, WitnessRejected, WitnessUnavailable
+from witness.client import Busy, WitnessClient, WitnessDishonest, WitnessRejected, WitnessUnavailable
 from witness.keys import PrivateKey, PrivateKeys
 from witness.log import Log, LogRefused
 from witness.quota import Quota
@@ -379,26 +379,59 @@ def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
         assert settled(answered)
 
 
-def test_members_that_fill_all_places_together_leave_one_to_each_other(running, space, monkeypatch):
-    """One that may have all that its thread pool has stands for many that collude."""
+@pytest.fixture
+def all_shared_places_held(running, monkeypatch):
+    """By one member, that may hold as many as there are: it stands for many that collude."""
     running.stop()
-    monkeypatch.setattr(server, "MOST_CALLS_EACH", service.THREADS)
+    monkeypatch.setattr(server, "MOST_CALLS_EACH", service.PLACES)
+    monkeypatch.setattr(server, "MESSAGE_SECONDS", 120)
     running.start()
     never = threading.Event()
-    submit = "/bayspace.witness.v1.Witness/SubmitBatch"
 
     def nothing():
         never.wait()
         yield b""
 
-    with running.channel(urn("sz-trade")) as slow, running.client() as client:
-        opened = [slow.stream_unary(submit).future(nothing()) for _ in range(service.THREADS)]
+    with running.channel(urn("sz-trade")) as slow:
+        submit = slow.stream_unary("/bayspace.witness.v1.Witness/SubmitBatch")
+        opened = [submit.future(nothing()) for _ in range(service.PLACES)]
         assert settled(lambda: sum(call.done() for call in opened) == service.KEPT_CALLS)
-        assert client.submit([(signed(space), TAG)])[0].index == 0
-        assert client.checkpoint()
+        yield
         never.set()
         for call in opened:
             call.cancel()
+
+
+@pytest.mark.usefixtures("all_shared_places_held")
+def test_members_that_fill_all_places_together_leave_one_to_each_other(running, space):
+    with running.client() as client:
+        assert client.submit([(signed(space), TAG)])[0].index == 0
+        assert client.checkpoint()
+        watched = client.watch(deadline=30)
+        next(watched)
+        with pytest.raises(Busy):
+            client.checkpoint()
+        watched.close()
+        assert client.checkpoint()  # asked again until its place is free
+
+
+@pytest.mark.usefixtures("all_shared_places_held")
+def test_strangers_do_not_fill_the_places_that_are_kept_for_members(running):
+    """Whoever is no member any more has its certificate still."""
+    over = threading.Event()
+
+    def nothing():
+        over.wait()
+        yield b""
+
+    with running.channel(urn("former-1")) as first, running.channel(urn("former-2")) as second:
+        submit = [
+            channel.stream_unary("/bayspace.witness.v1.Witness/SubmitBatch") for channel in (first, second)
+        ]
+        opened = [each.future(nothing()) for each in submit]
+        assert settled(lambda: sum(call.done() for call in opened) == 1)
+        over.set()
+        assert {call.code() for call in opened if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 def test_who_keeps_its_messages_back_loses_its_calls(running, monkeypatch):
