@@ -39,8 +39,10 @@ CHUNK = 32
 MOST_WAITING_EACH = 1024
 """As many as the calls that one member may have open can bring."""
 TRIES = 2
-GATHERING = 0.002
+GATHERING = 0.005
 """Seconds that a process waits for a few records to become more: a chunk costs as much as a record."""
+ENOUGH = 16
+"""Of so many a process waits for no more."""
 LONGEST = 20.0
 """Seconds for a chunk, which takes a tenth of one, or a start: then a process is stuck, and is ended."""
 PAUSE = 1.0
@@ -181,7 +183,7 @@ class Verifiers:
             self._want(lists)
             first = not self._turns
             self._turns.put(part.peer, part, count)
-            if first or self._turns.size >= FEWEST:
+            if first or self._turns.size >= ENOUGH:
                 self._changed.notify()
 
     def _take_back(self, part: _Part) -> None:
@@ -239,7 +241,7 @@ class Verifiers:
                 self._changed.wait_for(lambda: self._over(process) or self._again or self._turns)
                 if not self._again:
                     self._changed.wait_for(
-                        lambda: self._over(process) or self._turns.size >= FEWEST, GATHERING
+                        lambda: self._over(process) or self._turns.size >= ENOUGH, GATHERING
                     )
                 if self._over(process) or not process.alive:
                     break

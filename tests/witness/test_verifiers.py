@@ -14,7 +14,7 @@ import pytest
 
 from tests.waiting import settled
 from witness import members, verifiers
-from witness.verifiers import FEWEST, Overloaded, Verifiers, verdict
+from witness.verifiers import ENOUGH, FEWEST, Overloaded, Verifiers, verdict
 
 
 def with_processes(count, monkeypatch):
@@ -288,12 +288,12 @@ def test_a_few_records_wait_a_little_for_more(checking, chunks, monkeypatch):
     monkeypatch.setattr(verifiers, "CHUNK", 32)
     monkeypatch.setattr(verifiers, "GATHERING", 30.0)
     checking._ready.add("another")
-    with ThreadPoolExecutor(FEWEST) as threads:
-        calls = [threads.submit(asked, checking, [b"{}"] * 2) for _ in range(FEWEST // 2)]
+    with ThreadPoolExecutor(ENOUGH) as threads:
+        calls = [threads.submit(asked, checking, [b"{}"] * 2) for _ in range(ENOUGH // 2)]
         assert chunks.has(1)  # long before the time is over
         chunks.end(0)
         assert [call.result(30) for call in calls] == [[None] * 2] * len(calls)
-    assert chunks.asked == [[("hk-bank", 2)] * (FEWEST // 2)]
+    assert chunks.asked == [[("hk-bank", 2)] * (ENOUGH // 2)]
 
 
 def test_small_calls_start_a_process_and_do_not_wait_for_it(checking, chunks, monkeypatch):
