@@ -586,6 +586,25 @@ def test_one_member_has_its_share_of_waiting_and_no_more(running):
             call.cancel()
 
 
+def test_a_wait_that_is_given_up_leaves_its_place(running):
+    request = pb.AwaitProofRequest(index=10**6)
+    surplus = service.MOST_CALLS_EACH - service.MOST_WAITING_CALLS_EACH
+    with running.channel(urn("sz-trade")) as channel:
+        stub = witness_pb2_grpc.WitnessStub(channel)
+
+        def answer():
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.AwaitProof(request, timeout=1)
+            return caught.value.code()
+
+        waiting = [stub.AwaitProof.future(request) for _ in range(service.MOST_CALLS_EACH)]
+        assert settled(lambda: sum(call.done() for call in waiting) == surplus)
+        assert answer() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        for call in waiting:
+            call.cancel()
+        assert settled(lambda: answer() == grpc.StatusCode.NOT_FOUND, seconds=service.LONGEST_WAIT / 2)
+
+
 def test_what_is_recorded_is_neither_checked_nor_refused_again(running, space, monkeypatch):
     envelope, other = signed(space), signed(space)
     with running.client() as client:
