@@ -186,7 +186,7 @@ class Evidence:
         """
         for item in self._store.receipts(exchange):
             if item.sequence == sequence and item.status != "delivered":
-                self._deliver(item)
+                self._deliver(item, patient=minimum > 0)
         proofs = {
             item.witness: item.proof.decode()
             for item in self._store.receipts(exchange)
@@ -280,7 +280,7 @@ class Evidence:
         for item in self._store.outbox():
             if self._stop.is_set():
                 return False
-            if item.witness not in silent and not self._deliver(item):
+            if item.witness not in silent and not self._deliver(item, patient=False):
                 silent.add(item.witness)
             with self._moved:
                 self._moves += 1
@@ -298,8 +298,8 @@ class Evidence:
                 _log.error("an end is not on record until the next start: %s", type(error).__name__)
             self._owed.popleft()
 
-    def _deliver(self, item: OutboxRecord) -> bool:
-        """Try to deliver one record; whether its witness answered at all."""
+    def _deliver(self, item: OutboxRecord, *, patient: bool) -> bool:
+        """Try to deliver one record; whether its witness answered at all. Who waits for it is patient."""
         witness = self._witnesses.get(item.witness)
         if witness is None:
             return False
@@ -311,10 +311,10 @@ class Evidence:
             return True
         self._uncosigned.discard(item.witness)
         try:
-            recorded = witness.client.submit([(delivery.envelope, delivery.tag)])[0]
+            recorded = witness.client.submit([(delivery.envelope, delivery.tag)], patient=patient)[0]
             if recorded.rejection is not None:
                 raise recorded.rejection
-            proof = witness.client.await_proof(delivery.envelope, delivery.tag)
+            proof = witness.client.await_proof(delivery.envelope, delivery.tag, patient=patient)
         except (WitnessUnavailable, WitnessRejected, WitnessDishonest) as error:
             if isinstance(error, Uncosigned):
                 self._uncosigned.add(item.witness)

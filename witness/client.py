@@ -1,12 +1,13 @@
 """A connector's client of the witness: submits envelopes, and believes a proof only after checking it.
 
-Every call has a deadline, until which a witness that is too busy is asked again. Raises `WitnessUnavailable`
-when nothing is known and trying again is right, `WitnessRejected` when the witness says no, and
-`WitnessDishonest` when its proof does not hold.
+Every call has a deadline, until which a witness that is too busy is asked again, but for `watch`. Raises
+`WitnessUnavailable` when nothing is known and trying again is right, `WitnessRejected` when the witness says
+no, and `WitnessDishonest` when its proof does not hold.
 """
 
 import hashlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 DEADLINE = 10.0
 PAUSE = 0.1
 """Seconds until a busy witness is asked again."""
+LAST_TRY = 0.5
+"""Seconds before the deadline: whoever asks later gets no answer in time."""
 T = TypeVar("T")
 _RETRY = frozenset(
     {
@@ -98,23 +101,29 @@ class WitnessClient:
         self._required = required_of(self._policy)
         self._channel = grpc.secure_channel(target, credentials, options=list(options))
         self._stub = witness_pb2_grpc.WitnessStub(self._channel)
-        self._deadline = deadline
+        self._deadline, self._closed = deadline, threading.Event()
 
     def close(self) -> None:
         """Closes the channel."""
+        self._closed.set()
         self._channel.close()
 
-    def submit(self, submissions: Sequence[tuple[bytes, bytes]]) -> list[Recorded]:
-        """Submits 1 to 64 (envelope, tag) pairs; answers in order, once the accepted ones are durable."""
+    def submit(self, submissions: Sequence[tuple[bytes, bytes]], *, patient: bool = True) -> list[Recorded]:
+        """Submits 1 to 64 (envelope, tag) pairs; answers in order, once the accepted ones are durable.
+
+        Who is not patient asks a busy witness once.
+        """
         request = pb.SubmitBatchRequest(
             submissions=[pb.Submission(envelope=envelope, tag=tag) for envelope, tag in submissions]
         )
-        response = self._ask(self._stub.SubmitBatch, request)
+        response = self._ask(self._stub.SubmitBatch, request, patient=patient)
         if len(response.receipts) != len(submissions):
             raise WitnessDishonest("The witness answered for another number of submissions.")
         return [_recorded(receipt) for receipt in response.receipts]
 
-    def await_proof(self, envelope: bytes, tag: bytes, deadline: float | None = None) -> str:
+    def await_proof(
+        self, envelope: bytes, tag: bytes, deadline: float | None = None, *, patient: bool = True
+    ) -> str:
         """The checked tlog-proof that the log holds this envelope.
 
         Whoever signed it too may have submitted it first, under another tag, or the witness changed the tag,
@@ -123,7 +132,7 @@ class WitnessClient:
         """
         digest = hashlib.sha256(envelope).digest()
         request = pb.AwaitProofRequest(envelope_digest=digest)
-        response = self._ask(self._stub.AwaitProof, request, deadline)
+        response = self._ask(self._stub.AwaitProof, request, deadline, patient=patient)
         proof: str = response.proof
         if self._check(proof, envelope).leaf.tag != tag:
             _log.warning(
@@ -170,16 +179,22 @@ class WitnessClient:
         while (response := _call(lambda: next(stream, None))) is not None:
             yield response.checkpoint
 
-    def _ask(self, method: Callable[..., T], request: Message, deadline: float | None = None) -> T:
-        """Asks until the deadline, while the witness is too busy to take the call."""
+    def _ask(
+        self,
+        method: Callable[..., T],
+        request: Message,
+        deadline: float | None = None,
+        *,
+        patient: bool = True,
+    ) -> T:
         until = time.monotonic() + (deadline or self._deadline)
         while True:
             try:
                 return _call(lambda: method(request, timeout=max(0.0, until - time.monotonic())))
             except Busy:
-                if time.monotonic() + PAUSE >= until:
+                late = time.monotonic() + LAST_TRY > until
+                if late or not patient or self._closed.wait(PAUSE):
                     raise
-                time.sleep(PAUSE)
 
     def _check(self, proof: str, envelope: bytes) -> Included:
         try:

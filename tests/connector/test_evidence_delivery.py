@@ -33,17 +33,19 @@ class Client:
     """A witness that answers with what it is given: an exception, or nothing more than that it is there."""
 
     def __init__(self, answer=None, proof="proof"):
-        self.answer, self.proof, self.asked = answer, proof, []
+        self.answer, self.proof, self.asked, self.patience = answer, proof, [], []
 
-    def submit(self, submissions):
+    def submit(self, submissions, *, patient):
         self.asked.append(submissions)
+        self.patience.append(patient)
         if isinstance(self.answer, WitnessRejected):
             return [Recorded(None, self.answer)]
         if self.answer is not None:
             raise self.answer
         return [Recorded(0)]
 
-    def await_proof(self, envelope, tag):
+    def await_proof(self, envelope, tag, *, patient):
+        self.patience.append(patient)
         if isinstance(self.proof, Exception):
             raise self.proof
         return self.proof
@@ -139,6 +141,22 @@ def test_a_silent_witness_is_asked_once_a_round_and_holds_up_nobody(made, monkey
     kept.start()
     assert settled(lambda: list(statuses(store).values()).count("delivered") == 5)
     assert len(silent.asked) == 1
+
+
+@pytest.mark.parametrize(("demanded", "patient"), [(0, False), (1, True)])
+def test_a_busy_witness_is_asked_again_only_for_what_waits_for_it(made, demanded, patient):
+    client = Client()
+    kept, _ = made(w=client)
+    kept.witnessed(EXCHANGE, 0, demanded)
+    assert client.patience == [patient, patient]
+
+
+def test_the_courier_asks_a_busy_witness_once_a_round(made):
+    client = Client()
+    kept, _ = made(w=client)
+    kept.start()
+    assert settled(lambda: len(client.patience) == 2)
+    assert client.patience == [False, False]
 
 
 # --- cosignatures that this connector demands -----------------------------------------------------------

@@ -381,7 +381,7 @@ def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
 
 @pytest.fixture
 def all_shared_places_held(running, monkeypatch):
-    """By one member, that may hold as many as there are: it stands for many that collude."""
+    """By one member that may hold all but those that are kept: it stands for many that collude."""
     running.stop()
     monkeypatch.setattr(server, "MOST_CALLS_EACH", service.PLACES)
     monkeypatch.setattr(server, "MESSAGE_SECONDS", 120)
@@ -410,7 +410,9 @@ def test_members_that_fill_all_places_together_leave_one_to_each_other(running, 
         watched = client.watch(deadline=30)
         next(watched)
         with pytest.raises(Busy):
-            client.checkpoint()
+            client.checkpoint()  # until its deadline
+        with pytest.raises(Busy):
+            client.submit([(signed(space), TAG)], patient=False)
         watched.close()
         assert client.checkpoint()  # asked again until its place is free
 
@@ -430,8 +432,8 @@ def test_strangers_do_not_fill_the_places_that_are_kept_for_members(running):
         ]
         opened = [each.future(nothing()) for each in submit]
         assert settled(lambda: sum(call.done() for call in opened) == 1)
+        assert [call.code() for call in opened if call.done()] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
         over.set()
-        assert {call.code() for call in opened if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 def test_who_keeps_its_messages_back_loses_its_calls(running, monkeypatch):
