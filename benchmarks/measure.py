@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -65,9 +65,19 @@ def commit() -> str:
     return said.stdout.strip()
 
 
-def median(results: Iterable[Result]) -> Result:
+class Timed(Protocol):
+    """What took some wall seconds."""
+
+    @property
+    def seconds(self) -> float: ...  # noqa: D102
+
+
+Run = TypeVar("Run", bound=Timed)
+
+
+def median(runs: Iterable[Run]) -> Run:
     """The run with the median wall time."""
-    ordered = sorted(results, key=lambda result: result.seconds)
+    ordered = sorted(runs, key=lambda run: run.seconds)
     return ordered[len(ordered) // 2]
 
 

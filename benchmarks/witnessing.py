@@ -25,7 +25,7 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.measure import Result, cpu_of, cpu_of_self, openssl_x25519, peak_of
+from benchmarks.measure import Result, cpu_of, cpu_of_self, median, openssl_x25519, peak_of
 from connector.enrolment import load_members
 from connector.identity import channel_credentials, channel_options, load_signing_keys, utc_now
 from connector.loopback import WITNESS, Loopback
@@ -80,7 +80,7 @@ def _recorded(space: Loopback, rows: int, runs: int) -> Result:
         many = [_load(process, maker, each, CALLS_EACH) for each in calls]
         taken.append((*many, _load(process, maker, single, UNARY_CALLS_EACH)))
         beside.append(openssl_x25519(1))
-    batches, both, unary = (_median(of_one_kind) for of_one_kind in zip(*taken, strict=True))
+    batches, both, unary = (median(of_one_kind) for of_one_kind in zip(*taken, strict=True))
     client = maker.client(OWNER)
     figures = {
         "records_per_s": batches.per_s,
@@ -172,10 +172,6 @@ class _Load:
     @property
     def clients_cpu_us(self) -> int:
         return round(self.clients_cpu / self.records * 1e6)
-
-
-def _median(loads: Sequence[_Load]) -> _Load:
-    return sorted(loads, key=lambda load: load.seconds)[len(loads) // 2]
 
 
 def _load(process: int, maker: _Maker, calls: _Calls, at_once: int) -> _Load:

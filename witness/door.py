@@ -75,16 +75,13 @@ def _once_a_call(identify: PeerIdentity) -> PeerIdentity:
     last = threading.local()
 
     def identified(context: grpc.ServicerContext) -> str:
-        if getattr(last, "call", _no_call)() is not context:
+        call = getattr(last, "call", None)
+        if call is None or call() is not context:
             last.id = identify(context)
             last.call = weakref.ref(context)
         return str(last.id)
 
     return identified
-
-
-def _no_call() -> None:
-    return None
 
 
 @lru_cache(maxsize=256)  # every call of a connection brings the same one

@@ -354,20 +354,26 @@ def test_too_many_watchers_are_turned_away_and_leave_room_again(running):
         assert next(other.watch(deadline=5))  # one member's watchers leave the others' places alone
 
 
-def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
-    """A thread of the server's waits for each message that never comes: only so many of one member's."""
-    never = threading.Event()
+@pytest.fixture
+def nothing():
+    """Messages of a call that do not come before the test is over."""
+    over = threading.Event()
 
-    def nothing():
-        never.wait()
+    def messages():
+        over.wait()
         yield b""
 
+    yield messages
+    over.set()
+
+
+def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space, nothing):
+    """A thread of the server's waits for each message that never comes: only so many of one member's."""
     with running.channel(urn("sz-trade")) as slow, running.client() as client:
         names = ("bayspace.witness.v1.Witness/SubmitBatch", "grpc.health.v1.Health/Check")
         opened = [slow.stream_unary(f"/{names[n % 2]}").future(nothing()) for n in range(2 * service.THREADS)]
         assert client.submit([(signed(space), TAG)])[0].index == 0
         assert client.checkpoint()
-        never.set()
         for call in opened:
             call.cancel()
     with running.client("sz-trade") as again:  # its places are free again
@@ -380,24 +386,17 @@ def test_who_opens_calls_and_sends_nothing_stops_nobody(running, space):
 
 
 @pytest.fixture
-def all_shared_places_held(running, monkeypatch):
+def all_shared_places_held(running, nothing, monkeypatch):
     """By one member that may hold all but those that are kept: it stands for many that collude."""
     running.stop()
     monkeypatch.setattr(server, "MOST_CALLS_EACH", service.PLACES)
     monkeypatch.setattr(server, "MESSAGE_SECONDS", 120)
     running.start()
-    never = threading.Event()
-
-    def nothing():
-        never.wait()
-        yield b""
-
     with running.channel(urn("sz-trade")) as slow:
         submit = slow.stream_unary("/bayspace.witness.v1.Witness/SubmitBatch")
         opened = [submit.future(nothing()) for _ in range(service.PLACES)]
         assert settled(lambda: sum(call.done() for call in opened) == service.KEPT_CALLS)
         yield
-        never.set()
         for call in opened:
             call.cancel()
 
@@ -418,14 +417,8 @@ def test_members_that_fill_all_places_together_leave_one_to_each_other(running, 
 
 
 @pytest.mark.usefixtures("all_shared_places_held")
-def test_strangers_do_not_fill_the_places_that_are_kept_for_members(running):
+def test_strangers_do_not_fill_the_places_that_are_kept_for_members(running, nothing):
     """Whoever is no member any more has its certificate still."""
-    over = threading.Event()
-
-    def nothing():
-        over.wait()
-        yield b""
-
     with running.channel(urn("former-1")) as first, running.channel(urn("former-2")) as second:
         submit = [
             channel.stream_unary("/bayspace.witness.v1.Witness/SubmitBatch") for channel in (first, second)
@@ -433,7 +426,6 @@ def test_strangers_do_not_fill_the_places_that_are_kept_for_members(running):
         opened = [each.future(nothing()) for each in submit]
         assert settled(lambda: sum(call.done() for call in opened) == 1)
         assert [call.code() for call in opened if call.done()] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
-        over.set()
 
 
 def test_who_keeps_its_messages_back_loses_its_calls(running, monkeypatch):
